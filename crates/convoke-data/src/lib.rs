@@ -1,0 +1,1 @@
+//! Pictures and labels: readers, checks, augmentation, loader, scene generator.

@@ -1,0 +1,1 @@
+//! Networks as graphs, compiled to a static plan over one memory arena.

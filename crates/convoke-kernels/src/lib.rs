@@ -1,0 +1,1 @@
+//! Arithmetic on slices for convoke: fast kernels, each beside a plain reference.

@@ -1,0 +1,1 @@
+//! Trainer, schedules, metrics, checkpoints and run folders.

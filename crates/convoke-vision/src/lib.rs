@@ -1,0 +1,1 @@
+//! Finding things in big pictures and looking inside networks.

@@ -1,0 +1,1 @@
+//! The famous architectures, one file per family.

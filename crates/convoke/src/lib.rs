@@ -1,0 +1,1 @@
+//! convoke: convolutional networks in Rust.
