@@ -1,0 +1,231 @@
+//! Convolution and dense layers as walks of one micro-kernel.
+//!
+//! `x [n,h,w,c] · filters [kh,kw,c/groups,d] -> y [n,oh,ow,d]`. A dense layer is a 1×1 convolution
+//! over a 1×1 map. Depthwise convolutions have kernels of their own in [`crate::depthwise`].
+//!
+//! Forward and backward-data are both a [`walk::Walk`]; backward-weights is a [`weights::Weights`].
+
+mod pack;
+mod walk;
+mod weights;
+
+use crate::{Ctx, Isa};
+use walk::Walk;
+use weights::Weights;
+
+/// Sizes of a convolution, padding in numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ConvShape {
+    /// Input rows.
+    pub h: usize,
+    /// Input columns.
+    pub w: usize,
+    /// Input channels.
+    pub c: usize,
+    /// Window rows.
+    pub kh: usize,
+    /// Window columns.
+    pub kw: usize,
+    /// Filters.
+    pub d: usize,
+    /// Step between output rows.
+    pub sh: usize,
+    /// Step between output columns.
+    pub sw: usize,
+    /// Padding rows above.
+    pub top: usize,
+    /// Padding columns to the left.
+    pub left: usize,
+    /// Step between window rows.
+    pub dh: usize,
+    /// Step between window columns.
+    pub dw: usize,
+    /// Independent groups of channels.
+    pub groups: usize,
+    /// Output rows.
+    pub oh: usize,
+    /// Output columns.
+    pub ow: usize,
+}
+
+impl ConvShape {
+    /// A dense layer: `inputs` → `units`.
+    pub fn dense(inputs: usize, units: usize) -> Self {
+        ConvShape {
+            h: 1,
+            w: 1,
+            c: inputs,
+            kh: 1,
+            kw: 1,
+            d: units,
+            sh: 1,
+            sw: 1,
+            top: 0,
+            left: 0,
+            dh: 1,
+            dw: 1,
+            groups: 1,
+            oh: 1,
+            ow: 1,
+        }
+    }
+
+    /// Floats of one input sample.
+    pub fn x_len(&self) -> usize {
+        self.h * self.w * self.c
+    }
+
+    /// Floats of one output sample.
+    pub fn y_len(&self) -> usize {
+        self.oh * self.ow * self.d
+    }
+
+    /// Floats of the filters.
+    pub fn filter_len(&self) -> usize {
+        self.kh * self.kw * (self.c / self.groups) * self.d
+    }
+
+    /// Multiply-accumulates of one sample.
+    pub fn macs(&self) -> u64 {
+        (self.y_len() * self.kh * self.kw) as u64 * (self.c / self.groups) as u64
+    }
+}
+
+/// What is done to a sum before it is written: `clamp(sum + bias + residual)`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Epilogue<'a> {
+    /// One number per filter `[d]`.
+    pub bias: Option<&'a [f32]>,
+    /// Added number by number, shaped as the output.
+    pub residual: Option<&'a [f32]>,
+    /// Lower and upper bound (ReLU is `(0, inf)`).
+    pub clamp: Option<(f32, f32)>,
+}
+
+/// A convolution planned for one instruction set: every walk decided.
+#[derive(Debug, Clone)]
+pub struct Conv {
+    shape: ConvShape,
+    forward: Walk,
+    backward: Vec<Walk>,
+    weights: Weights,
+    batch: usize,
+    threads: usize,
+}
+
+impl Conv {
+    /// Plans for up to `batch` samples on `threads` threads (which change no result).
+    pub fn new(shape: ConvShape, isa: Isa, batch: usize, threads: usize) -> Self {
+        Conv {
+            shape,
+            forward: Walk::forward(&shape, isa),
+            backward: Walk::backward_data(&shape, isa),
+            weights: Weights::new(&shape, isa, batch),
+            batch,
+            threads,
+        }
+    }
+
+    /// The sizes.
+    pub fn shape(&self) -> &ConvShape {
+        &self.shape
+    }
+
+    /// Floats of the filters packed for [`Conv::forward`].
+    pub fn forward_pack_len(&self) -> usize {
+        self.forward.pack_len()
+    }
+
+    /// Floats of the filters packed for [`Conv::backward_data`].
+    pub fn backward_pack_len(&self) -> usize {
+        self.backward.iter().map(Walk::pack_len).sum()
+    }
+
+    /// Floats of work space for [`Conv::forward`].
+    pub fn forward_scratch_len(&self) -> usize {
+        self.forward.scratch_len(self.batch, self.threads) * self.threads
+    }
+
+    /// Floats of work space for [`Conv::backward_data`].
+    pub fn backward_scratch_len(&self) -> usize {
+        let most = self.backward.iter().map(|w| w.scratch_len(self.batch, self.threads)).max();
+        most.unwrap_or(0) * self.threads
+    }
+
+    /// Floats of work space for [`Conv::backward_weights`].
+    pub fn weights_scratch_len(&self) -> usize {
+        self.weights.scratch_len(self.threads)
+    }
+
+    /// Orders the filters as [`Conv::forward`] reads them.
+    pub fn pack_forward(&self, cx: Ctx, filters: &[f32], pack: &mut [f32]) {
+        pack::forward(cx, &self.shape, &self.forward, filters, pack);
+    }
+
+    /// Orders the filters as [`Conv::backward_data`] reads them: flipped and transposed.
+    pub fn pack_backward(&self, cx: Ctx, filters: &[f32], pack: &mut [f32]) {
+        let mut rest = pack;
+        for walk in &self.backward {
+            let (mine, others) = rest.split_at_mut(walk.pack_len());
+            pack::backward(cx, &self.shape, walk, filters, mine);
+            rest = others;
+        }
+    }
+
+    /// `y [n,oh,ow,d] = epilogue(x [n,h,w,c] ∗ filters)`.
+    pub fn forward(
+        &self,
+        cx: Ctx,
+        n: usize,
+        x: &[f32],
+        pack: &[f32],
+        y: &mut [f32],
+        epilogue: Epilogue,
+        scratch: &mut [f32],
+    ) {
+        self.check(n, x, y);
+        self.forward.run(cx, n, x, pack, y, false, epilogue, scratch);
+    }
+
+    /// `dx [n,h,w,c] (+)= dy [n,oh,ow,d] ∗ flipped, transposed filters`.
+    pub fn backward_data(
+        &self,
+        cx: Ctx,
+        n: usize,
+        dy: &[f32],
+        pack: &[f32],
+        dx: &mut [f32],
+        accumulate: bool,
+        scratch: &mut [f32],
+    ) {
+        self.check(n, dx, dy);
+        let mut rest = pack;
+        for walk in &self.backward {
+            let (mine, others) = rest.split_at(walk.pack_len());
+            walk.run(cx, n, dy, mine, dx, accumulate, Epilogue::default(), scratch);
+            rest = others;
+        }
+    }
+
+    /// `dw [kh,kw,c/groups,d] = sum over pictures and pixels of x · dy`. The sum is split by shape
+    /// and by the planned batch, never by threads.
+    pub fn backward_weights(
+        &self,
+        cx: Ctx,
+        n: usize,
+        x: &[f32],
+        dy: &[f32],
+        dw: &mut [f32],
+        scratch: &mut [f32],
+    ) {
+        self.check(n, x, dy);
+        assert!(dw.len() >= self.shape.filter_len(), "filters' gradient is too short");
+        self.weights.run(cx, n, x, dy, dw, scratch);
+    }
+
+    fn check(&self, n: usize, x: &[f32], y: &[f32]) {
+        assert!(n <= self.batch, "{n} samples but planned for {}", self.batch);
+        assert!(x.len() >= n * self.shape.x_len(), "input is too short");
+        assert!(y.len() >= n * self.shape.y_len(), "output is too short");
+    }
+}

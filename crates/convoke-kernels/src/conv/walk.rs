@@ -1,0 +1,462 @@
+//! The walk of forward and backward-data: every output number is a sum over the cells of a window.
+
+use super::{ConvShape, Epilogue};
+use crate::gemm::{Even, Family, Start, Tap, Tile};
+use crate::{Ctx, Isa, SharedMut};
+use std::ops::Range;
+
+/// One place of the window: its offset on the source map, and the filter place it reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Cell {
+    pub row: usize,
+    pub col: usize,
+    pub kh: usize,
+    pub kw: usize,
+}
+
+/// Rows of padded source kept in a thread's cache while all filters pass over them, in floats:
+/// 384 KB, so that they share 1 MB of L2 with a panel of filters.
+const BAND: usize = 96 * 1024;
+
+/// `dst [n, …, filters] (+)= sum over cells, channels of src [n, src_h, src_w, groups·channels] · pack`.
+#[derive(Debug, Clone)]
+pub(super) struct Walk {
+    isa: Isa,
+    // Source map and where output (0, 0) begins on it.
+    src_h: usize,
+    src_w: usize,
+    top: isize,
+    left: isize,
+    step_h: usize,
+    step_w: usize,
+    span_h: usize,
+    span_w: usize,
+    /// Window places in the order of summation.
+    pub cells: Vec<Cell>,
+    /// Channels of one group of the source.
+    pub channels: usize,
+    // Output pixels, and where they lie on the destination map.
+    out_h: usize,
+    out_w: usize,
+    dst_h: usize,
+    dst_w: usize,
+    row0: usize,
+    col0: usize,
+    dst_step_h: usize,
+    dst_step_w: usize,
+    /// Outputs of one group.
+    pub filters: usize,
+    pub groups: usize,
+    /// Whether the window leaves the source map anywhere, so that rows are copied with their padding.
+    padded: bool,
+    /// Whether all pictures are one row of pixels.
+    flat: bool,
+    /// Taps for full panels and for the last one.
+    taps: [Vec<Tap>; 2],
+    tap_k: usize,
+}
+
+/// How a run is cut into items. Any cut gives the same numbers.
+struct Cut {
+    /// Pictures (1 when flat), rows and columns of output.
+    pictures: usize,
+    rows: usize,
+    cols: usize,
+    group: Even,
+    bands: Even,
+    chunks: Even,
+    panels: Even,
+}
+
+impl Walk {
+    pub fn forward(s: &ConvShape, isa: Isa) -> Self {
+        let cells = (0..s.kh)
+            .flat_map(|kh| (0..s.kw).map(move |kw| (kh, kw)))
+            .map(|(kh, kw)| Cell { row: kh * s.dh, col: kw * s.dw, kh, kw })
+            .collect();
+        Walk {
+            isa,
+            src_h: s.h,
+            src_w: s.w,
+            top: s.top as isize,
+            left: s.left as isize,
+            step_h: s.sh,
+            step_w: s.sw,
+            span_h: (s.kh - 1) * s.dh + 1,
+            span_w: (s.kw - 1) * s.dw + 1,
+            cells,
+            channels: s.c / s.groups,
+            out_h: s.oh,
+            out_w: s.ow,
+            dst_h: s.oh,
+            dst_w: s.ow,
+            row0: 0,
+            col0: 0,
+            dst_step_h: 1,
+            dst_step_w: 1,
+            filters: s.d / s.groups,
+            groups: s.groups,
+            padded: false,
+            flat: false,
+            taps: Default::default(),
+            tap_k: 0,
+        }
+        .finish()
+    }
+
+    /// One walk per parity of the output's row and column: with stride `s`, pixels `s·i + p` of dx
+    /// all see the same filter places, `(p + top − k·dilation)` divisible by `s`, at
+    /// `oy = i + (p + top − k·dilation) / s`. Nothing is scattered.
+    pub fn backward_data(s: &ConvShape, isa: Isa) -> Vec<Self> {
+        let axis = |p: usize, pad: usize, k: usize, dilation: usize, step: usize| {
+            let mut reach: Vec<(isize, usize)> = (0..k)
+                .map(|i| ((p + pad) as isize - (i * dilation) as isize, i))
+                .filter(|(o, _)| o.rem_euclid(step as isize) == 0)
+                .map(|(o, i)| (o.div_euclid(step as isize), i))
+                .collect();
+            reach.sort_unstable();
+            reach
+        };
+        let mut walks = Vec::new();
+        for ph in 0..s.sh.min(s.h) {
+            for pw in 0..s.sw.min(s.w) {
+                let rows = axis(ph, s.top, s.kh, s.dh, s.sh);
+                let cols = axis(pw, s.left, s.kw, s.dw, s.sw);
+                let first = |v: &[(isize, usize)]| v.first().map_or(0, |f| f.0);
+                let span = |v: &[(isize, usize)]| {
+                    v.last().map_or(1, |l| (l.0 - first(v)) as usize + 1)
+                };
+                let (r0, c0) = (first(&rows), first(&cols));
+                let mut cells = Vec::new();
+                for &(r, kh) in &rows {
+                    for &(c, kw) in &cols {
+                        cells.push(Cell { row: (r - r0) as usize, col: (c - c0) as usize, kh, kw });
+                    }
+                }
+                walks.push(
+                    Walk {
+                        isa,
+                        src_h: s.oh,
+                        src_w: s.ow,
+                        top: -r0,
+                        left: -c0,
+                        step_h: 1,
+                        step_w: 1,
+                        span_h: span(&rows),
+                        span_w: span(&cols),
+                        cells,
+                        channels: s.d / s.groups,
+                        out_h: (s.h - ph).div_ceil(s.sh),
+                        out_w: (s.w - pw).div_ceil(s.sw),
+                        dst_h: s.h,
+                        dst_w: s.w,
+                        row0: ph,
+                        col0: pw,
+                        dst_step_h: s.sh,
+                        dst_step_w: s.sw,
+                        filters: s.c / s.groups,
+                        groups: s.groups,
+                        padded: false,
+                        flat: false,
+                        taps: Default::default(),
+                        tap_k: 0,
+                    }
+                    .finish(),
+                );
+            }
+        }
+        walks
+    }
+
+    /// Decides padding, flatness and taps.
+    fn finish(mut self) -> Self {
+        let end = |n: usize, step: usize, span: usize, pad: isize| {
+            ((n - 1) * step + span) as isize - pad
+        };
+        self.padded = !self.cells.is_empty()
+            && (self.top > 0
+                || self.left > 0
+                || self.top < 0 && self.src_h == 0
+                || end(self.out_h, self.step_h, self.span_h, self.top) > self.src_h as isize
+                || end(self.out_w, self.step_w, self.span_w, self.left) > self.src_w as isize);
+        self.flat = !self.padded
+            && self.cells.len() == 1
+            && (self.top, self.left, self.step_h, self.step_w) == (0, 0, 1, 1)
+            && (self.dst_step_h, self.dst_step_w) == (1, 1)
+            && (self.out_h, self.out_w) == (self.src_h, self.src_w)
+            && (self.out_h, self.out_w) == (self.dst_h, self.dst_w);
+        // Neighbouring cells of a row are one run of numbers where a pixel has one group.
+        let merge = self.groups == 1;
+        let mut runs: Vec<(usize, usize)> = Vec::new();
+        for (i, cell) in self.cells.iter().enumerate() {
+            match runs.last_mut() {
+                Some((start, len))
+                    if merge
+                        && self.cells[*start].row == cell.row
+                        && self.cells[*start].col + *len == cell.col =>
+                {
+                    *len += 1
+                }
+                _ => runs.push((i, 1)),
+            }
+        }
+        // All runs of a window are equally long; if not, fall back to single cells.
+        let len = runs.first().map_or(1, |r| r.1);
+        let len = if runs.iter().all(|r| r.1 == len) { len } else { 1 };
+        self.tap_k = len * self.channels;
+        let pitch = self.pitch();
+        let pixel = self.groups * self.channels;
+        let taps = |width: usize| {
+            (0..self.cells.len())
+                .step_by(len)
+                .map(|i| Tap {
+                    a: (self.cells[i].row * pitch + self.cells[i].col * pixel) as isize,
+                    b: (i * self.channels * width) as isize,
+                })
+                .collect::<Vec<_>>()
+        };
+        let family = Family::of(self.isa);
+        let last = family.panels(self.filters).last().map_or(family.width(), |p| p.width);
+        self.taps = [taps(family.width()), taps(last)];
+        self
+    }
+
+    /// Columns of a padded source row.
+    fn band_w(&self) -> usize {
+        (self.out_w - 1) * self.step_w + self.span_w
+    }
+
+    /// Floats from one source row to the next, as the tiles see it.
+    fn pitch(&self) -> usize {
+        self.groups * self.channels * if self.padded { self.band_w() } else { self.src_w }
+    }
+
+    /// Source rows under `rows` output rows.
+    fn band_h(&self, rows: usize) -> usize {
+        (rows - 1) * self.step_h + self.span_h
+    }
+
+    /// Floats of the packed filters.
+    pub fn pack_len(&self) -> usize {
+        self.groups * self.group_pack_len()
+    }
+
+    /// Floats of one group's packed filters.
+    pub fn group_pack_len(&self) -> usize {
+        self.cells.len() * self.channels * Family::of(self.isa).padded(self.filters)
+    }
+
+    /// Floats of padded rows that one thread needs.
+    pub fn scratch_len(&self, batch: usize, threads: usize) -> usize {
+        if !self.padded {
+            return 0;
+        }
+        let cut = self.cut(batch, threads);
+        let (group, rows) = (cut.group.range(0).len(), cut.bands.range(0).len());
+        // A smaller batch may be cut into larger groups, but never beyond the band's budget.
+        let one = self.band_h(rows) * self.pitch();
+        let most = (BAND / (self.band_h(self.out_h) * self.pitch()).max(1)).min(batch);
+        (group * one).max(most * self.band_h(self.out_h) * self.pitch())
+    }
+
+    fn cut(&self, n: usize, threads: usize) -> Cut {
+        let family = Family::of(self.isa);
+        let wanted = 4 * threads;
+        let panels = self.filters.div_ceil(family.width());
+        let even = Even::parts;
+        let cut = if self.flat {
+            let pixels = n * self.out_h * self.out_w;
+            let most = (BAND / (self.groups * self.channels).max(1)).max(2 * family.pixels);
+            let chunks = pixels.div_ceil(most).max(wanted.min(pixels.div_ceil(2 * family.pixels)));
+            let split = if chunks < wanted { panels.min(wanted.div_ceil(chunks)) } else { 1 };
+            (1, 1, pixels, even(1, 1), even(1, 1), even(pixels, chunks), even(panels, split))
+        } else {
+            let row = self.step_h * self.pitch();
+            let most_rows = (BAND / row.max(1)).saturating_sub(self.span_h / self.step_h).max(1);
+            let mut bands = self.out_h.div_ceil(most_rows);
+            if n * bands < wanted {
+                bands = wanted.div_ceil(n).min(self.out_h.div_ceil(4)).max(bands);
+            }
+            let picture = self.band_h(self.out_h) * self.pitch();
+            let together = if bands == 1 {
+                (BAND / picture.max(1)).min(n / wanted).max(1)
+            } else {
+                1
+            };
+            let groups = n.div_ceil(together);
+            let items = groups * bands;
+            let split = if items < wanted { panels.min(wanted.div_ceil(items)) } else { 1 };
+            let (rows, cols) = (self.out_h, self.out_w);
+            (n, rows, cols, even(n, groups), even(rows, bands), even(cols, 1), even(panels, split))
+        };
+        let (pictures, rows, cols, group, bands, chunks, panels) = cut;
+        Cut { pictures, rows, cols, group, bands, chunks, panels }
+    }
+
+    /// Runs the walk over `n` pictures.
+    pub fn run(
+        &self,
+        cx: Ctx,
+        n: usize,
+        src: &[f32],
+        pack: &[f32],
+        dst: &mut [f32],
+        accumulate: bool,
+        epilogue: Epilogue,
+        scratch: &mut [f32],
+    ) {
+        if n == 0 || self.cells.is_empty() && accumulate {
+            return;
+        }
+        let cut = self.cut(n, cx.pool.threads());
+        debug_assert_eq!(cut.pictures * cut.rows * cut.cols, n * self.out_h * self.out_w);
+        assert!(pack.len() >= self.pack_len(), "packed filters are too short");
+        if let Some(b) = epilogue.bias {
+            assert!(b.len() >= self.groups * self.filters, "bias is too short");
+        }
+        if let Some(r) = epilogue.residual {
+            assert!(r.len() >= n * self.dst_h * self.dst_w * self.groups * self.filters);
+        }
+        let per_worker = if self.padded { scratch.len() / cx.pool.threads() } else { 0 };
+        let (dst, scratch) = (SharedMut::new(dst), SharedMut::new(scratch));
+        let items = cut.group.parts * cut.bands.parts * cut.chunks.parts * cut.panels.parts;
+        cx.pool.run(items, &|item, worker| {
+            let (item, panels) = (item / cut.panels.parts, cut.panels.range(item % cut.panels.parts));
+            let (item, cols) = (item / cut.chunks.parts, cut.chunks.range(item % cut.chunks.parts));
+            let (item, rows) = (item / cut.bands.parts, cut.bands.range(item % cut.bands.parts));
+            let pictures = cut.group.range(item);
+            if rows.is_empty() || cols.is_empty() || pictures.is_empty() || panels.is_empty() {
+                return;
+            }
+            // SAFETY: each worker has its own part of the scratch.
+            let band = unsafe { scratch.slice(worker * per_worker..(worker + 1) * per_worker) };
+            let block = Block { pictures, rows, cols, panels };
+            self.block(&block, src, pack, &dst, accumulate, epilogue, band);
+        });
+    }
+
+    /// All outputs of one item: panels outside, so that a panel of filters stays in the nearest cache
+    /// while it passes over the block's pixels.
+    fn block(
+        &self,
+        block: &Block,
+        src: &[f32],
+        pack: &[f32],
+        dst: &SharedMut<f32>,
+        accumulate: bool,
+        epilogue: Epilogue,
+        band: &mut [f32],
+    ) {
+        let family = Family::of(self.isa);
+        let pitch = self.pitch();
+        let src_pixel = self.groups * self.channels;
+        let dst_pixel = self.groups * self.filters;
+        let picture = if self.padded { self.fill(block, src, band) } else { 0 };
+        let c_px = self.dst_step_w * dst_pixel;
+        let c_row = self.dst_step_h * self.dst_w * dst_pixel;
+        let most_rows = family.rows_of(block.cols.len());
+        for group in 0..self.groups {
+            for panel in family
+                .panels(self.filters)
+                .skip(block.panels.start)
+                .take(block.panels.len())
+            {
+                let taps = &self.taps[usize::from(panel.width != family.width())];
+                let column = group * self.filters + panel.start;
+                let b = &pack[group * self.group_pack_len()
+                    + self.cells.len() * self.channels * panel.start..];
+                let mut tile = Tile {
+                    taps: taps.as_ptr(),
+                    ntaps: taps.len(),
+                    k: self.tap_k,
+                    a: src.as_ptr(),
+                    a_row: self.step_h * pitch,
+                    a_px: self.step_w * src_pixel,
+                    a_k: 1,
+                    b: b.as_ptr(),
+                    b_k: panel.width,
+                    c: std::ptr::null_mut(),
+                    c_row,
+                    c_px,
+                    last: panel.last(),
+                    start: if accumulate { Start::Load } else { Start::Zero },
+                    bias: epilogue.bias.map_or(std::ptr::null(), |b| b[column..].as_ptr()),
+                    residual: std::ptr::null(),
+                    clamp: epilogue.clamp,
+                };
+                for p in block.pictures.clone() {
+                    // Where output (0, 0)'s window begins, in floats from the source's (or band's) start.
+                    let (base, origin) = if self.padded {
+                        let start = (p - block.pictures.start) * picture;
+                        let skipped = block.rows.start * self.step_h * pitch;
+                        (band.as_ptr(), start as isize - skipped as isize)
+                    } else {
+                        let rows = (p * self.src_h) as isize - self.top;
+                        let at = rows * self.src_w as isize - self.left;
+                        (src.as_ptr(), at * src_pixel as isize)
+                    };
+                    let corner = (p * self.dst_h + self.row0) * self.dst_w + self.col0;
+                    let mut i = block.rows.start;
+                    while i < block.rows.end {
+                        let rows = most_rows.min(block.rows.end - i);
+                        let strips = Even::new(block.cols.len(), family.pixels / rows);
+                        for strip in 0..strips.parts {
+                            let strip = strips.range(strip);
+                            let j = block.cols.start + strip.start;
+                            let a = origin
+                                + (i * self.step_h * pitch + j * self.step_w * src_pixel
+                                    + group * self.channels) as isize;
+                            let c = corner * dst_pixel + i * c_row + j * c_px + column;
+                            // SAFETY: offsets of windows stay within the source (or its padded band),
+                            // see `finish`; `c` addresses outputs of this item alone.
+                            unsafe {
+                                tile.a = base.offset(a);
+                                tile.c = dst.as_mut_ptr().add(c);
+                                if let Some(r) = epilogue.residual {
+                                    tile.residual = r.as_ptr().add(c);
+                                }
+                                family.tile(rows, strip.len(), panel)(&tile);
+                            }
+                        }
+                        i += rows;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Copies the block's source rows with their padding into `band`; returns the floats per picture.
+    fn fill(&self, block: &Block, src: &[f32], band: &mut [f32]) -> usize {
+        let pixel = self.groups * self.channels;
+        let (pitch, width) = (self.pitch(), self.src_w as isize);
+        let rows = self.band_h(block.rows.len());
+        let left = self.left.clamp(0, self.band_w() as isize) as usize;
+        let first = (-self.left).max(0);
+        let copied = (self.band_w() - left).min((width - first).max(0) as usize);
+        for (i, p) in block.pictures.clone().enumerate() {
+            for r in 0..rows {
+                let line = &mut band[(i * rows + r) * pitch..][..pitch];
+                let y = (block.rows.start * self.step_h + r) as isize - self.top;
+                if y < 0 || y >= self.src_h as isize {
+                    line.fill(0.0);
+                    continue;
+                }
+                let from = ((p * self.src_h + y as usize) * self.src_w + first as usize) * pixel;
+                let (zero, rest) = line.split_at_mut(left * pixel);
+                zero.fill(0.0);
+                let (body, zero) = rest.split_at_mut(copied * pixel);
+                body.copy_from_slice(&src[from..from + copied * pixel]);
+                zero.fill(0.0);
+            }
+        }
+        rows * pitch
+    }
+}
+
+/// The outputs of one item.
+struct Block {
+    pictures: Range<usize>,
+    rows: Range<usize>,
+    cols: Range<usize>,
+    panels: Range<usize>,
+}

@@ -1,0 +1,273 @@
+//! What differs per instruction set: the vector, its load, store and fused multiply-add.
+
+/// Vectors of `LANES` floats. All functions need the instruction set to be present and, where they
+/// take a pointer, `LANES` (or, masked, the first `lanes`) floats behind it.
+pub(crate) trait Simd: Copy {
+    const LANES: usize;
+    type V: Copy;
+    /// Selects the first lanes.
+    type M: Copy;
+
+    unsafe fn splat(x: f32) -> Self::V;
+    unsafe fn load(p: *const f32) -> Self::V;
+    unsafe fn store(p: *mut f32, v: Self::V);
+    unsafe fn mask(lanes: usize) -> Self::M;
+    unsafe fn load_first(p: *const f32, m: Self::M) -> Self::V;
+    unsafe fn store_first(p: *mut f32, v: Self::V, m: Self::M);
+    /// `a · b + c`.
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    /// `min(max(v, lo), hi)` that lets NaN through.
+    unsafe fn clamp(v: Self::V, lo: Self::V, hi: Self::V) -> Self::V;
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86::{Avx2, Avx512};
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::Simd;
+    use std::arch::x86_64::*;
+
+    /// AVX-512F: 16 lanes, 32 registers.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Avx512;
+
+    impl Simd for Avx512 {
+        const LANES: usize = 16;
+        type V = __m512;
+        type M = __mmask16;
+
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> __m512 {
+            // SAFETY: the caller has AVX-512F.
+            unsafe { _mm512_set1_ps(x) }
+        }
+        #[inline(always)]
+        unsafe fn load(p: *const f32) -> __m512 {
+            // SAFETY: the caller has AVX-512F and 16 floats at `p`.
+            unsafe { _mm512_loadu_ps(p) }
+        }
+        #[inline(always)]
+        unsafe fn store(p: *mut f32, v: __m512) {
+            // SAFETY: the caller has AVX-512F and room for 16 floats at `p`.
+            unsafe { _mm512_storeu_ps(p, v) }
+        }
+        #[inline(always)]
+        unsafe fn mask(lanes: usize) -> __mmask16 {
+            ((1u32 << lanes) - 1) as __mmask16
+        }
+        #[inline(always)]
+        unsafe fn load_first(p: *const f32, m: __mmask16) -> __m512 {
+            // SAFETY: lanes outside the mask are not read.
+            unsafe { _mm512_maskz_loadu_ps(m, p) }
+        }
+        #[inline(always)]
+        unsafe fn store_first(p: *mut f32, v: __m512, m: __mmask16) {
+            // SAFETY: lanes outside the mask are not written.
+            unsafe { _mm512_mask_storeu_ps(p, m, v) }
+        }
+        #[inline(always)]
+        unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
+            // SAFETY: the caller has AVX-512F.
+            unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        unsafe fn add(a: __m512, b: __m512) -> __m512 {
+            // SAFETY: the caller has AVX-512F.
+            unsafe { _mm512_add_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn clamp(v: __m512, lo: __m512, hi: __m512) -> __m512 {
+            // SAFETY: the caller has AVX-512F. A NaN in the second operand is returned.
+            unsafe { _mm512_min_ps(hi, _mm512_max_ps(lo, v)) }
+        }
+    }
+
+    /// AVX2 with FMA: 8 lanes, 16 registers.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Avx2;
+
+    static LANE_MASKS: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
+
+    impl Simd for Avx2 {
+        const LANES: usize = 8;
+        type V = __m256;
+        type M = __m256i;
+
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> __m256 {
+            // SAFETY: the caller has AVX2.
+            unsafe { _mm256_set1_ps(x) }
+        }
+        #[inline(always)]
+        unsafe fn load(p: *const f32) -> __m256 {
+            // SAFETY: the caller has AVX2 and 8 floats at `p`.
+            unsafe { _mm256_loadu_ps(p) }
+        }
+        #[inline(always)]
+        unsafe fn store(p: *mut f32, v: __m256) {
+            // SAFETY: the caller has AVX2 and room for 8 floats at `p`.
+            unsafe { _mm256_storeu_ps(p, v) }
+        }
+        #[inline(always)]
+        unsafe fn mask(lanes: usize) -> __m256i {
+            // SAFETY: `lanes <= 8`, so 8 words from `8 - lanes` lie within the 16 of the table.
+            unsafe { _mm256_loadu_si256(LANE_MASKS.as_ptr().add(8 - lanes).cast()) }
+        }
+        #[inline(always)]
+        unsafe fn load_first(p: *const f32, m: __m256i) -> __m256 {
+            // SAFETY: lanes outside the mask are not read.
+            unsafe { _mm256_maskload_ps(p, m) }
+        }
+        #[inline(always)]
+        unsafe fn store_first(p: *mut f32, v: __m256, m: __m256i) {
+            // SAFETY: lanes outside the mask are not written.
+            unsafe { _mm256_maskstore_ps(p, m, v) }
+        }
+        #[inline(always)]
+        unsafe fn fma(a: __m256, b: __m256, c: __m256) -> __m256 {
+            // SAFETY: the caller has FMA.
+            unsafe { _mm256_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        unsafe fn add(a: __m256, b: __m256) -> __m256 {
+            // SAFETY: the caller has AVX2.
+            unsafe { _mm256_add_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn clamp(v: __m256, lo: __m256, hi: __m256) -> __m256 {
+            // SAFETY: the caller has AVX2. A NaN in the second operand is returned.
+            unsafe { _mm256_min_ps(hi, _mm256_max_ps(lo, v)) }
+        }
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+pub(crate) use arm::Neon;
+
+#[cfg(target_arch = "aarch64")]
+mod arm {
+    use super::Simd;
+    use std::arch::aarch64::*;
+
+    /// NEON: 4 lanes, 32 registers.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Neon;
+
+    impl Simd for Neon {
+        const LANES: usize = 4;
+        type V = float32x4_t;
+        type M = usize;
+
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> float32x4_t {
+            // SAFETY: NEON is part of aarch64.
+            unsafe { vdupq_n_f32(x) }
+        }
+        #[inline(always)]
+        unsafe fn load(p: *const f32) -> float32x4_t {
+            // SAFETY: the caller has 4 floats at `p`.
+            unsafe { vld1q_f32(p) }
+        }
+        #[inline(always)]
+        unsafe fn store(p: *mut f32, v: float32x4_t) {
+            // SAFETY: the caller has room for 4 floats at `p`.
+            unsafe { vst1q_f32(p, v) }
+        }
+        #[inline(always)]
+        unsafe fn mask(lanes: usize) -> usize {
+            lanes
+        }
+        #[inline(always)]
+        unsafe fn load_first(p: *const f32, lanes: usize) -> float32x4_t {
+            let mut buf = [0.0f32; 4];
+            // SAFETY: the caller has `lanes <= 4` floats at `p`.
+            unsafe {
+                std::ptr::copy_nonoverlapping(p, buf.as_mut_ptr(), lanes);
+                vld1q_f32(buf.as_ptr())
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_first(p: *mut f32, v: float32x4_t, lanes: usize) {
+            let mut buf = [0.0f32; 4];
+            // SAFETY: the caller has room for `lanes <= 4` floats at `p`.
+            unsafe {
+                vst1q_f32(buf.as_mut_ptr(), v);
+                std::ptr::copy_nonoverlapping(buf.as_ptr(), p, lanes);
+            }
+        }
+        #[inline(always)]
+        unsafe fn fma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
+            // SAFETY: NEON is part of aarch64.
+            unsafe { vfmaq_f32(c, a, b) }
+        }
+        #[inline(always)]
+        unsafe fn add(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+            // SAFETY: NEON is part of aarch64.
+            unsafe { vaddq_f32(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn clamp(v: float32x4_t, lo: float32x4_t, hi: float32x4_t) -> float32x4_t {
+            // SAFETY: NEON is part of aarch64; its min and max return NaN where an operand is NaN.
+            unsafe { vminq_f32(vmaxq_f32(v, lo), hi) }
+        }
+    }
+}
+
+/// Plain Rust: 8 lanes in an array.
+#[derive(Clone, Copy)]
+pub(crate) struct Portable;
+
+impl Simd for Portable {
+    const LANES: usize = 8;
+    type V = [f32; 8];
+    type M = usize;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> [f32; 8] {
+        [x; 8]
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> [f32; 8] {
+        // SAFETY: the caller has 8 floats at `p`; arrays of f32 have its alignment.
+        unsafe { p.cast::<[f32; 8]>().read() }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut f32, v: [f32; 8]) {
+        // SAFETY: the caller has room for 8 floats at `p`.
+        unsafe { p.cast::<[f32; 8]>().write(v) }
+    }
+    #[inline(always)]
+    unsafe fn mask(lanes: usize) -> usize {
+        lanes
+    }
+    #[inline(always)]
+    unsafe fn load_first(p: *const f32, lanes: usize) -> [f32; 8] {
+        let mut v = [0.0; 8];
+        // SAFETY: the caller has `lanes <= 8` floats at `p`.
+        unsafe { std::ptr::copy_nonoverlapping(p, v.as_mut_ptr(), lanes) };
+        v
+    }
+    #[inline(always)]
+    unsafe fn store_first(p: *mut f32, v: [f32; 8], lanes: usize) {
+        // SAFETY: the caller has room for `lanes <= 8` floats at `p`.
+        unsafe { std::ptr::copy_nonoverlapping(v.as_ptr(), p, lanes) };
+    }
+    #[inline(always)]
+    unsafe fn fma(a: [f32; 8], b: [f32; 8], c: [f32; 8]) -> [f32; 8] {
+        // Two roundings: `mul_add` without hardware support is a slow library call.
+        std::array::from_fn(|i| a[i] * b[i] + c[i])
+    }
+    #[inline(always)]
+    unsafe fn add(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    unsafe fn clamp(v: [f32; 8], lo: [f32; 8], hi: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| {
+            let x = if v[i] < lo[i] { lo[i] } else { v[i] };
+            if x > hi[i] { hi[i] } else { x }
+        })
+    }
+}

@@ -1,0 +1,98 @@
+//! Instruction sets, chosen when the program runs, never by build flags.
+
+use crate::Pool;
+
+/// An instruction set that kernels are compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Isa {
+    /// AVX-512F (with BW, DQ and VL) and FMA.
+    Avx512,
+    /// AVX2 and FMA.
+    Avx2,
+    /// NEON, part of every 64-bit Arm.
+    Neon,
+    /// Plain Rust.
+    Portable,
+}
+
+impl Isa {
+    /// The best that this machine has.
+    pub fn detect() -> Self {
+        Self::available()[0]
+    }
+
+    /// All that this machine has, best first; the last is always [`Isa::Portable`].
+    pub fn available() -> Vec<Self> {
+        let mut all = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+            {
+                all.push(Isa::Avx512);
+            }
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                all.push(Isa::Avx2);
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        all.push(Isa::Neon);
+        all.push(Isa::Portable);
+        all
+    }
+
+    /// The name that people write.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Avx512 => "avx512",
+            Isa::Avx2 => "avx2",
+            Isa::Neon => "neon",
+            Isa::Portable => "portable",
+        }
+    }
+
+    /// The instruction set of that name.
+    pub fn parse(name: &str) -> Option<Self> {
+        [Isa::Avx512, Isa::Avx2, Isa::Neon, Isa::Portable].into_iter().find(|i| i.name() == name)
+    }
+}
+
+/// What every kernel is given beside its slices.
+#[derive(Clone, Copy)]
+pub struct Ctx<'a> {
+    /// The threads.
+    pub pool: &'a Pool,
+    /// The instruction set; it must be one of [`Isa::available`].
+    pub isa: Isa,
+}
+
+/// Compiles one `#[inline(always)]` body for every instruction set and calls the one asked for.
+///
+/// `multiversion!(isa, body(a: &[f32], b: &mut [f32]) -> f32)` is an expression that runs `body(a, b)`,
+/// compiled by the compiler's own vectorizer for the instruction set.
+#[macro_export]
+macro_rules! multiversion {
+    ($isa:expr, $body:ident ( $($arg:ident : $ty:ty),* $(,)? ) $(-> $ret:ty)?) => {{
+        #[cfg(target_arch = "x86_64")]
+        {
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+            unsafe fn avx512($($arg: $ty),*) $(-> $ret)? { $body($($arg),*) }
+            #[target_feature(enable = "avx2,fma")]
+            unsafe fn avx2($($arg: $ty),*) $(-> $ret)? { $body($($arg),*) }
+            match $isa {
+                // SAFETY: kernels are given instruction sets that `Isa::available` found.
+                $crate::Isa::Avx512 => unsafe { avx512($($arg),*) },
+                // SAFETY: as above.
+                $crate::Isa::Avx2 => unsafe { avx2($($arg),*) },
+                _ => $body($($arg),*),
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            let _ = $isa;
+            $body($($arg),*)
+        }
+    }};
+}

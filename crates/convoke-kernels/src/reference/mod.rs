@@ -1,0 +1,4 @@
+//! Every kernel as its definition reads: plain loops, sums in f64. Slow on purpose; the fast kernels
+//! are tested against these.
+
+pub mod conv;

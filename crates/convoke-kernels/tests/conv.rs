@@ -1,0 +1,184 @@
+//! Every convolution walk against the plain reference, over odd shapes, instruction sets and threads.
+
+use convoke_kernels::conv::{Conv, ConvShape, Epilogue};
+use convoke_kernels::reference::conv as reference;
+use convoke_kernels::{Ctx, Isa, Pool};
+
+fn numbers(n: usize, seed: u64) -> Vec<f32> {
+    let mut s = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    (0..n)
+        .map(|_| {
+            s ^= s << 13;
+            s ^= s >> 7;
+            s ^= s << 17;
+            (s >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+/// |a − b| ≤ c·√K·ε·s with s = √K/3 the deviation of a sum of K products of numbers uniform in ±1.
+fn close(what: &str, got: &[f32], want: &[f64], k: usize) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    let root = (k.max(1) as f64).sqrt();
+    let bound = 2.0 * root * f64::from(f32::EPSILON) * (root / 3.0).max(1.0);
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        let e = (f64::from(*g) - w).abs();
+        assert!(e <= bound, "{what}[{i}]: {g} against {w}, error {e:e} bound {bound:e}");
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Case {
+    n: usize,
+    s: ConvShape,
+}
+
+#[allow(clippy::too_many_arguments)]
+fn case(
+    n: usize,
+    (h, w, c): (usize, usize, usize),
+    (kh, kw, d): (usize, usize, usize),
+    (sh, sw): (usize, usize),
+    (top, left, bottom, right): (usize, usize, usize, usize),
+    (dh, dw): (usize, usize),
+    groups: usize,
+) -> Case {
+    let oh = (h + top + bottom - (kh - 1) * dh - 1) / sh + 1;
+    let ow = (w + left + right - (kw - 1) * dw - 1) / sw + 1;
+    Case { n, s: ConvShape { h, w, c, kh, kw, d, sh, sw, top, left, dh, dw, groups, oh, ow } }
+}
+
+fn cases() -> Vec<Case> {
+    vec![
+        case(1, (1, 1, 1), (1, 1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 1),
+        case(3, (1, 1, 5), (3, 3, 17), (1, 1), (1, 1, 1, 1), (1, 1), 1),
+        case(2, (7, 7, 16), (3, 3, 32), (1, 1), (1, 1, 1, 1), (1, 1), 1),
+        case(5, (7, 7, 33), (3, 3, 40), (1, 1), (1, 1, 1, 1), (1, 1), 1),
+        case(2, (28, 28, 1), (5, 5, 6), (1, 1), (2, 2, 2, 2), (1, 1), 1),
+        case(3, (14, 14, 6), (5, 5, 16), (1, 1), (0, 0, 0, 0), (1, 1), 1),
+        case(2, (23, 23, 3), (7, 7, 64), (2, 2), (3, 3, 3, 3), (1, 1), 1),
+        case(2, (24, 22, 3), (7, 7, 20), (2, 2), (2, 2, 3, 3), (1, 1), 1),
+        case(2, (11, 13, 34), (3, 3, 35), (2, 2), (0, 0, 1, 1), (1, 1), 1),
+        case(2, (12, 12, 40), (1, 1, 70), (2, 2), (0, 0, 0, 0), (1, 1), 1),
+        case(3, (9, 8, 40), (1, 1, 70), (1, 1), (0, 0, 0, 0), (1, 1), 1),
+        case(2, (1, 50, 2), (1, 5, 3), (1, 2), (0, 2, 0, 2), (1, 1), 1),
+        case(2, (10, 9, 4), (3, 2, 5), (1, 3), (1, 0, 1, 0), (2, 2), 1),
+        case(2, (12, 11, 12), (3, 3, 8), (1, 1), (1, 1, 1, 1), (1, 1), 4),
+        case(2, (12, 11, 12), (3, 3, 24), (2, 2), (1, 1, 1, 1), (1, 1), 2),
+        case(2, (9, 9, 5), (2, 2, 7), (3, 3), (0, 0, 0, 0), (1, 1), 1),
+        case(2, (8, 8, 36), (5, 5, 16), (4, 4), (2, 2, 2, 2), (1, 1), 1),
+        case(2, (6, 6, 3), (3, 3, 4), (1, 1), (4, 4, 4, 4), (1, 1), 1),
+        case(7, (4, 4, 64), (3, 3, 65), (1, 1), (1, 1, 1, 1), (1, 1), 1),
+        case(2, (32, 32, 16), (3, 3, 16), (1, 1), (1, 1, 1, 1), (1, 1), 1),
+        case(33, (1, 1, 100), (1, 1, 10), (1, 1), (0, 0, 0, 0), (1, 1), 1),
+        case(1, (1, 1, 300), (1, 1, 84), (1, 1), (0, 0, 0, 0), (1, 1), 1),
+        case(1, (64, 60, 3), (3, 3, 8), (1, 1), (1, 1, 1, 1), (1, 1), 1),
+        case(20, (3, 5, 48), (3, 3, 17), (1, 1), (3, 3, 3, 3), (3, 3), 1),
+    ]
+}
+
+/// Runs all three walks and returns y, dx, dw.
+fn run(case: Case, isa: Isa, threads: usize) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+    let Case { n, s } = case;
+    let pool = Pool::new(threads);
+    let cx = Ctx { pool: &pool, isa };
+    let conv = Conv::new(s, isa, n, threads);
+    let x = numbers(n * s.x_len(), 1);
+    let w = numbers(s.filter_len(), 2);
+    let dy = numbers(n * s.y_len(), 3);
+    let nan = |len| vec![f32::NAN; len];
+    let mut pack = nan(conv.forward_pack_len());
+    conv.pack_forward(cx, &w, &mut pack);
+    let mut y = nan(n * s.y_len());
+    let mut scratch = nan(conv.forward_scratch_len());
+    conv.forward(cx, n, &x, &pack, &mut y, Epilogue::default(), &mut scratch);
+    let mut back = nan(conv.backward_pack_len());
+    conv.pack_backward(cx, &w, &mut back);
+    let mut dx = nan(n * s.x_len());
+    let mut scratch = nan(conv.backward_scratch_len());
+    conv.backward_data(cx, n, &dy, &back, &mut dx, false, &mut scratch);
+    let mut dw = nan(s.filter_len());
+    let mut scratch = nan(conv.weights_scratch_len());
+    conv.backward_weights(cx, n, &x, &dy, &mut dw, &mut scratch);
+    (y, dx, dw)
+}
+
+#[test]
+fn every_walk_equals_the_reference_on_every_instruction_set() {
+    for (i, case) in cases().into_iter().enumerate() {
+        let Case { n, s } = case;
+        let x = numbers(n * s.x_len(), 1);
+        let w = numbers(s.filter_len(), 2);
+        let dy = numbers(n * s.y_len(), 3);
+        let y = reference::forward(&s, n, &x, &w);
+        let dx = reference::backward_data(&s, n, &dy, &w);
+        let dw = reference::backward_weights(&s, n, &x, &dy);
+        let area = s.kh * s.kw;
+        for isa in Isa::available() {
+            let got = run(case, isa, 1);
+            let name = |what| format!("case {i} {isa:?} {what}");
+            close(&name("y"), &got.0, &y, area * s.c / s.groups);
+            close(&name("dx"), &got.1, &dx, area * s.d / s.groups);
+            close(&name("dw"), &got.2, &dw, n * s.oh * s.ow);
+        }
+    }
+}
+
+#[test]
+fn threads_change_no_bit() {
+    for case in cases() {
+        let one = run(case, Isa::detect(), 1);
+        for threads in [2, 3] {
+            let more = run(case, Isa::detect(), threads);
+            assert!(one == more, "{:?} with {threads} threads", case.s);
+        }
+    }
+}
+
+#[test]
+fn the_epilogue_adds_bias_and_residual_and_clamps() {
+    let case = case(2, (5, 6, 3), (3, 3, 21), (1, 1), (1, 1, 1, 1), (1, 1), 1);
+    let Case { n, s } = case;
+    let (x, w) = (numbers(n * s.x_len(), 1), numbers(s.filter_len(), 2));
+    let (bias, residual) = (numbers(s.d, 4), numbers(n * s.y_len(), 5));
+    let plain = reference::forward(&s, n, &x, &w);
+    let want: Vec<f64> = plain
+        .iter()
+        .enumerate()
+        .map(|(i, y)| (y + f64::from(bias[i % s.d]) + f64::from(residual[i])).clamp(0.0, 1.5))
+        .collect();
+    for isa in Isa::available() {
+        let pool = Pool::new(2);
+        let cx = Ctx { pool: &pool, isa };
+        let conv = Conv::new(s, isa, n, 2);
+        let mut pack = vec![0.0; conv.forward_pack_len()];
+        conv.pack_forward(cx, &w, &mut pack);
+        let mut y = vec![f32::NAN; n * s.y_len()];
+        let mut scratch = vec![0.0; conv.forward_scratch_len()];
+        let epilogue =
+            Epilogue { bias: Some(&bias), residual: Some(&residual), clamp: Some((0.0, 1.5)) };
+        conv.forward(cx, n, &x, &pack, &mut y, epilogue, &mut scratch);
+        close(&format!("{isa:?}"), &y, &want, 27);
+    }
+}
+
+#[test]
+fn backward_data_accumulates_when_asked() {
+    let case = case(2, (7, 6, 5), (3, 3, 9), (2, 2), (1, 1, 1, 1), (1, 1), 1);
+    let Case { n, s } = case;
+    let (w, dy) = (numbers(s.filter_len(), 2), numbers(n * s.y_len(), 3));
+    let first = numbers(n * s.x_len(), 6);
+    let plain = reference::backward_data(&s, n, &dy, &w);
+    let want: Vec<f64> = plain.iter().zip(&first).map(|(a, b)| a + f64::from(*b)).collect();
+    for isa in Isa::available() {
+        let pool = Pool::new(1);
+        let cx = Ctx { pool: &pool, isa };
+        let conv = Conv::new(s, isa, n, 1);
+        let mut pack = vec![0.0; conv.backward_pack_len()];
+        conv.pack_backward(cx, &w, &mut pack);
+        let mut dx = first.clone();
+        let mut scratch = vec![0.0; conv.backward_scratch_len()];
+        conv.backward_data(cx, n, &dy, &pack, &mut dx, true, &mut scratch);
+        close(&format!("{isa:?}"), &dx, &want, 81);
+    }
+}
