@@ -11,6 +11,11 @@
 mod simd;
 mod tile;
 
+#[cfg(target_arch = "aarch64")]
+pub(crate) use simd::Neon;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use simd::{Avx2, Avx512};
+pub(crate) use simd::{Portable, Simd};
 pub(crate) use tile::{Family, Panel, Start, Tap, Tile};
 
 /// Cuts `total` into the fewest parts of at most `max`, as even as can be: `(parts, length of part i)`.

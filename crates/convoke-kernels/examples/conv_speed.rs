@@ -1,0 +1,77 @@
+//! Speed of the convolution walks as a fraction of the multiply-add loop's, on one thread and on all.
+//! `cargo run --release -p convoke-kernels --example conv_speed [threads]`
+
+use convoke_kernels::conv::{Conv, ConvShape, Epilogue};
+use convoke_kernels::{Ctx, Isa, Pool, peak};
+use std::time::Instant;
+
+fn best(mut f: impl FnMut()) -> f64 {
+    (0..7)
+        .map(|_| {
+            let start = Instant::now();
+            f();
+            start.elapsed().as_secs_f64()
+        })
+        .fold(f64::MAX, f64::min)
+}
+
+fn main() {
+    let threads = std::env::args().nth(1).and_then(|a| a.parse().ok()).unwrap_or(1);
+    let isa = Isa::detect();
+    let pool = Pool::new(threads);
+    let cx = Ctx { pool: &pool, isa };
+    let peak = peak::fma_gflops(isa, &pool);
+    println!("{isa:?}, {threads} threads, peak {peak:.0} GFLOP/s");
+    println!("{:<34} {:>8} {:>8} {:>8}   % of peak", "convolution", "forward", "data", "weights");
+    for (n, h, c, k, s, d) in [(1usize, 1usize, 16, 1, 1usize, 16),
+        (8, 224, 3, 7, 2, 64),
+        (8, 56, 64, 3, 1, 64),
+        (8, 56, 64, 3, 2, 128),
+        (8, 28, 128, 3, 1, 128),
+        (8, 14, 256, 3, 1, 256),
+        (8, 7, 512, 3, 1, 512),
+        (8, 56, 64, 1, 2, 128),
+        (8, 56, 64, 1, 1, 256),
+        (8, 56, 256, 1, 1, 64),
+        (8, 28, 512, 1, 1, 128),
+        (8, 14, 1024, 1, 1, 256),
+        (8, 7, 512, 1, 1, 2048),
+        (64, 32, 16, 3, 1, 16),
+        (64, 32, 16, 3, 2, 32),
+        (64, 16, 32, 3, 1, 32),
+        (64, 8, 64, 3, 1, 64),
+        (64, 28, 1, 5, 1, 6),
+        (64, 14, 6, 5, 1, 16),
+        (8, 56, 24, 1, 1, 144),
+        (8, 56, 144, 1, 1, 24),
+        (32, 1, 9216, 1, 1, 4096),
+        (64, 1, 400, 1, 1, 120),
+    ] {
+        let o = h.div_ceil(s);
+        let pad = ((o - 1) * s + k).saturating_sub(h) / 2;
+        let shape = ConvShape {
+            h, w: h, c, kh: k, kw: k, d, sh: s, sw: s, top: pad, left: pad, dh: 1, dw: 1,
+            groups: 1, oh: o, ow: o,
+        };
+        let conv = Conv::new(shape, isa, n, threads);
+        let x = vec![0.5f32; n * shape.x_len()];
+        let w = vec![0.1f32; shape.filter_len()];
+        let mut y = vec![0.0f32; n * shape.y_len()];
+        let mut dx = vec![0.0f32; n * shape.x_len()];
+        let mut dw = vec![0.0f32; shape.filter_len()];
+        let mut pack = vec![0.0; conv.forward_pack_len()];
+        let mut back = vec![0.0; conv.backward_pack_len()];
+        let most = conv.forward_scratch_len().max(conv.backward_scratch_len());
+        let mut scratch = vec![0.0; most.max(conv.weights_scratch_len())];
+        conv.pack_forward(cx, &w, &mut pack);
+        conv.pack_backward(cx, &w, &mut back);
+        let flops = 2.0 * n as f64 * shape.macs() as f64;
+        let share = |seconds: f64| 100.0 * flops / seconds / 1e9 / peak;
+        let e = Epilogue::default();
+        let f = best(|| conv.forward(cx, n, &x, &pack, &mut y, e, &mut scratch));
+        let b = best(|| conv.backward_data(cx, n, &y, &back, &mut dx, false, &mut scratch));
+        let g = best(|| conv.backward_weights(cx, n, &x, &y, &mut dw, &mut scratch));
+        let name = format!("{k}x{k}/{s} {h}x{h}x{c} -> {d}, batch {n}");
+        println!("{name:<34} {:>8.0} {:>8.0} {:>8.0}", share(f), share(b), share(g));
+    }
+}
