@@ -1,1 +1,23 @@
 //! Networks as graphs, compiled to a static plan over one memory arena.
+//!
+//! [`Network`] (layers joined in a graph) → [`Plan::compile`] (shapes, derivatives, fusion, schedule,
+//! one arena) → [`Session`] (predict, step). A step allocates nothing and decides nothing.
+
+mod builder;
+mod error;
+pub mod layers;
+mod loss;
+mod network;
+mod optimizer;
+pub mod plan;
+mod session;
+mod shape;
+mod window;
+
+pub use builder::Builder;
+pub use error::{Error, Result};
+pub use network::{Network, Node, NodeId, Param};
+pub use plan::{Loss, MemoryReport, Mode, Optimizer, Plan, PlanOptions};
+pub use session::{Session, StepReport};
+pub use shape::Shape;
+pub use window::{Hw, Padding, Placed, Window};

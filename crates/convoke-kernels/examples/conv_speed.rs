@@ -23,7 +23,8 @@ fn main() {
     let peak = peak::fma_gflops(isa, &pool);
     println!("{isa:?}, {threads} threads, peak {peak:.0} GFLOP/s");
     println!("{:<34} {:>8} {:>8} {:>8}   % of peak", "convolution", "forward", "data", "weights");
-    for (n, h, c, k, s, d) in [(1usize, 1usize, 16, 1, 1usize, 16),
+    for (n, h, c, k, s, d) in [
+        (1usize, 1usize, 16, 1, 1usize, 16),
         (8, 224, 3, 7, 2, 64),
         (8, 56, 64, 3, 1, 64),
         (8, 56, 64, 3, 2, 128),
@@ -50,8 +51,21 @@ fn main() {
         let o = h.div_ceil(s);
         let pad = ((o - 1) * s + k).saturating_sub(h) / 2;
         let shape = ConvShape {
-            h, w: h, c, kh: k, kw: k, d, sh: s, sw: s, top: pad, left: pad, dh: 1, dw: 1,
-            groups: 1, oh: o, ow: o,
+            h,
+            w: h,
+            c,
+            kh: k,
+            kw: k,
+            d,
+            sh: s,
+            sw: s,
+            top: pad,
+            left: pad,
+            dh: 1,
+            dw: 1,
+            groups: 1,
+            oh: o,
+            ow: o,
         };
         let conv = Conv::new(shape, isa, n, threads);
         let x = vec![0.5f32; n * shape.x_len()];

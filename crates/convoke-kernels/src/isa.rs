@@ -96,3 +96,42 @@ macro_rules! multiversion {
         }
     }};
 }
+
+/// Compiles one generic `#[inline(always)] unsafe fn body<S: Simd>(…)` for every instruction set and
+/// calls the one asked for. `simd!(isa, body(a: &[f32], b: &mut [f32]))` runs `body::<…>(a, b)`; the
+/// caller keeps the body's contract.
+macro_rules! simd {
+    ($isa:expr, $body:ident ( $($arg:ident : $ty:ty),* $(,)? ) $(-> $ret:ty)?) => {{
+        #[cfg(target_arch = "x86_64")]
+        {
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+            #[allow(clippy::too_many_arguments)]
+            unsafe fn avx512($($arg: $ty),*) $(-> $ret)? {
+                // SAFETY: this function has the instruction set; the rest is the caller's.
+                unsafe { $body::<$crate::gemm::Avx512>($($arg),*) }
+            }
+            #[target_feature(enable = "avx2,fma")]
+            #[allow(clippy::too_many_arguments)]
+            unsafe fn avx2($($arg: $ty),*) $(-> $ret)? {
+                // SAFETY: this function has the instruction set; the rest is the caller's.
+                unsafe { $body::<$crate::gemm::Avx2>($($arg),*) }
+            }
+            match $isa {
+                $crate::Isa::Avx512 => avx512($($arg),*),
+                $crate::Isa::Avx2 => avx2($($arg),*),
+                _ => $body::<$crate::gemm::Portable>($($arg),*),
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        match $isa {
+            $crate::Isa::Neon => $body::<$crate::gemm::Neon>($($arg),*),
+            _ => $body::<$crate::gemm::Portable>($($arg),*),
+        }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        {
+            let _ = $isa;
+            $body::<$crate::gemm::Portable>($($arg),*)
+        }
+    }};
+}
+pub(crate) use simd;

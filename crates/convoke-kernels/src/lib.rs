@@ -3,11 +3,20 @@
 //! Everything here knows slices, sizes and strides; nothing knows layers. The instruction set is
 //! chosen at run time ([`Isa`]); results are bitwise equal for any number of threads ([`Pool`]).
 
+pub mod activation;
 pub mod conv;
+pub mod depthwise;
+pub mod dropout;
+pub mod elementwise;
 mod gemm;
 mod isa;
+pub mod loss;
+pub mod lrn;
+pub mod norm;
+pub mod optim;
 pub mod peak;
 mod pool;
+pub mod pool2d;
 pub mod reference;
 
 pub use isa::{Ctx, Isa};

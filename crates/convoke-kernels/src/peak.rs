@@ -17,7 +17,8 @@ unsafe fn body<S: Simd>(turns: usize) -> f32 {
     let mut out = [0.0f32; 16];
     // SAFETY: the caller has the instruction set; `out` holds the widest vector.
     unsafe {
-        let (a, b) = (S::splat(std::hint::black_box(0.999_99)), S::splat(std::hint::black_box(1e-5)));
+        let (a, b) =
+            (S::splat(std::hint::black_box(0.999_99)), S::splat(std::hint::black_box(1e-5)));
         let mut sums = [b; SUMS];
         for _ in 0..turns {
             for s in &mut sums {

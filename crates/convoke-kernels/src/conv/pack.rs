@@ -30,7 +30,8 @@ pub(super) fn backward(cx: Ctx, s: &ConvShape, walk: &Walk, filters: &[f32], pac
         for block in (0..dg).step_by(16) {
             let n = (dg - block).min(16);
             for lane in 0..used {
-                let at = ((cell.kh * s.kw + cell.kw) * cg + start + lane) * s.d + group * dg + block;
+                let at =
+                    ((cell.kh * s.kw + cell.kw) * cg + start + lane) * s.d + group * dg + block;
                 for (i, &v) in filters[at..at + n].iter().enumerate() {
                     out[(block + i) * width + lane] = v;
                 }

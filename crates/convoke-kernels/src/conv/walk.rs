@@ -123,9 +123,8 @@ impl Walk {
                 let rows = axis(ph, s.top, s.kh, s.dh, s.sh);
                 let cols = axis(pw, s.left, s.kw, s.dw, s.sw);
                 let first = |v: &[(isize, usize)]| v.first().map_or(0, |f| f.0);
-                let span = |v: &[(isize, usize)]| {
-                    v.last().map_or(1, |l| (l.0 - first(v)) as usize + 1)
-                };
+                let span =
+                    |v: &[(isize, usize)]| v.last().map_or(1, |l| (l.0 - first(v)) as usize + 1);
                 let (r0, c0) = (first(&rows), first(&cols));
                 let mut cells = Vec::new();
                 for &(r, kh) in &rows {
@@ -170,9 +169,8 @@ impl Walk {
 
     /// Decides padding, flatness and taps.
     fn finish(mut self) -> Self {
-        let end = |n: usize, step: usize, span: usize, pad: isize| {
-            ((n - 1) * step + span) as isize - pad
-        };
+        let end =
+            |n: usize, step: usize, span: usize, pad: isize| ((n - 1) * step + span) as isize - pad;
         self.padded = !self.cells.is_empty()
             && (self.top > 0
                 || self.left > 0
@@ -278,11 +276,8 @@ impl Walk {
                 bands = wanted.div_ceil(n).min(self.out_h.div_ceil(4)).max(bands);
             }
             let picture = self.band_h(self.out_h) * self.pitch();
-            let together = if bands == 1 {
-                (BAND / picture.max(1)).min(n / wanted).max(1)
-            } else {
-                1
-            };
+            let together =
+                if bands == 1 { (BAND / picture.max(1)).min(n / wanted).max(1) } else { 1 };
             let groups = n.div_ceil(together);
             let items = groups * bands;
             let split = if items < wanted { panels.min(wanted.div_ceil(items)) } else { 1 };
@@ -321,7 +316,8 @@ impl Walk {
         let (dst, scratch) = (SharedMut::new(dst), SharedMut::new(scratch));
         let items = cut.group.parts * cut.bands.parts * cut.chunks.parts * cut.panels.parts;
         cx.pool.run(items, &|item, worker| {
-            let (item, panels) = (item / cut.panels.parts, cut.panels.range(item % cut.panels.parts));
+            let (item, panels) =
+                (item / cut.panels.parts, cut.panels.range(item % cut.panels.parts));
             let (item, cols) = (item / cut.chunks.parts, cut.chunks.range(item % cut.chunks.parts));
             let (item, rows) = (item / cut.bands.parts, cut.bands.range(item % cut.bands.parts));
             let pictures = cut.group.range(item);
@@ -356,10 +352,8 @@ impl Walk {
         let c_row = self.dst_step_h * self.dst_w * dst_pixel;
         let most_rows = family.rows_of(block.cols.len());
         for group in 0..self.groups {
-            for panel in family
-                .panels(self.filters)
-                .skip(block.panels.start)
-                .take(block.panels.len())
+            for panel in
+                family.panels(self.filters).skip(block.panels.start).take(block.panels.len())
             {
                 let taps = &self.taps[usize::from(panel.width != family.width())];
                 let column = group * self.filters + panel.start;
@@ -404,8 +398,10 @@ impl Walk {
                             let strip = strips.range(strip);
                             let j = block.cols.start + strip.start;
                             let a = origin
-                                + (i * self.step_h * pitch + j * self.step_w * src_pixel
-                                    + group * self.channels) as isize;
+                                + (i * self.step_h * pitch
+                                    + j * self.step_w * src_pixel
+                                    + group * self.channels)
+                                    as isize;
                             let c = corner * dst_pixel + i * c_row + j * c_px + column;
                             // SAFETY: offsets of windows stay within the source (or its padded band),
                             // see `finish`; `c` addresses outputs of this item alone.

@@ -52,16 +52,8 @@ impl Weights {
         let shards = (PARTIALS / s.filter_len().max(1)).clamp(1, 16);
         let shards = 1 << shards.ilog2();
         let shards = shards.min(batch.max(1));
-        let mut weights = Weights {
-            s: *s,
-            isa,
-            merged,
-            padded,
-            flat,
-            shards,
-            parts: 1,
-            chunk_rows: 1,
-        };
+        let mut weights =
+            Weights { s: *s, isa, merged, padded, flat, shards, parts: 1, chunk_rows: 1 };
         let row = s.sh * s.w * s.c + s.ow * s.d;
         // Long sums over each chunk, because every chunk loads and stores the whole dw once.
         let rows = (CHUNK / row.max(1)).max(MIN_PIXELS.div_ceil(s.ow));
@@ -163,7 +155,8 @@ impl Weights {
                 let (unit, panel) = (unit / panels, unit % panels);
                 let (group, place) = (unit / self.places(), unit % self.places());
                 let panel = family.panels(self.s.d / self.s.groups).nth(panel).expect("exists");
-                let chunk = Chunk { rows: start..end, first: start == rows.start, group, place, panel };
+                let chunk =
+                    Chunk { rows: start..end, first: start == rows.start, group, place, panel };
                 self.unit(&family, &chunk, x, dy, out, band);
             }
             start = end;
@@ -185,7 +178,8 @@ impl Weights {
     ) {
         let s = &self.s;
         let (cg, dg) = (s.c / s.groups, s.d / s.groups);
-        let (kh, kw) = if self.merged { (chunk.place, 0) } else { (chunk.place / s.kw, chunk.place % s.kw) };
+        let (kh, kw) =
+            if self.merged { (chunk.place, 0) } else { (chunk.place / s.kw, chunk.place % s.kw) };
         // Output columns whose window place lies on the map.
         let cols = if self.merged { 0..s.ow } else { on_map(s.ow, s.sw, s.left, kw * s.dw, s.w) };
         let mut taps = [Tap { a: 0, b: 0 }; MAX_ROWS];
@@ -206,7 +200,8 @@ impl Weights {
             }
             for row in chunk.rows.clone() {
                 let (p, oy) = (row / s.oh, row % s.oh);
-                let Some(y) = (oy * s.sh + kh * s.dh).checked_sub(s.top).filter(|&y| y < s.h) else {
+                let Some(y) = (oy * s.sh + kh * s.dh).checked_sub(s.top).filter(|&y| y < s.h)
+                else {
                     continue;
                 };
                 if k == 0 {
@@ -218,7 +213,8 @@ impl Weights {
                     self.pad_row(&x[source * s.c..][..s.w * s.c], line);
                     ntaps * self.band_pitch()
                 } else {
-                    let column = if self.merged { 0 } else { cols.start * s.sw + kw * s.dw - s.left };
+                    let column =
+                        if self.merged { 0 } else { cols.start * s.sw + kw * s.dw - s.left };
                     (source + column) * s.c + chunk.group * cg
                 };
                 taps[ntaps] = Tap { a: at as isize, b: ((row * s.ow + cols.start) * s.d) as isize };

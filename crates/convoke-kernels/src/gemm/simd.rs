@@ -17,6 +17,11 @@ pub(crate) trait Simd: Copy {
     /// `a · b + c`.
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
+    #[allow(dead_code)]
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
+    /// `v` where `lo < a < hi`, else 0.
+    unsafe fn keep_between(v: Self::V, a: Self::V, lo: Self::V, hi: Self::V) -> Self::V;
     /// `min(max(v, lo), hi)` that lets NaN through.
     unsafe fn clamp(v: Self::V, lo: Self::V, hi: Self::V) -> Self::V;
 }
@@ -78,6 +83,27 @@ mod x86 {
             unsafe { _mm512_add_ps(a, b) }
         }
         #[inline(always)]
+        unsafe fn sub(a: __m512, b: __m512) -> __m512 {
+            // SAFETY: the caller has AVX-512F.
+            unsafe { _mm512_sub_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn mul(a: __m512, b: __m512) -> __m512 {
+            // SAFETY: the caller has AVX-512F.
+            unsafe { _mm512_mul_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn keep_between(v: __m512, a: __m512, lo: __m512, hi: __m512) -> __m512 {
+            // SAFETY: the caller has AVX-512F.
+            unsafe {
+                _mm512_maskz_mov_ps(
+                    _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, lo)
+                        & _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, hi),
+                    v,
+                )
+            }
+        }
+        #[inline(always)]
         unsafe fn clamp(v: __m512, lo: __m512, hi: __m512) -> __m512 {
             // SAFETY: the caller has AVX-512F. A NaN in the second operand is returned.
             unsafe { _mm512_min_ps(hi, _mm512_max_ps(lo, v)) }
@@ -134,6 +160,29 @@ mod x86 {
         unsafe fn add(a: __m256, b: __m256) -> __m256 {
             // SAFETY: the caller has AVX2.
             unsafe { _mm256_add_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn sub(a: __m256, b: __m256) -> __m256 {
+            // SAFETY: the caller has AVX2.
+            unsafe { _mm256_sub_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn mul(a: __m256, b: __m256) -> __m256 {
+            // SAFETY: the caller has AVX2.
+            unsafe { _mm256_mul_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn keep_between(v: __m256, a: __m256, lo: __m256, hi: __m256) -> __m256 {
+            // SAFETY: the caller has AVX2.
+            unsafe {
+                _mm256_and_ps(
+                    _mm256_and_ps(
+                        _mm256_cmp_ps::<_CMP_GT_OQ>(a, lo),
+                        _mm256_cmp_ps::<_CMP_LT_OQ>(a, hi),
+                    ),
+                    v,
+                )
+            }
         }
         #[inline(always)]
         unsafe fn clamp(v: __m256, lo: __m256, hi: __m256) -> __m256 {
@@ -208,6 +257,29 @@ mod arm {
             unsafe { vaddq_f32(a, b) }
         }
         #[inline(always)]
+        unsafe fn sub(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+            // SAFETY: NEON is part of aarch64.
+            unsafe { vsubq_f32(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn mul(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+            // SAFETY: NEON is part of aarch64.
+            unsafe { vmulq_f32(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn keep_between(
+            v: float32x4_t,
+            a: float32x4_t,
+            lo: float32x4_t,
+            hi: float32x4_t,
+        ) -> float32x4_t {
+            // SAFETY: NEON is part of aarch64.
+            unsafe {
+                let inside = vandq_u32(vcgtq_f32(a, lo), vcltq_f32(a, hi));
+                vreinterpretq_f32_u32(vandq_u32(inside, vreinterpretq_u32_f32(v)))
+            }
+        }
+        #[inline(always)]
         unsafe fn clamp(v: float32x4_t, lo: float32x4_t, hi: float32x4_t) -> float32x4_t {
             // SAFETY: NEON is part of aarch64; its min and max return NaN where an operand is NaN.
             unsafe { vminq_f32(vmaxq_f32(v, lo), hi) }
@@ -262,6 +334,18 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn add(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
         std::array::from_fn(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    unsafe fn sub(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| a[i] - b[i])
+    }
+    #[inline(always)]
+    unsafe fn mul(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| a[i] * b[i])
+    }
+    #[inline(always)]
+    unsafe fn keep_between(v: [f32; 8], a: [f32; 8], lo: [f32; 8], hi: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| if a[i] > lo[i] && a[i] < hi[i] { v[i] } else { 0.0 })
     }
     #[inline(always)]
     unsafe fn clamp(v: [f32; 8], lo: [f32; 8], hi: [f32; 8]) -> [f32; 8] {

@@ -197,7 +197,10 @@ impl Family {
 
     /// Most rows of `q` pixels that one tile takes.
     pub fn rows_of(&self, q: usize) -> usize {
-        (1..=4).rev().find(|r| r * q <= self.pixels && (self.pick)(*r, q, 1, false).is_some()).unwrap_or(1)
+        (1..=4)
+            .rev()
+            .find(|r| r * q <= self.pixels && (self.pick)(*r, q, 1, false).is_some())
+            .unwrap_or(1)
     }
 
     /// The tile of `rows` × `pixels` over a panel.

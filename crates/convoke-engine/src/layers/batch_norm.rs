@@ -1,0 +1,352 @@
+//! Batch normalisation (Ioffe and Szegedy 2015).
+//!
+//! `x [n,h,w,c] -> y = (x − mean) / sqrt(var + epsilon) · weight + bias` per channel: mean and biased
+//! variance of the batch in training, running ones in prediction. Running statistics move by
+//! `running += momentum · (batch − running)` with the unbiased variance (PyTorch `BatchNorm2d`).
+
+use super::{Init, ParamSpec, Rule, one};
+use crate::plan::arena::{Buf, Kind, Memory};
+use crate::plan::lower::Lower;
+use crate::plan::op::{Exec, Op};
+use crate::plan::ops;
+use crate::plan::unit::Unit;
+use crate::{Result, Shape};
+use convoke_kernels::norm::{self, Saved, Statistics};
+use serde::{Deserialize, Serialize};
+
+/// Normalises each channel over batch and pixels.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BatchNorm {
+    /// Added to the variance.
+    #[serde(default = "epsilon")]
+    pub epsilon: f32,
+    /// Weight of the newest batch in the running statistics.
+    #[serde(default = "momentum")]
+    pub momentum: f32,
+}
+
+fn epsilon() -> f32 {
+    1e-5
+}
+fn momentum() -> f32 {
+    0.1
+}
+
+impl Default for BatchNorm {
+    fn default() -> Self {
+        Self { epsilon: epsilon(), momentum: momentum() }
+    }
+}
+
+impl Rule for BatchNorm {
+    fn output(&self, name: &str, inputs: &[Shape]) -> Result<Shape> {
+        one(name, inputs)
+    }
+
+    fn params(&self, inputs: &[Shape]) -> Vec<ParamSpec> {
+        let c = [inputs[0].c];
+        vec![
+            ParamSpec::new("weight", &c, Init::Ones, false),
+            ParamSpec::new("bias", &c, Init::Zeros, false),
+        ]
+    }
+
+    fn state(&self, inputs: &[Shape]) -> Vec<ParamSpec> {
+        let c = [inputs[0].c];
+        vec![
+            ParamSpec::new("running_mean", &c, Init::Zeros, false),
+            ParamSpec::new("running_var", &c, Init::Ones, false),
+        ]
+    }
+
+    fn forward(&self, unit: &Unit, b: &mut Lower) -> Result<()> {
+        let (id, from) = (unit.main, b.net.node(unit.main).inputs[0]);
+        let (c, len) = (b.shape(id).c, b.shape(id).len());
+        let [mean, invstd, scale, shift] = ["mean", "invstd", "scale", "shift"]
+            .map(|name| b.own(id, name, if b.training() { Kind::Step } else { Kind::Pack }, c));
+        let batch = Batch { mean, invstd, scale, shift };
+        let (gamma, beta) = (b.param(id, "weight")?, b.param(id, "bias")?);
+        let running = (b.state(id, "running_mean")?, b.state(id, "running_var")?);
+        let (x, residual) = (b.value(from)?, unit.residual.map(|r| b.value(r)).transpose()?);
+        if b.training() {
+            let scratch = b.scratch(norm::scratch_len(b.map_len(from) / c, c));
+            let (epsilon, momentum) = (self.epsilon, self.momentum);
+            let op = Measure { x, batch, gamma, beta, running, epsilon, momentum, c, len, scratch };
+            b.emit(id, "statistics", op);
+        } else {
+            b.prepare(
+                id,
+                "statistics",
+                Running { batch, gamma, beta, running, epsilon: self.epsilon },
+            );
+        }
+        let (y, clamp) = (b.make(unit.output), unit.clamp(b.net));
+        b.emit(id, "forward", Apply { x, residual, y, batch, clamp, c, len });
+        Ok(())
+    }
+
+    fn backward(&self, unit: &Unit, b: &mut Lower) -> Result<()> {
+        let (id, from) = (unit.main, b.net.node(unit.main).inputs[0]);
+        let (c, len) = (b.shape(id).c, b.shape(id).len());
+        let mask = match unit.clamp(b.net) {
+            Some((_, max)) => Some((b.value(unit.output)?, max)),
+            None => None,
+        };
+        let scratch = b.scratch(norm::scratch_len(b.map_len(from) / c, c).max(3 * c));
+        let mut back = Backward {
+            x: b.value(from)?,
+            mask,
+            mean: b.owned(id, "mean")?,
+            invstd: b.owned(id, "invstd")?,
+            gamma: b.param(id, "weight")?,
+            dgamma: b.param_grad(id, "weight")?,
+            dbeta: b.param_grad(id, "bias")?,
+            dy: if mask.is_some() { b.grad_mut(unit.output)? } else { b.grad(unit.output)? },
+            dx: None,
+            c,
+            len,
+            scratch,
+        };
+        b.emit(id, "backward sums", Sums(back));
+        if !b.wants_grad(from) {
+            return residual_grad(unit, b);
+        }
+        residual_grad(unit, b)?;
+        let apart = unit.residual.is_some_and(|r| b.wants_grad(r));
+        if !apart {
+            // Nobody else needs the masked gradient: dx takes its place.
+            back.dy = b.grad_mut(unit.output)?;
+            b.emit(id, "backward data", Data(back));
+            return b.pass_grad(unit.output, from);
+        }
+        if !b.has_grad(from) {
+            back.dx = b.grad_into(from)?.map(|(dx, _)| dx);
+            b.emit(id, "backward data", Data(back));
+            return Ok(());
+        }
+        let dx = b.own(id, "input gradient", Kind::Step, b.map_len(from));
+        back.dx = Some(dx);
+        b.emit(id, "backward data", Data(back));
+        if let Some((dst, _)) = b.grad_into(from)? {
+            b.emit(id, "gradient sum", ops::AddTo { src: dx, dst, len });
+        }
+        Ok(())
+    }
+}
+
+/// Hands the (masked) gradient on to the residual.
+fn residual_grad(unit: &Unit, b: &mut Lower) -> Result<()> {
+    match unit.residual {
+        Some(r) => b.pass_grad(unit.output, r),
+        None => Ok(()),
+    }
+}
+
+/// Per-channel numbers of a batch, `[c]` each.
+#[derive(Debug, Clone, Copy)]
+struct Batch {
+    mean: Buf,
+    invstd: Buf,
+    scale: Buf,
+    shift: Buf,
+}
+
+/// Statistics of the batch, running statistics, scale and shift.
+#[derive(Debug)]
+struct Measure {
+    x: Buf,
+    batch: Batch,
+    gamma: Buf,
+    beta: Buf,
+    running: (Buf, Buf),
+    epsilon: f32,
+    momentum: f32,
+    c: usize,
+    len: usize,
+    scratch: Buf,
+}
+
+impl Op for Measure {
+    fn buffers(&self) -> Vec<Buf> {
+        let Batch { mean, invstd, scale, shift } = self.batch;
+        let (rm, rv) = self.running;
+        vec![self.x, mean, invstd, scale, shift, self.gamma, self.beta, rm, rv, self.scratch]
+    }
+
+    fn run(&self, m: &mut Memory, e: &mut Exec) {
+        let Batch { mean, invstd, scale, shift } = self.batch;
+        let (rm, rv) = self.running;
+        let [x, mean_now, invstd_now, rm, rv, scratch] =
+            m.get([self.x, mean, invstd, rm, rv, self.scratch]);
+        let s = Statistics {
+            mean: &mut mean_now[..self.c],
+            invstd: &mut invstd_now[..self.c],
+            running_mean: rm,
+            running_var: rv,
+        };
+        norm::statistics(e.cx, &x[..e.n * self.len], s, self.momentum, self.epsilon, scratch);
+        let [mean, invstd, scale, shift, gamma, beta] =
+            m.get([mean, invstd, scale, shift, self.gamma, self.beta]);
+        norm::scale_shift(gamma, beta, mean, invstd, scale, shift);
+    }
+}
+
+/// Scale and shift from the running statistics.
+#[derive(Debug)]
+struct Running {
+    batch: Batch,
+    gamma: Buf,
+    beta: Buf,
+    running: (Buf, Buf),
+    epsilon: f32,
+}
+
+impl Op for Running {
+    fn buffers(&self) -> Vec<Buf> {
+        let Batch { invstd, scale, shift, mean } = self.batch;
+        vec![mean, invstd, scale, shift, self.gamma, self.beta, self.running.0, self.running.1]
+    }
+
+    fn run(&self, m: &mut Memory, _: &mut Exec) {
+        let Batch { invstd, scale, shift, .. } = self.batch;
+        let (rm, rv) = self.running;
+        let [invstd, scale, shift, gamma, beta, mean, var] =
+            m.get([invstd, scale, shift, self.gamma, self.beta, rm, rv]);
+        for (i, v) in invstd.iter_mut().zip(&*var) {
+            *i = 1.0 / (v + self.epsilon).sqrt();
+        }
+        norm::scale_shift(gamma, beta, mean, invstd, scale, shift);
+    }
+}
+
+/// `y = clamp(x · scale + shift + residual)`.
+#[derive(Debug)]
+struct Apply {
+    x: Buf,
+    residual: Option<Buf>,
+    y: Buf,
+    batch: Batch,
+    clamp: Option<(f32, f32)>,
+    c: usize,
+    len: usize,
+}
+
+impl Op for Apply {
+    fn buffers(&self) -> Vec<Buf> {
+        let all = [self.x, self.y, self.batch.scale, self.batch.shift];
+        all.into_iter().chain(self.residual).collect()
+    }
+
+    fn run(&self, m: &mut Memory, e: &mut Exec) {
+        let Batch { scale, shift, .. } = self.batch;
+        let (len, c) = (e.n * self.len, self.c);
+        match self.residual {
+            Some(r) if r != self.x => {
+                let [x, y, scale, shift, r] = m.get([self.x, self.y, scale, shift, r]);
+                let (x, y, r) = (&x[..len], &mut y[..len], Some(&r[..len]));
+                norm::apply(e.cx, x, &scale[..c], &shift[..c], r, self.clamp, y);
+            }
+            own => {
+                let [x, y, scale, shift] = m.get([self.x, self.y, scale, shift]);
+                let (x, y) = (&x[..len], &mut y[..len]);
+                let r = own.map(|_| x);
+                norm::apply(e.cx, x, &scale[..c], &shift[..c], r, self.clamp, y);
+            }
+        }
+    }
+}
+
+/// What both passes of backward touch.
+#[derive(Debug, Clone, Copy)]
+struct Backward {
+    x: Buf,
+    /// Output and upper bound of the clamp.
+    mask: Option<(Buf, f32)>,
+    mean: Buf,
+    invstd: Buf,
+    gamma: Buf,
+    dgamma: Buf,
+    dbeta: Buf,
+    dy: Buf,
+    dx: Option<Buf>,
+    c: usize,
+    len: usize,
+    scratch: Buf,
+}
+
+impl Backward {
+    fn buffers(&self) -> Vec<Buf> {
+        let all = [
+            self.x,
+            self.mean,
+            self.invstd,
+            self.gamma,
+            self.dgamma,
+            self.dbeta,
+            self.dy,
+            self.scratch,
+        ];
+        all.into_iter().chain(self.dx).collect()
+    }
+}
+
+/// First pass: mask and sums.
+#[derive(Debug)]
+struct Sums(Backward);
+
+impl Op for Sums {
+    fn buffers(&self) -> Vec<Buf> {
+        self.0.buffers().into_iter().chain(self.0.mask.map(|m| m.0)).collect()
+    }
+
+    fn run(&self, m: &mut Memory, e: &mut Exec) {
+        let b = self.0;
+        let len = e.n * b.len;
+        let fixed = [b.x, b.mean, b.invstd, b.gamma, b.dgamma, b.dbeta, b.dy, b.scratch];
+        let go = |[x, mean, invstd, gamma, dgamma, dbeta, dy, scratch]: [&mut [f32]; 8], y| {
+            let (mean, invstd, gamma) = (&mean[..b.c], &invstd[..b.c], &*gamma);
+            let saved = Saved { x: &x[..len], y, mean, invstd, gamma };
+            norm::backward_sums(e.cx, saved, &mut dy[..len], dgamma, dbeta, scratch);
+        };
+        match b.mask {
+            None => go(m.get(fixed), None),
+            Some((y, max)) => {
+                let [f0, f1, f2, f3, f4, f5, f6, f7] = fixed;
+                let [s0, s1, s2, s3, s4, s5, s6, s7, y] =
+                    m.get([f0, f1, f2, f3, f4, f5, f6, f7, y]);
+                go([s0, s1, s2, s3, s4, s5, s6, s7], Some((&y[..len], max)));
+            }
+        }
+    }
+}
+
+/// Second pass: dx, in place of dy or beside it.
+#[derive(Debug)]
+struct Data(Backward);
+
+impl Op for Data {
+    fn buffers(&self) -> Vec<Buf> {
+        self.0.buffers()
+    }
+
+    fn run(&self, m: &mut Memory, e: &mut Exec) {
+        let b = self.0;
+        let len = e.n * b.len;
+        let fixed = [b.x, b.mean, b.invstd, b.gamma, b.dgamma, b.dbeta, b.dy, b.scratch];
+        let go = |[x, mean, invstd, gamma, dgamma, dbeta, dy, scratch]: [&mut [f32]; 8], dx| {
+            let (mean, invstd, gamma) = (&mean[..b.c], &invstd[..b.c], &*gamma);
+            let saved = Saved { x: &x[..len], y: None, mean, invstd, gamma };
+            norm::backward_data(e.cx, saved, &mut dy[..len], dgamma, dbeta, dx, scratch);
+        };
+        match b.dx {
+            None => go(m.get(fixed), None),
+            Some(dx) => {
+                let [f0, f1, f2, f3, f4, f5, f6, f7] = fixed;
+                let [s0, s1, s2, s3, s4, s5, s6, s7, dx] =
+                    m.get([f0, f1, f2, f3, f4, f5, f6, f7, dx]);
+                go([s0, s1, s2, s3, s4, s5, s6, s7], Some(&mut dx[..len]));
+            }
+        }
+    }
+}

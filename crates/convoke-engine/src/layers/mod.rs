@@ -1,0 +1,221 @@
+//! The catalogue of layers, one file each: what it is, its parameters, shape rule, cost, and how it
+//! lowers to calls forward and backward.
+//!
+//! To add a layer: write its file, implement [`Rule`] in it, and add one line to `layers!` below.
+
+use crate::plan::lower::Lower;
+use crate::plan::unit::Unit;
+use crate::{Result, Shape, Window};
+use serde::{Deserialize, Serialize};
+
+mod activation;
+mod batch_norm;
+mod conv;
+mod dense;
+mod depthwise;
+mod dropout;
+mod join;
+mod linear;
+mod lrn;
+mod pool;
+
+pub use activation::{LeakyRelu, Relu, Sigmoid, Softmax, Tanh};
+pub use batch_norm::BatchNorm;
+pub use conv::Conv;
+pub use dense::Dense;
+pub use dropout::Dropout;
+pub use join::{Add, Concat, Flatten};
+pub use lrn::LocalResponseNorm;
+pub use pool::{GlobalMeanPool, MaxPool, MeanPool};
+
+/// How the first values of a parameter are drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Init {
+    /// All zero.
+    Zeros,
+    /// All one.
+    Ones,
+    /// Normal with deviation sqrt(2 / fan) (He et al. 2015).
+    HeNormal {
+        /// Inputs (or outputs) that one weight's unit sums over.
+        fan: usize,
+    },
+    /// Uniform in ± sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio 2010).
+    GlorotUniform {
+        /// Inputs of one unit.
+        fan_in: usize,
+        /// Outputs that one input reaches.
+        fan_out: usize,
+    },
+}
+
+/// Which rule draws the weights of a convolution or dense layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WeightInit {
+    /// He normal over the inputs of a unit, for layers followed by a ReLU.
+    #[default]
+    He,
+    /// He normal over the outputs of a unit (`fan_out`), as residual networks use it.
+    HeFanOut,
+    /// Glorot uniform, for layers followed by tanh, sigmoid or softmax.
+    Glorot,
+}
+
+impl WeightInit {
+    pub(crate) fn with(self, fan_in: usize, fan_out: usize) -> Init {
+        match self {
+            WeightInit::He => Init::HeNormal { fan: fan_in },
+            WeightInit::HeFanOut => Init::HeNormal { fan: fan_out },
+            WeightInit::Glorot => Init::GlorotUniform { fan_in, fan_out },
+        }
+    }
+}
+
+/// One trained tensor (or one running statistic) of a layer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ParamSpec {
+    /// `weight`, `bias`, … within the layer; `layer.weight` within the network.
+    pub name: String,
+    /// Sizes, outermost first. Filters are `[kh, kw, c / groups, d]`, dense weights `[in, out]`.
+    pub shape: Vec<usize>,
+    /// How the first values are drawn.
+    pub init: Init,
+    /// Whether weight decay applies when biases and norms are spared.
+    pub decay: bool,
+}
+
+impl ParamSpec {
+    pub(crate) fn new(name: &str, shape: &[usize], init: Init, decay: bool) -> Self {
+        Self { name: name.into(), shape: shape.to_vec(), init, decay }
+    }
+
+    /// How many numbers it holds.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// What one output pixel of a layer looks at in the layer's input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// The same pixel.
+    Point,
+    /// A window.
+    Window(Window),
+    /// The whole map.
+    Whole,
+}
+
+/// What every layer tells about itself. All shapes are per sample.
+pub(crate) trait Rule {
+    /// The shape rule.
+    ///
+    /// # Errors
+    /// When the inputs do not fit, with the layer's name, the shapes and the rule.
+    fn output(&self, name: &str, inputs: &[Shape]) -> Result<Shape>;
+
+    /// Trained tensors, in a fixed order.
+    fn params(&self, _inputs: &[Shape]) -> Vec<ParamSpec> {
+        Vec::new()
+    }
+
+    /// Running statistics: saved with the weights, not trained by the optimizer.
+    fn state(&self, _inputs: &[Shape]) -> Vec<ParamSpec> {
+        Vec::new()
+    }
+
+    /// Multiply-accumulates of one forward pass over one sample (1 MAC = 2 FLOP).
+    fn macs(&self, _inputs: &[Shape], _output: Shape) -> u64 {
+        0
+    }
+
+    /// What one output pixel sees of the input.
+    fn reach(&self) -> Reach {
+        Reach::Point
+    }
+
+    /// Emits the calls of the forward pass.
+    fn forward(&self, unit: &Unit, b: &mut Lower) -> Result<()>;
+
+    /// Emits the calls of the backward pass: from the output's gradient to the parameters' and inputs'.
+    fn backward(&self, unit: &Unit, b: &mut Lower) -> Result<()>;
+}
+
+macro_rules! layers {
+    ($($(#[$doc:meta])* $name:ident => $kind:literal),* $(,)?) => {
+        /// A layer of a network. In a network file its kind is the key `type`.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "type", deny_unknown_fields)]
+        pub enum Layer {
+            $($(#[$doc])* #[serde(rename = $kind)] $name($name),)*
+        }
+
+        impl Layer {
+            /// The kind as network files and tables write it.
+            pub fn kind(&self) -> &'static str {
+                match self { $(Layer::$name(_) => $kind,)* }
+            }
+
+            /// Every kind there is.
+            pub const KINDS: &'static [&'static str] = &[$($kind),*];
+
+            /// What the layer tells about itself.
+            pub(crate) fn rule(&self) -> &dyn Rule {
+                match self { $(Layer::$name(l) => l,)* }
+            }
+        }
+
+        $(impl From<$name> for Layer {
+            fn from(l: $name) -> Self { Layer::$name(l) }
+        })*
+    };
+}
+
+layers! {
+    /// Convolution.
+    Conv => "conv",
+    /// Max pooling.
+    MaxPool => "max-pool",
+    /// Mean pooling.
+    MeanPool => "mean-pool",
+    /// Mean over the whole map.
+    GlobalMeanPool => "global-mean-pool",
+    /// Fully connected layer.
+    Dense => "dense",
+    /// Batch normalisation.
+    BatchNorm => "batch-norm",
+    /// Dropout.
+    Dropout => "dropout",
+    /// Local response normalisation.
+    LocalResponseNorm => "local-response-norm",
+    /// Rectified linear unit.
+    Relu => "relu",
+    /// Leaky rectified linear unit.
+    LeakyRelu => "leaky-relu",
+    /// Logistic sigmoid.
+    Sigmoid => "sigmoid",
+    /// Hyperbolic tangent.
+    Tanh => "tanh",
+    /// Softmax over the channels.
+    Softmax => "softmax",
+    /// Sum of equal maps.
+    Add => "add",
+    /// Maps side by side along the channels.
+    Concat => "concat",
+    /// A map as one vector.
+    Flatten => "flatten",
+}
+
+/// The single input of a layer that takes exactly one.
+pub(crate) fn one(name: &str, inputs: &[Shape]) -> Result<Shape> {
+    match inputs {
+        [s] => Ok(*s),
+        _ => Err(crate::Error::layer(
+            name,
+            format!("takes one input but {} are joined to it", inputs.len()),
+        )),
+    }
+}

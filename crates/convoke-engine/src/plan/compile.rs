@@ -1,0 +1,209 @@
+//! The passes in order, and the plan they make.
+
+use super::arena::{Buf, Kind, Layout};
+use super::lower::Lower;
+use super::op::{Call, Phase};
+use super::unit;
+use super::{Loss, MemoryReport, Mode, PlanOptions};
+use crate::layers::Rule;
+use crate::network::{Network, NodeId, Param};
+use crate::{Error, Result, loss, optimizer};
+use convoke_kernels::Isa;
+use std::fmt::Write;
+
+/// A network with everything decided: a flat schedule of calls over one arena.
+#[derive(Debug)]
+pub struct Plan {
+    net: Network,
+    options: PlanOptions,
+    isa: Isa,
+    params: Vec<Param>,
+    state: Vec<Param>,
+    pub(crate) calls: Vec<Call>,
+    pub(crate) layout: Layout,
+    pub(crate) input: Buf,
+    pub(crate) output: Buf,
+    pub(crate) targets: Option<Buf>,
+    pub(crate) labels: usize,
+    kept: Vec<(NodeId, Buf)>,
+    names: Vec<(String, Kind)>,
+}
+
+/// A session may not ask for more than this many floats (1 TiB).
+const MAX_FLOATS: usize = 1 << 38;
+
+impl Plan {
+    /// Compiles the network: units, calls, places.
+    ///
+    /// # Errors
+    /// When batch or threads are zero, the loss does not fit the output, or the arena is too large.
+    pub fn compile(net: &Network, options: &PlanOptions) -> Result<Self> {
+        check(net, options)?;
+        let isa = options.isa.unwrap_or_else(Isa::detect);
+        let mut b = Lower::new(net, options, isa);
+        let units = unit::join(net, b.training(), &options.keep);
+        for u in &units {
+            rule(net, u.main)?.forward(u, &mut b)?;
+        }
+        let (mut targets, mut labels) = (None, 0);
+        if let Mode::Train { loss, optimizer, decay_all } = &options.mode {
+            b.enter(Phase::Backward);
+            match loss {
+                Loss::SoftmaxCrossEntropy { .. } => {
+                    labels = options.batch * net.output_shape().pixels();
+                }
+                _ => {
+                    let len = b.map_len(net.output());
+                    targets = Some(b.own(net.output(), "targets", Kind::Pinned, len));
+                }
+            }
+            loss::lower(&mut b, *loss, targets)?;
+            for u in units.iter().rev() {
+                if b.wants_grad(u.output) && b.has_grad(u.output) {
+                    rule(net, u.main)?.backward(u, &mut b)?;
+                    b.release_grad(u.output);
+                }
+            }
+            b.enter(Phase::Update);
+            optimizer::lower(&mut b, *optimizer, *decay_all)?;
+        }
+        Plan::finish(net, options, isa, b, targets, labels)
+    }
+
+    fn finish(
+        net: &Network,
+        options: &PlanOptions,
+        isa: Isa,
+        b: Lower,
+        targets: Option<Buf>,
+        labels: usize,
+    ) -> Result<Self> {
+        // Running order: forward, backward, update, and prepare at the end of a step.
+        let order = [Phase::Forward, Phase::Backward, Phase::Update, Phase::Prepare];
+        let place = |p: Phase| order.iter().position(|&o| o == p);
+        let (input, output) = (b.value(net.input())?, b.value(net.output())?);
+        let kept = options.keep.iter().map(|&k| Ok((k, b.value(k)?))).collect::<Result<_>>()?;
+        let Lower { bufs, mut calls, params, state, .. } = b;
+        calls.sort_by_key(|c| place(c.phase));
+        let touched: Vec<Vec<Buf>> = calls.iter().map(|c| c.op.buffers()).collect();
+        let total: u128 = bufs.iter().map(|b| b.len as u128).sum();
+        if total > 64 * MAX_FLOATS as u128 {
+            return Err(Error::Plan("needs too much memory; use a smaller batch or input".into()));
+        }
+        let layout = Layout::new(&bufs, &touched);
+        if layout.len > MAX_FLOATS {
+            return Err(Error::Plan(format!(
+                "needs {} GiB of memory; use a smaller batch or input",
+                layout.len >> 28
+            )));
+        }
+        Ok(Plan {
+            net: net.clone(),
+            options: options.clone(),
+            isa,
+            params,
+            state,
+            calls,
+            layout,
+            input,
+            output,
+            targets,
+            labels,
+            kept,
+            names: bufs.into_iter().map(|b| (b.name, b.kind)).collect(),
+        })
+    }
+
+    /// The network.
+    pub fn network(&self) -> &Network {
+        &self.net
+    }
+
+    /// What was asked for.
+    pub fn options(&self) -> &PlanOptions {
+        &self.options
+    }
+
+    /// The instruction set that was chosen.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Trained tensors in the order of the flat buffer.
+    pub fn params(&self) -> &[Param] {
+        &self.params
+    }
+
+    /// Running statistics in the order of the flat buffer.
+    pub fn state(&self) -> &[Param] {
+        &self.state
+    }
+
+    pub(crate) fn kept(&self, id: NodeId) -> Option<Buf> {
+        self.kept.iter().find(|k| k.0 == id).map(|k| k.1)
+    }
+
+    /// What a session of this plan allocates, in bytes.
+    pub fn memory(&self) -> MemoryReport {
+        let of = |k| 4 * self.layout.section(k).len();
+        MemoryReport {
+            parameters: of(Kind::Param) + of(Kind::State),
+            packs: of(Kind::Pack),
+            gradients: of(Kind::Grad),
+            optimizer: of(Kind::Moment),
+            activations: of(Kind::Pinned) + of(Kind::Step),
+            scratch: of(Kind::Scratch),
+            total: 4 * self.layout.len,
+        }
+    }
+
+    /// The schedule for people: every call with its buffers and their places.
+    pub fn explain(&self) -> String {
+        let mut text = String::new();
+        let m = self.memory();
+        let _ = writeln!(
+            text,
+            "{}: batch {}, {:?}, {} calls, {} MiB in one arena",
+            self.net.name(),
+            self.options.batch,
+            self.isa,
+            self.calls.len(),
+            m.total >> 20
+        );
+        for call in &self.calls {
+            let _ = write!(text, "{:<9} {:<40}", format!("{:?}", call.phase), call.name);
+            for b in call.op.buffers() {
+                let (name, _) = &self.names[b.0];
+                let r = &self.layout.places[b.0];
+                let _ = write!(text, " {name}@{}+{}", r.start, r.len());
+            }
+            text.push('\n');
+        }
+        text
+    }
+}
+
+fn rule(net: &Network, id: NodeId) -> Result<&dyn Rule> {
+    match &net.node(id).layer {
+        Some(layer) => Ok(layer.rule()),
+        None => Err(Error::Plan("the input is no layer (a bug in convoke)".into())),
+    }
+}
+
+fn check(net: &Network, options: &PlanOptions) -> Result<()> {
+    if options.batch == 0 || options.batch > 1 << 24 {
+        return Err(Error::Plan(format!("batch {} must be from 1 to 2^24", options.batch)));
+    }
+    if options.threads == 0 || options.threads > 1024 {
+        return Err(Error::Plan(format!("{} threads; use 1 to 1024", options.threads)));
+    }
+    if let Some(isa) = options.isa.filter(|isa| !Isa::available().contains(isa)) {
+        return Err(Error::Plan(format!(
+            "this machine has no {isa:?}; leave the choice to convoke"
+        )));
+    }
+    if options.keep.iter().any(|k| k.index() >= net.nodes().len()) {
+        return Err(Error::Plan("a place to keep is not in the network".into()));
+    }
+    Ok(())
+}

@@ -1,0 +1,294 @@
+//! Second pass: units become calls. Each layer's file says which; [`Lower`] keeps the books.
+//!
+//! Gradients: a place's gradient buffer is made by its last reader (backward runs in reverse) and
+//! added to by the others. A sum hands its own gradient buffer on to its inputs without a copy; such
+//! a shared buffer is copied only if someone is about to change it while another still needs it.
+
+use super::arena::{Buf, BufSpec, Kind};
+use super::op::{Call, Op, Phase};
+use super::ops;
+use super::{Mode, PlanOptions};
+use crate::network::{Network, NodeId, Param};
+use crate::{Error, Result, Shape};
+use convoke_kernels::Isa;
+use std::collections::HashMap;
+
+/// The one scratch buffer.
+pub(crate) const SCRATCH: Buf = Buf(0);
+
+/// The state of lowering: buffers and calls so far.
+pub(crate) struct Lower<'a> {
+    pub net: &'a Network,
+    pub options: &'a PlanOptions,
+    pub isa: Isa,
+    pub bufs: Vec<BufSpec>,
+    pub calls: Vec<Call>,
+    pub params: Vec<Param>,
+    pub state: Vec<Param>,
+    phase: Phase,
+    values: Vec<Option<Buf>>,
+    grads: Vec<Option<Buf>>,
+    /// How many places still need what a gradient buffer holds.
+    holders: HashMap<Buf, usize>,
+    needs_grad: Vec<bool>,
+    named: HashMap<(usize, String), Buf>,
+}
+
+impl<'a> Lower<'a> {
+    pub fn new(net: &'a Network, options: &'a PlanOptions, isa: Isa) -> Self {
+        let nodes = net.nodes().len();
+        let mut lower = Lower {
+            net,
+            options,
+            isa,
+            bufs: vec![BufSpec { name: "scratch".into(), kind: Kind::Scratch, len: 0 }],
+            calls: Vec::new(),
+            params: net.params(),
+            state: net.state(),
+            phase: Phase::Forward,
+            values: vec![None; nodes],
+            grads: vec![None; nodes],
+            holders: HashMap::new(),
+            needs_grad: vec![false; nodes],
+            named: HashMap::new(),
+        };
+        for p in lower.params.clone() {
+            lower.needs_grad[p.node.0] = true;
+            let len = p.spec.len();
+            lower.own(p.node, &format!("param {}", p.spec.name), Kind::Param, len);
+            if lower.training() {
+                lower.own(p.node, &format!("grad {}", p.spec.name), Kind::Grad, len);
+            }
+        }
+        for p in lower.state.clone() {
+            lower.own(p.node, &format!("state {}", p.spec.name), Kind::State, p.spec.len());
+        }
+        for (id, node) in net.iter() {
+            lower.needs_grad[id.0] |= node.inputs.iter().any(|i| lower.needs_grad[i.0]);
+        }
+        let input = lower.buffer_of("input", Kind::Pinned, lower.map_len(net.input()));
+        lower.values[0] = Some(input);
+        lower
+    }
+
+    /// Whether the plan trains.
+    pub fn training(&self) -> bool {
+        matches!(self.options.mode, Mode::Train { .. })
+    }
+
+    /// Samples per run.
+    pub fn batch(&self) -> usize {
+        self.options.batch
+    }
+
+    /// Threads of the session.
+    pub fn threads(&self) -> usize {
+        self.options.threads
+    }
+
+    /// Shape of a place, per sample.
+    pub fn shape(&self, id: NodeId) -> Shape {
+        self.net.node(id).shape
+    }
+
+    /// Floats of a place's map over the batch.
+    pub fn map_len(&self, id: NodeId) -> usize {
+        self.shape(id).len() * self.batch()
+    }
+
+    /// Enters the next phase.
+    pub fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+    }
+
+    /// Appends a call in the current phase.
+    pub fn emit(&mut self, id: NodeId, part: &str, op: impl Op + 'static) {
+        let phase = self.phase;
+        self.emit_in(phase, id, part, op);
+    }
+
+    /// Appends a call that runs whenever weights have changed.
+    pub fn prepare(&mut self, id: NodeId, part: &str, op: impl Op + 'static) {
+        self.emit_in(Phase::Prepare, id, part, op);
+    }
+
+    fn emit_in(&mut self, phase: Phase, id: NodeId, part: &str, op: impl Op + 'static) {
+        let name = format!("{} {part}", self.net.node(id).name);
+        self.calls.push(Call { name, phase, op: Box::new(op) });
+    }
+
+    fn buffer_of(&mut self, name: &str, kind: Kind, len: usize) -> Buf {
+        self.bufs.push(BufSpec { name: name.into(), kind, len });
+        Buf(self.bufs.len() - 1)
+    }
+
+    /// A buffer that a layer keeps under a name, from forward to backward or for good.
+    pub fn own(&mut self, id: NodeId, name: &str, kind: Kind, len: usize) -> Buf {
+        let label = format!("{} {name}", self.net.node(id).name);
+        let buf = self.buffer_of(&label, kind, len);
+        self.named.insert((id.0, name.into()), buf);
+        buf
+    }
+
+    /// A buffer kept with [`Lower::own`].
+    ///
+    /// # Errors
+    /// When the layer keeps none of that name: a mistake in its lowering.
+    pub fn owned(&self, id: NodeId, name: &str) -> Result<Buf> {
+        self.named.get(&(id.0, name.to_string())).copied().ok_or_else(|| {
+            Error::layer(
+                &self.net.node(id).name,
+                format!("has no buffer `{name}` (a bug in convoke)"),
+            )
+        })
+    }
+
+    /// A trained tensor.
+    pub fn param(&self, id: NodeId, name: &str) -> Result<Buf> {
+        self.owned(id, &format!("param {name}"))
+    }
+
+    /// A trained tensor's gradient.
+    pub fn param_grad(&self, id: NodeId, name: &str) -> Result<Buf> {
+        self.owned(id, &format!("grad {name}"))
+    }
+
+    /// A running statistic.
+    pub fn state(&self, id: NodeId, name: &str) -> Result<Buf> {
+        self.owned(id, &format!("state {name}"))
+    }
+
+    /// The scratch buffer, at least that long.
+    pub fn scratch(&mut self, len: usize) -> Buf {
+        self.bufs[SCRATCH.0].len = self.bufs[SCRATCH.0].len.max(len);
+        SCRATCH
+    }
+
+    /// The value of a place.
+    ///
+    /// # Errors
+    /// When it has not been made yet: a mistake in a pass.
+    pub fn value(&self, id: NodeId) -> Result<Buf> {
+        self.values[id.0].ok_or_else(|| {
+            Error::layer(&self.net.node(id).name, "is read before it is made (a bug in convoke)")
+        })
+    }
+
+    /// Makes the buffer for a place's value.
+    pub fn make(&mut self, id: NodeId) -> Buf {
+        let pinned = id == self.net.output() || self.options.keep.contains(&id);
+        let kind = if pinned { Kind::Pinned } else { Kind::Step };
+        let name = self.net.node(id).name.clone();
+        let buf = self.buffer_of(&name, kind, self.map_len(id));
+        self.values[id.0] = Some(buf);
+        buf
+    }
+
+    /// Whether a place must have a buffer of its own, which no later call may change.
+    pub fn is_pinned(&self, id: NodeId) -> bool {
+        id == self.net.output() || self.options.keep.contains(&id)
+    }
+
+    /// Gives a place the value of another without a copy (the numbers are the same).
+    pub fn pass_value(&mut self, from: NodeId, to: NodeId) -> Result<()> {
+        if self.is_pinned(to) {
+            let (src, dst) = (self.value(from)?, self.make(to));
+            let len = self.shape(to).len();
+            self.emit(to, "copy", ops::Copy { src, dst, len });
+            return Ok(());
+        }
+        self.values[to.0] = Some(self.value(from)?);
+        Ok(())
+    }
+
+    /// Whether anything needs the gradient of a place.
+    pub fn wants_grad(&self, id: NodeId) -> bool {
+        self.needs_grad[id.0]
+    }
+
+    /// Whether a gradient has reached the place.
+    pub fn has_grad(&self, id: NodeId) -> bool {
+        self.grads[id.0].is_some()
+    }
+
+    /// Makes the buffer for the gradient of the network's output.
+    pub fn seed_grad(&mut self, id: NodeId) -> Buf {
+        let buf = self.buffer_of("loss gradient", Kind::Step, self.map_len(id));
+        self.grads[id.0] = Some(buf);
+        self.holders.insert(buf, 1);
+        buf
+    }
+
+    /// The gradient of a place, to read.
+    pub fn grad(&self, id: NodeId) -> Result<Buf> {
+        self.grads[id.0].ok_or_else(|| {
+            Error::layer(&self.net.node(id).name, "has no gradient (a bug in convoke)")
+        })
+    }
+
+    /// The gradient of a place, to change: copied first if another place still needs it.
+    pub fn grad_mut(&mut self, id: NodeId) -> Result<Buf> {
+        let buf = self.grad(id)?;
+        if self.holders[&buf] == 1 {
+            return Ok(buf);
+        }
+        *self.holders.entry(buf).or_default() -= 1;
+        let own = self.new_grad(id);
+        let len = self.shape(id).len();
+        self.emit(id, "gradient copy", ops::Copy { src: buf, dst: own, len });
+        Ok(own)
+    }
+
+    fn new_grad(&mut self, id: NodeId) -> Buf {
+        let name = format!("{} gradient", self.net.node(id).name);
+        let buf = self.buffer_of(&name, Kind::Step, self.map_len(id));
+        self.grads[id.0] = Some(buf);
+        self.holders.insert(buf, 1);
+        buf
+    }
+
+    /// Where to put a contribution to a place's gradient: the buffer, and whether to add to it.
+    /// `None` when nobody needs it.
+    pub fn grad_into(&mut self, id: NodeId) -> Result<Option<(Buf, bool)>> {
+        if !self.wants_grad(id) {
+            return Ok(None);
+        }
+        if self.has_grad(id) {
+            return Ok(Some((self.grad_mut(id)?, true)));
+        }
+        Ok(Some((self.new_grad(id), false)))
+    }
+
+    /// Hands the gradient of `from` on to `to` unchanged: shared where `to` has none yet, else added.
+    pub fn pass_grad(&mut self, from: NodeId, to: NodeId) -> Result<()> {
+        if !self.wants_grad(to) {
+            return Ok(());
+        }
+        let src = self.grad(from)?;
+        if !self.has_grad(to) {
+            self.grads[to.0] = Some(src);
+            *self.holders.entry(src).or_default() += 1;
+            return Ok(());
+        }
+        let shared = self.grad(to)? == src;
+        let dst = self.grad_mut(to)?;
+        let len = self.shape(to).len();
+        if shared && dst == src {
+            return Err(Error::layer(
+                &self.net.node(to).name,
+                "gradient aliases itself (a bug in convoke)",
+            ));
+        }
+        self.emit(to, "gradient sum", ops::AddTo { src, dst, len });
+        Ok(())
+    }
+
+    /// The place's backward calls are emitted: its gradient is needed no more.
+    pub fn release_grad(&mut self, id: NodeId) {
+        if let Some(buf) = self.grads[id.0] {
+            if let Some(n) = self.holders.get_mut(&buf) {
+                *n = n.saturating_sub(1);
+            }
+        }
+    }
+}

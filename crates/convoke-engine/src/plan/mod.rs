@@ -1,0 +1,137 @@
+//! From a network to a plan: everything is decided before anything runs.
+//!
+//! The passes, in order, each in its file: `unit` joins layers that run as one call; `lower` emits
+//! forward calls, the loss, backward calls and the update; `arena` gives every buffer its place.
+
+pub(crate) mod arena;
+mod compile;
+pub(crate) mod lower;
+pub(crate) mod op;
+pub(crate) mod ops;
+pub(crate) mod unit;
+
+pub use compile::Plan;
+
+use crate::NodeId;
+use convoke_kernels::Isa;
+use serde::{Deserialize, Serialize};
+
+/// What the network's output is measured against.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum Loss {
+    /// Softmax cross-entropy over the channels of every output pixel, against one label each
+    /// ([`crate::Session::labels_mut`]; `u32::MAX` leaves a pixel out). Mean over pixels.
+    SoftmaxCrossEntropy {
+        /// Share of the target spread evenly over all classes (Szegedy et al. 2016); 0 for none.
+        label_smoothing: f32,
+    },
+    /// Logistic cross-entropy of every output number against a target in 0..=1
+    /// ([`crate::Session::targets_mut`]). Mean over all numbers.
+    SigmoidCrossEntropy {
+        /// Weight of positive targets; 1 for none.
+        positive_weight: f32,
+    },
+    /// Mean of squared differences over all output numbers.
+    MeanSquaredError,
+}
+
+/// How weights follow gradients.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum Optimizer {
+    /// Stochastic gradient descent as PyTorch `SGD` defines it.
+    Sgd {
+        /// Momentum.
+        momentum: f32,
+        /// Nesterov's form.
+        nesterov: bool,
+        /// L2 penalty added to the gradient.
+        weight_decay: f32,
+    },
+    /// Adam (Kingma and Ba 2015), L2 penalty added to the gradient.
+    Adam {
+        /// Decay of the mean.
+        beta1: f32,
+        /// Decay of the squared mean.
+        beta2: f32,
+        /// Added to the root.
+        epsilon: f32,
+        /// L2 penalty.
+        weight_decay: f32,
+    },
+    /// AdamW (Loshchilov and Hutter 2019), decay apart from the gradient.
+    AdamW {
+        /// Decay of the mean.
+        beta1: f32,
+        /// Decay of the squared mean.
+        beta2: f32,
+        /// Added to the root.
+        epsilon: f32,
+        /// Decay.
+        weight_decay: f32,
+    },
+}
+
+/// What the plan is for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Mode {
+    /// Forward only: batch norm by running statistics, no dropout.
+    Predict,
+    /// Forward, loss, backward, update.
+    Train {
+        /// What to lower.
+        loss: Loss,
+        /// How.
+        optimizer: Optimizer,
+        /// Whether weight decay also applies to biases and norms (PyTorch's default).
+        decay_all: bool,
+    },
+}
+
+/// How to compile a network.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlanOptions {
+    /// Samples per run at most (predict) or exactly (train).
+    pub batch: usize,
+    /// What the plan is for.
+    pub mode: Mode,
+    /// Threads that the session will use; changes no result.
+    pub threads: usize,
+    /// Instruction set; `None` takes the best that the machine has.
+    pub isa: Option<Isa>,
+    /// Places whose maps must stay readable after a run ([`crate::Session::map`]).
+    pub keep: Vec<NodeId>,
+}
+
+impl PlanOptions {
+    /// A plan that predicts up to `batch` samples at a time.
+    pub fn predict(batch: usize, threads: usize) -> Self {
+        Self { batch, mode: Mode::Predict, threads, isa: None, keep: Vec::new() }
+    }
+
+    /// A plan that trains `batch` samples at a time.
+    pub fn train(batch: usize, threads: usize, loss: Loss, optimizer: Optimizer) -> Self {
+        let mode = Mode::Train { loss, optimizer, decay_all: true };
+        Self { batch, mode, threads, isa: None, keep: Vec::new() }
+    }
+}
+
+/// What a plan takes of memory, in bytes; the sum is what a session allocates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct MemoryReport {
+    /// Weights and running statistics.
+    pub parameters: usize,
+    /// Weights in the order that kernels read them.
+    pub packs: usize,
+    /// Gradients of the weights.
+    pub gradients: usize,
+    /// Momentum and the like.
+    pub optimizer: usize,
+    /// Input, maps, their gradients and saved statistics, sharing places where lifetimes allow.
+    pub activations: usize,
+    /// Work space of kernels.
+    pub scratch: usize,
+    /// All of it.
+    pub total: usize,
+}

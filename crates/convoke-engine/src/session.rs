@@ -1,0 +1,297 @@
+//! A plan with its memory and threads: predict, step.
+
+use crate::layers::Init;
+use crate::plan::arena::{Kind, Memory};
+use crate::plan::op::{Exec, Phase};
+use crate::plan::{Mode, Plan};
+use crate::{Error, NodeId, Result};
+use convoke_kernels::{Ctx, Pool};
+use memmap2::{Advice, MmapMut};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// What one training step tells.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepReport {
+    /// Mean loss of the batch before the update.
+    pub loss: f32,
+    /// Output pixels whose largest number is at their label (softmax cross-entropy only).
+    pub correct: usize,
+}
+
+/// A plan with its memory and threads.
+pub struct Session {
+    plan: Plan,
+    pool: Pool,
+    arena: MmapMut,
+    labels: Vec<u32>,
+    seed: u64,
+    steps: u64,
+    /// Weights have changed since the filters were packed.
+    stale: bool,
+}
+
+impl Session {
+    /// Allocates the arena and starts the threads. Weights are zero until set or drawn.
+    ///
+    /// # Errors
+    /// When the machine does not give the memory.
+    pub fn new(plan: Plan) -> Result<Self> {
+        let bytes = plan.memory().total.max(64);
+        let arena = MmapMut::map_anon(bytes).map_err(|e| {
+            Error::Plan(format!(
+                "cannot get {} MiB of memory ({e}); use a smaller batch",
+                bytes >> 20
+            ))
+        })?;
+        // Large pages make the first touch and every walk cheaper; where they are not to be had,
+        // small ones do.
+        #[cfg(target_os = "linux")]
+        let _ = arena.advise(Advice::HugePage);
+        let pool = Pool::new(plan.options().threads);
+        let labels = vec![0; plan.labels];
+        Ok(Session { plan, pool, arena, labels, seed: 0, steps: 0, stale: true })
+    }
+
+    /// The plan that runs.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The threads, for work beside the network.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    fn data(&self) -> &[f32] {
+        bytemuck::cast_slice(&self.arena)
+    }
+
+    fn data_mut(&mut self) -> &mut [f32] {
+        bytemuck::cast_slice_mut(&mut self.arena)
+    }
+
+    fn section(&self, kind: Kind) -> &[f32] {
+        &self.data()[self.plan.layout.section(kind)]
+    }
+
+    fn replace(&mut self, kind: Kind, what: &str, values: &[f32]) -> Result<()> {
+        let range = self.plan.layout.section(kind);
+        if range.len() != values.len() {
+            return Err(Error::Plan(format!(
+                "{} {what} were given but network `{}` has {}",
+                values.len(),
+                self.plan.network().name(),
+                range.len()
+            )));
+        }
+        self.data_mut()[range].copy_from_slice(values);
+        self.stale = true;
+        Ok(())
+    }
+
+    /// Draws the first weights: the same for the same seed and network.
+    pub fn init(&mut self, seed: u64) {
+        let base = self.plan.layout.section(Kind::Param).start;
+        for (i, p) in self.plan.params().to_vec().into_iter().enumerate() {
+            let range = base + p.range.start..base + p.range.end;
+            draw(p.spec.init, seed, i as u64, &mut self.data_mut()[range]);
+        }
+        let base = self.plan.layout.section(Kind::State).start;
+        for p in self.plan.state().to_vec() {
+            let range = base + p.range.start..base + p.range.end;
+            draw(p.spec.init, seed, 0, &mut self.data_mut()[range]);
+        }
+        let moments = self.plan.layout.section(Kind::Moment);
+        self.data_mut()[moments].fill(0.0);
+        (self.seed, self.steps, self.stale) = (seed, 0, true);
+    }
+
+    /// All weights, flat, in the order of [`crate::Network::params`].
+    pub fn params(&self) -> &[f32] {
+        self.section(Kind::Param)
+    }
+
+    /// Replaces all weights.
+    ///
+    /// # Errors
+    /// When the length differs from the network's.
+    pub fn set_params(&mut self, params: &[f32]) -> Result<()> {
+        self.replace(Kind::Param, "weights", params)
+    }
+
+    /// Gradients of the last step, in the same order (empty when the plan predicts).
+    pub fn grads(&self) -> &[f32] {
+        self.section(Kind::Grad)
+    }
+
+    /// Running statistics, flat, in the order of [`crate::Network::state`].
+    pub fn state(&self) -> &[f32] {
+        self.section(Kind::State)
+    }
+
+    /// Replaces the running statistics.
+    ///
+    /// # Errors
+    /// When the length differs from the network's.
+    pub fn set_state(&mut self, state: &[f32]) -> Result<()> {
+        self.replace(Kind::State, "running statistics", state)
+    }
+
+    /// Optimizer memory (momentum; first and second moments), flat; empty where there is none.
+    pub fn optimizer_state(&self) -> &[f32] {
+        self.section(Kind::Moment)
+    }
+
+    /// Steps done: with the seed it determines dropout; with Adam the bias correction.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Continues from a checkpoint.
+    ///
+    /// # Errors
+    /// When the length differs from the optimizer's.
+    pub fn resume(&mut self, optimizer_state: &[f32], steps: u64) -> Result<()> {
+        self.replace(Kind::Moment, "optimizer numbers", optimizer_state)?;
+        self.steps = steps;
+        Ok(())
+    }
+
+    /// Seed of dropout.
+    pub fn set_seed(&mut self, seed: u64) {
+        self.seed = seed;
+    }
+
+    /// Where to write the input `[N, H, W, C]`.
+    pub fn input_mut(&mut self) -> &mut [f32] {
+        let range = self.plan.layout.places[self.plan.input.0].clone();
+        &mut self.data_mut()[range]
+    }
+
+    /// Where to write labels, one per output pixel `[N, H, W]` (softmax cross-entropy; else empty).
+    pub fn labels_mut(&mut self) -> &mut [u32] {
+        &mut self.labels
+    }
+
+    /// Where to write targets, shaped as the output (other losses; else empty).
+    pub fn targets_mut(&mut self) -> &mut [f32] {
+        let range = self.plan.targets.map_or(0..0, |t| self.plan.layout.places[t.0].clone());
+        &mut self.data_mut()[range]
+    }
+
+    /// Forward, loss, backward, update with learning rate `lr`.
+    ///
+    /// # Errors
+    /// When the plan does not train, or a label is no class.
+    pub fn step(&mut self, lr: f32) -> Result<StepReport> {
+        let report = self.backward()?;
+        self.steps += 1;
+        self.run(&[Phase::Update, Phase::Prepare], self.plan.options().batch, lr);
+        self.stale = false;
+        Ok(report)
+    }
+
+    /// Forward, loss, backward, without update: gradients for inspection.
+    ///
+    /// # Errors
+    /// When the plan does not train, or a label is no class.
+    pub fn backward(&mut self) -> Result<StepReport> {
+        if !matches!(self.plan.options().mode, Mode::Train { .. }) {
+            return Err(Error::Plan("this plan predicts; compile one that trains".into()));
+        }
+        let classes = self.plan.network().output_shape().c;
+        if let Some(l) = self.labels.iter().find(|&&l| l as usize >= classes && l != u32::MAX) {
+            return Err(Error::Plan(format!("label {l} but the output has {classes} classes")));
+        }
+        self.refresh();
+        Ok(self.run(&[Phase::Forward, Phase::Backward], self.plan.options().batch, 0.0))
+    }
+
+    /// Predicts the first `n` samples of the input: the output `[n, H, W, C]`.
+    ///
+    /// # Errors
+    /// When the plan trains, or `n` is larger than its batch.
+    pub fn predict(&mut self, n: usize) -> Result<&[f32]> {
+        if self.plan.options().mode != Mode::Predict {
+            return Err(Error::Plan("this plan trains; compile one that predicts".into()));
+        }
+        if n > self.plan.options().batch {
+            return Err(Error::Plan(format!(
+                "{n} samples but the plan was made for {}",
+                self.plan.options().batch
+            )));
+        }
+        self.refresh();
+        self.run(&[Phase::Forward], n, 0.0);
+        Ok(&self.output()[..n * self.plan.network().output_shape().len()])
+    }
+
+    /// Output of the last run.
+    pub fn output(&self) -> &[f32] {
+        &self.data()[self.plan.layout.places[self.plan.output.0].clone()]
+    }
+
+    /// A kept place's map of the last run, `[N, H, W, C]`.
+    pub fn map(&self, id: NodeId) -> Option<&[f32]> {
+        let buf = self.plan.kept(id)?;
+        Some(&self.data()[self.plan.layout.places[buf.0].clone()])
+    }
+
+    /// Packs the filters if weights were set since.
+    fn refresh(&mut self) {
+        if self.stale {
+            self.run(&[Phase::Prepare], self.plan.options().batch, 0.0);
+            self.stale = false;
+        }
+    }
+
+    fn run(&mut self, phases: &[Phase], n: usize, lr: f32) -> StepReport {
+        let Session { plan, pool, arena, labels, seed, steps, .. } = self;
+        let mut memory = Memory { data: bytemuck::cast_slice_mut(arena), layout: &plan.layout };
+        let mut exec = Exec {
+            cx: Ctx { pool, isa: plan.isa() },
+            n,
+            labels,
+            seed: *seed,
+            step: *steps,
+            lr,
+            loss: 0.0,
+            correct: 0,
+        };
+        for &phase in phases {
+            for call in plan.calls.iter().filter(|c| c.phase == phase) {
+                call.op.run(&mut memory, &mut exec);
+            }
+        }
+        StepReport { loss: exec.loss, correct: exec.correct }
+    }
+}
+
+/// First values of one tensor. Each tensor has a stream of its own, so a layer more or less leaves
+/// the others as they were.
+fn draw(init: Init, seed: u64, stream: u64, out: &mut [f32]) {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(stream);
+    match init {
+        Init::Zeros => out.fill(0.0),
+        Init::Ones => out.fill(1.0),
+        Init::HeNormal { fan } => {
+            let deviation = (2.0 / fan.max(1) as f64).sqrt();
+            for pair in out.chunks_mut(2) {
+                // Box and Muller: two normal numbers from two uniform ones.
+                let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt() * deviation;
+                let (sin, cos) = (std::f64::consts::TAU * rng.random::<f64>()).sin_cos();
+                for (v, part) in pair.iter_mut().zip([cos, sin]) {
+                    *v = (radius * part) as f32;
+                }
+            }
+        }
+        Init::GlorotUniform { fan_in, fan_out } => {
+            let bound = (6.0 / (fan_in + fan_out).max(1) as f64).sqrt();
+            for v in out {
+                *v = ((2.0 * rng.random::<f64>() - 1.0) * bound) as f32;
+            }
+        }
+    }
+}

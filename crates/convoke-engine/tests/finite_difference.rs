@@ -1,0 +1,184 @@
+//! Every layer's backward against central differences of its own forward, and against odd graphs:
+//! branches, joins, a value added to itself.
+
+use convoke_engine::layers::*;
+use convoke_engine::{
+    Builder, Hw, Loss, Network, Optimizer, Padding, Plan, PlanOptions, Session, Shape,
+};
+
+const BATCH: usize = 3;
+
+fn numbers(n: usize, seed: u64) -> Vec<f32> {
+    let mut s = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    (0..n)
+        .map(|_| {
+            s ^= s << 13;
+            s ^= s >> 7;
+            s ^= s << 17;
+            (s >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+fn session(net: &Network, loss: Loss, threads: usize) -> Session {
+    let sgd = Optimizer::Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 };
+    let plan = Plan::compile(net, &PlanOptions::train(BATCH, threads, loss, sgd)).unwrap();
+    let mut s = Session::new(plan).unwrap();
+    s.init(7);
+    // Biases and norms away from their first values, where mistakes hide.
+    let shifted: Vec<f32> =
+        s.params().iter().zip(numbers(s.params().len(), 5)).map(|(p, r)| p + 0.1 * r).collect();
+    s.set_params(&shifted).unwrap();
+    let x = numbers(s.input_mut().len(), 3);
+    s.input_mut().copy_from_slice(&x);
+    let classes = net.output_shape().c as u32;
+    for (i, l) in s.labels_mut().iter_mut().enumerate() {
+        *l = i as u32 % classes;
+    }
+    let t: Vec<f32> = numbers(s.targets_mut().len(), 4).iter().map(|v| v * 0.5 + 0.5).collect();
+    s.targets_mut().copy_from_slice(&t);
+    s
+}
+
+/// The gradient along random directions equals the difference of the loss, to the accuracy that f32
+/// differences allow.
+fn check(name: &str, net: &Network, loss: Loss) {
+    let mut s = session(net, loss, 2);
+    s.backward().unwrap();
+    let (params, grads) = (s.params().to_vec(), s.grads().to_vec());
+    for p in net.params() {
+        let range = p.range.clone();
+        let direction = numbers(range.len(), 11);
+        let slope: f64 =
+            grads[range.clone()].iter().zip(&direction).map(|(g, d)| f64::from(g * d)).sum();
+        let size: f64 = grads[range.clone()].iter().map(|g| f64::from(g * g)).sum::<f64>().sqrt();
+        let mut best = f64::MAX;
+        // Differences suffer from rounding when small and from curvature or kinks when large.
+        for h in [3e-2f32, 1e-2, 3e-3, 1e-3] {
+            let mut at = |sign: f32| -> f64 {
+                let mut moved = params.clone();
+                for (m, d) in moved[range.clone()].iter_mut().zip(&direction) {
+                    *m += sign * h * d;
+                }
+                s.set_params(&moved).unwrap();
+                f64::from(s.backward().unwrap().loss)
+            };
+            let difference = (at(1.0) - at(-1.0)) / (2.0 * f64::from(h));
+            best = best.min((difference - slope).abs() / (size + 1e-2));
+        }
+        assert!(best < 2e-2, "{name} {}: off by {best:.1e} of {size:.1e}", p.name);
+    }
+}
+
+const MSE: Loss = Loss::MeanSquaredError;
+
+fn chain(name: &str, input: Shape, f: impl FnOnce(&mut Builder)) {
+    let mut b = Builder::new(name, input);
+    // Something to train in front, so that the layer's input gradient is checked too.
+    b.conv(Conv::new(input.c, 1).init(WeightInit::Glorot));
+    f(&mut b);
+    check(name, &b.build().unwrap(), MSE);
+}
+
+#[test]
+fn convolutions() {
+    let s = Shape::new(7, 6, 4);
+    chain("same", s, |b| drop(b.conv(Conv::new(5, 3))));
+    chain("valid stride 2", s, |b| drop(b.conv(Conv::new(5, 3).valid().stride(2))));
+    chain("same stride 2", s, |b| drop(b.conv(Conv::new(17, [2, 3]).stride(2))));
+    chain("stride beyond window", s, |b| drop(b.conv(Conv::new(3, 1).stride(3))));
+    chain("dilated", s, |b| drop(b.conv(Conv::new(3, 3).dilation(2).no_bias())));
+    chain("groups", s, |b| drop(b.conv(Conv::new(6, 3).groups(2).pad(1))));
+    chain("depthwise", s, |b| drop(b.conv(Conv::depthwise(3).stride(2))));
+    chain("depthwise dilated", s, |b| drop(b.conv(Conv::depthwise([3, 2]).dilation(2))));
+    chain("signal", Shape::new(1, 20, 3), |b| drop(b.conv(Conv::signal(4, 5).stride([1, 2]))));
+    chain("one pixel", Shape::new(1, 1, 5), |b| drop(b.conv(Conv::new(3, 3))));
+    chain("with relu", s, |b| drop(b.conv(Conv::new(9, 3)).relu()));
+}
+
+#[test]
+fn pools_norms_and_activations() {
+    let s = Shape::new(7, 5, 3);
+    let pad = Padding::symmetric(1);
+    chain("max", s, |b| drop(b.layer(MaxPool::new(3).stride(2).padding(pad))));
+    chain("max same", s, |b| drop(b.layer(MaxPool::new(2).padding(Padding::Same))));
+    chain("mean", s, |b| drop(b.layer(MeanPool::new(3).stride(2).padding(pad))));
+    chain("mean counted", s, |b| {
+        drop(b.layer(MeanPool::new([2, 3]).stride(1).padding(Padding::Same).count_padding()))
+    });
+    chain("global", s, |b| drop(b.global_mean_pool()));
+    chain("batch norm", s, |b| drop(b.batch_norm()));
+    chain("batch norm relu6", s, |b| drop(b.batch_norm().relu6()));
+    chain("lrn", s, |b| {
+        drop(b.layer(LocalResponseNorm { size: 4, alpha: 0.5, beta: 0.75, k: 1.0 }))
+    });
+    chain("relu", s, |b| drop(b.relu().conv(Conv::new(2, 1))));
+    chain("leaky", s, |b| drop(b.layer(LeakyRelu { slope: 0.2 })));
+    chain("sigmoid", s, |b| drop(b.layer(Sigmoid {})));
+    chain("tanh", s, |b| drop(b.layer(Tanh {})));
+    chain("softmax", s, |b| drop(b.layer(Softmax {})));
+    chain("dropout", s, |b| drop(b.dropout(0.4).conv(Conv::new(2, 3))));
+    chain("dense", s, |b| drop(b.flatten().dense(7).relu().dense(3)));
+}
+
+#[test]
+fn graphs_with_branches_and_joins() {
+    let s = Shape::new(5, 4, 3);
+    chain("added to itself", s, |b| {
+        let x = b.here();
+        b.add(&[x, x]).conv(Conv::new(2, 3));
+    });
+    chain("beside itself", s, |b| {
+        let x = b.here();
+        b.concat(&[x, x]).conv(Conv::new(2, 3));
+    });
+    chain("three readers", s, |b| {
+        let x = b.here();
+        let p = b.conv(Conv::new(3, 3)).relu().here();
+        let q = b.at(x).batch_norm().here();
+        b.add(&[p, q, x]).relu();
+    });
+    chain("residual block", s, |b| {
+        let x = b.conv(Conv::new(6, 3).no_bias()).batch_norm().relu().here();
+        let y = b.conv(Conv::new(6, 3).no_bias()).batch_norm().relu();
+        let y = y.conv(Conv::new(6, 3).no_bias()).batch_norm().here();
+        b.add(&[y, x]).relu();
+        let x = b.here();
+        let short = b.conv(Conv::new(8, 1).stride(2).no_bias()).batch_norm().here();
+        let y = b.at(x).conv(Conv::new(8, 3).stride(2)).batch_norm().here();
+        b.add(&[y, short]).relu().global_mean_pool().dense(3);
+    });
+    chain("sum of sums", s, |b| {
+        let x = b.here();
+        let a = b.conv(Conv::new(3, 3)).here();
+        let c = b.add(&[a, x]).here();
+        let d = b.layer(Tanh {}).here();
+        b.add(&[c, d, a]);
+        let e = b.here();
+        b.concat(&[e, c, x]).max_pool(2, 1);
+    });
+    chain("norm with two readers", s, |b| {
+        let x = b.here();
+        let n = b.batch_norm().here();
+        let r = b.relu().here();
+        b.add(&[n, r, x]);
+    });
+    chain("inverted residual", s, |b| {
+        let x = b.here();
+        b.conv(Conv::new(18, 1).no_bias()).batch_norm().relu6();
+        b.conv(Conv::depthwise(3).no_bias()).batch_norm().relu6();
+        let y = b.conv(Conv::new(3, 1).no_bias()).batch_norm().here();
+        b.add(&[x, y]).conv(Conv::new(4, 1));
+    });
+}
+
+#[test]
+fn losses() {
+    let mut b = Builder::new("losses", Shape::new(4, 4, 2));
+    b.conv(Conv::new(5, Hw { h: 3, w: 2 }));
+    let net = b.build().unwrap();
+    check("softmax", &net, Loss::SoftmaxCrossEntropy { label_smoothing: 0.0 });
+    check("smoothed", &net, Loss::SoftmaxCrossEntropy { label_smoothing: 0.2 });
+    check("sigmoid", &net, Loss::SigmoidCrossEntropy { positive_weight: 3.0 });
+    check("squares", &net, MSE);
+}

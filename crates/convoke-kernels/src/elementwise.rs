@@ -1,0 +1,170 @@
+//! Copies, sums and column sums: what joins and biases need.
+
+use crate::{Ctx, SharedMut, multiversion};
+
+/// Floats per item: 64 KB, long enough to make a claim cheap.
+const CHUNK: usize = 16 * 1024;
+
+/// `dst = src`.
+pub fn copy(cx: Ctx, src: &[f32], dst: &mut [f32]) {
+    assert_eq!(src.len(), dst.len(), "lengths differ");
+    cx.pool.for_chunks_mut(dst, CHUNK, |i, out, _| {
+        out.copy_from_slice(&src[i * CHUNK..][..out.len()]);
+    });
+}
+
+/// `dst += src`.
+pub fn add_assign(cx: Ctx, dst: &mut [f32], src: &[f32]) {
+    assert_eq!(src.len(), dst.len(), "lengths differ");
+    cx.pool.for_chunks_mut(dst, CHUNK, |i, out, _| {
+        let part = &src[i * CHUNK..][..out.len()];
+        multiversion!(cx.isa, add_body(out: &mut [f32], part: &[f32]));
+    });
+}
+
+#[inline(always)]
+fn add_body(dst: &mut [f32], src: &[f32]) {
+    for (d, s) in dst.iter_mut().zip(src) {
+        *d += s;
+    }
+}
+
+/// `dst = a + b`.
+pub fn add(cx: Ctx, a: &[f32], b: &[f32], dst: &mut [f32]) {
+    assert!(a.len() == dst.len() && b.len() == dst.len(), "lengths differ");
+    cx.pool.for_chunks_mut(dst, CHUNK, |i, out, _| {
+        let (a, b) = (&a[i * CHUNK..][..out.len()], &b[i * CHUNK..][..out.len()]);
+        multiversion!(cx.isa, sum_body(a: &[f32], b: &[f32], out: &mut [f32]));
+    });
+}
+
+#[inline(always)]
+fn sum_body(a: &[f32], b: &[f32], dst: &mut [f32]) {
+    for ((d, a), b) in dst.iter_mut().zip(a).zip(b) {
+        *d = a + b;
+    }
+}
+
+/// A range of channels of a map: `rows` pixels of `width` channels, from channel `at`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Channels {
+    /// Channels of a pixel.
+    pub width: usize,
+    /// First channel.
+    pub at: usize,
+}
+
+/// `dst[r, to.at + i] (+)= src[r, from.at + i]` for `i < channels` and every row: concatenation and
+/// its reverse.
+pub fn copy_channels(
+    cx: Ctx,
+    (src, from): (&[f32], Channels),
+    (dst, to): (&mut [f32], Channels),
+    rows: usize,
+    channels: usize,
+    accumulate: bool,
+) {
+    assert!(from.at + channels <= from.width && to.at + channels <= to.width);
+    assert!(src.len() >= rows * from.width && dst.len() >= rows * to.width);
+    let block = (CHUNK / to.width.max(1)).max(1);
+    cx.pool.for_chunks_mut(&mut dst[..rows * to.width], block * to.width, |i, out, _| {
+        for (r, line) in out.chunks_exact_mut(to.width).enumerate() {
+            let line = &mut line[to.at..to.at + channels];
+            let from = &src[(i * block + r) * from.width + from.at..][..channels];
+            if accumulate {
+                add_body(line, from);
+            } else {
+                line.copy_from_slice(from);
+            }
+        }
+    });
+}
+
+/// Rows per shard and number of shards of a column sum: by shape alone.
+pub(crate) fn shards(rows: usize, columns: usize) -> (usize, usize) {
+    let count = (rows * columns / CHUNK).clamp(1, 64).min(rows.max(1));
+    (rows.div_ceil(count), count)
+}
+
+/// Floats of scratch for [`column_sum`].
+pub fn column_sum_scratch_len(rows: usize, columns: usize) -> usize {
+    shards(rows, columns).1 * columns
+}
+
+/// `out [columns] = sum over rows of x [rows, columns]`; shards in f32, merged in f64.
+pub fn column_sum(cx: Ctx, x: &[f32], out: &mut [f32], scratch: &mut [f32]) {
+    let columns = out.len();
+    let rows = x.len() / columns;
+    let (per_shard, count) = shards(rows, columns);
+    let partial = &mut scratch[..count * columns];
+    cx.pool.for_chunks_mut(partial, columns, |i, sums, _| {
+        let from = (i * per_shard).min(rows);
+        let to = (from + per_shard).min(rows);
+        let part = &x[from * columns..to * columns];
+        multiversion!(cx.isa, column_body(part: &[f32], sums: &mut [f32]));
+    });
+    merge(partial, out);
+}
+
+/// `out = sum over shards of partial [shards, columns]`, in order, in f64.
+pub(crate) fn merge(partial: &[f32], out: &mut [f32]) {
+    let columns = out.len();
+    for (c, o) in out.iter_mut().enumerate() {
+        *o = partial[c..].iter().step_by(columns).map(|&p| f64::from(p)).sum::<f64>() as f32;
+    }
+}
+
+#[inline(always)]
+fn column_body(x: &[f32], sums: &mut [f32]) {
+    sums.fill(0.0);
+    for row in x.chunks_exact(sums.len()) {
+        for (s, v) in sums.iter_mut().zip(row) {
+            *s += v;
+        }
+    }
+}
+
+/// Squares summed in fixed chunks, merged in f64: for gradient norms.
+pub fn sum_of_squares(x: &[f32]) -> f64 {
+    x.chunks(CHUNK).map(|c| c.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>()).sum()
+}
+
+/// `dst[r, :] = src[r, :] · scale` for maps gathered or spread by `pick`: row `r` of `dst` comes from
+/// row `pick(r)` of `src`, or is zero.
+pub fn gather_rows(
+    cx: Ctx,
+    src: &[f32],
+    dst: &mut [f32],
+    (from, to): (usize, usize),
+    accumulate: bool,
+    pick: impl Fn(usize) -> Option<usize> + Sync,
+) {
+    let rows = dst.len() / to;
+    let both = from.min(to);
+    let dst = SharedMut::new(dst);
+    let block = (CHUNK / to).max(1);
+    cx.pool.run(rows.div_ceil(block), &|i, _| {
+        for r in i * block..((i + 1) * block).min(rows) {
+            // SAFETY: every row belongs to one item.
+            let line = unsafe { dst.slice(r * to..(r + 1) * to) };
+            match pick(r) {
+                Some(s) if accumulate => add_body(&mut line[..both], &src[s * from..][..both]),
+                Some(s) => {
+                    line[..both].copy_from_slice(&src[s * from..][..both]);
+                    line[both..].fill(0.0);
+                }
+                None if accumulate => {}
+                None => line.fill(0.0),
+            }
+        }
+    });
+}
+
+/// `x = min(max(x, lo), hi)`; NaN stays.
+pub fn clamp(cx: Ctx, x: &mut [f32], lo: f32, hi: f32) {
+    cx.pool.for_chunks_mut(x, CHUNK, |_, x, _| {
+        for v in x {
+            *v = v.clamp(lo, hi);
+        }
+    });
+}

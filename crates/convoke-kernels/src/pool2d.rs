@@ -1,0 +1,265 @@
+//! Max, mean and global mean pooling of `x [n,h,w,c]`.
+
+use crate::{Ctx, SharedMut, multiversion};
+
+/// Sizes of a pooling, padding in numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolShape {
+    /// Input rows.
+    pub h: usize,
+    /// Input columns.
+    pub w: usize,
+    /// Channels.
+    pub c: usize,
+    /// Window rows.
+    pub kh: usize,
+    /// Window columns.
+    pub kw: usize,
+    /// Step between output rows.
+    pub sh: usize,
+    /// Step between output columns.
+    pub sw: usize,
+    /// Padding rows above.
+    pub top: usize,
+    /// Padding columns to the left.
+    pub left: usize,
+    /// Padding rows below and columns to the right that count in a mean.
+    pub bottom: usize,
+    /// See `bottom`.
+    pub right: usize,
+    /// Output rows.
+    pub oh: usize,
+    /// Output columns.
+    pub ow: usize,
+}
+
+/// Window places `k` of `kernel` for output `o` that lie on the map: `o · step + k − pad` in `0..size`.
+#[inline(always)]
+fn places(o: usize, step: usize, pad: usize, kernel: usize, size: usize) -> std::ops::Range<usize> {
+    let first = pad.saturating_sub(o * step).min(kernel);
+    let end = (size + pad).saturating_sub(o * step).min(kernel);
+    first..end.max(first)
+}
+
+/// Outputs whose window covers input `i`, as `(output, window place)`, smallest output first.
+#[inline(always)]
+fn windows(
+    i: usize,
+    step: usize,
+    pad: usize,
+    kernel: usize,
+    outputs: usize,
+) -> impl Iterator<Item = (usize, usize)> {
+    let first = (i + pad + 1).saturating_sub(kernel).div_ceil(step);
+    let end = ((i + pad) / step + 1).min(outputs);
+    (first..end.max(first)).map(move |o| (o, i + pad - o * step))
+}
+
+/// `y [n,oh,ow,c]`, and in `arg` the window place of each maximum (the first of equals). NaN wins.
+pub fn max_forward(cx: Ctx, s: &PoolShape, n: usize, x: &[f32], y: &mut [f32], arg: &mut [u8]) {
+    let line = s.ow * s.c;
+    let arg = SharedMut::new(&mut arg[..n * s.oh * line]);
+    cx.pool.for_chunks_mut(&mut y[..n * s.oh * line], line, |row, y, _| {
+        // SAFETY: every output row belongs to one item.
+        let arg = unsafe { arg.slice(row * line..(row + 1) * line) };
+        let (s, oy) = (*s, row % s.oh);
+        let x = &x[row / s.oh * s.h * s.w * s.c..][..s.h * s.w * s.c];
+        multiversion!(cx.isa, max_row(s: PoolShape, oy: usize, x: &[f32], y: &mut [f32], arg: &mut [u8]));
+    });
+}
+
+#[inline(always)]
+fn max_row(s: PoolShape, oy: usize, x: &[f32], y: &mut [f32], arg: &mut [u8]) {
+    let rows = places(oy, s.sh, s.top, s.kh, s.h);
+    for ox in 0..s.ow {
+        let y = &mut y[ox * s.c..][..s.c];
+        let arg = &mut arg[ox * s.c..][..s.c];
+        let cols = places(ox, s.sw, s.left, s.kw, s.w);
+        let mut first = true;
+        for kh in rows.clone() {
+            for kw in cols.clone() {
+                let at = ((oy * s.sh + kh - s.top) * s.w + ox * s.sw + kw - s.left) * s.c;
+                let x = &x[at..][..s.c];
+                let place = (kh * s.kw + kw) as u8;
+                if first {
+                    y.copy_from_slice(x);
+                    arg.fill(place);
+                    first = false;
+                    continue;
+                }
+                for ((y, a), &x) in y.iter_mut().zip(arg.iter_mut()).zip(x) {
+                    let wins = x > *y || x.is_nan();
+                    *y = if wins { x } else { *y };
+                    *a = if wins { place } else { *a };
+                }
+            }
+        }
+    }
+}
+
+/// `dx [n,h,w,c] (+)= dy` at the places that `arg` names, gathered per input row.
+pub fn max_backward(
+    cx: Ctx,
+    s: &PoolShape,
+    n: usize,
+    dy: &[f32],
+    arg: &[u8],
+    dx: &mut [f32],
+    accumulate: bool,
+) {
+    let line = s.w * s.c;
+    let out = s.oh * s.ow * s.c;
+    cx.pool.for_chunks_mut(&mut dx[..n * s.h * line], line, |row, dx, _| {
+        if !accumulate {
+            dx.fill(0.0);
+        }
+        let (s, y, p) = (*s, row % s.h, row / s.h * out);
+        let (dy, arg) = (&dy[p..][..out], &arg[p..][..out]);
+        multiversion!(cx.isa, max_back_row(s: PoolShape, y: usize, dy: &[f32], arg: &[u8], dx: &mut [f32]));
+    });
+}
+
+#[inline(always)]
+fn max_back_row(s: PoolShape, y: usize, dy: &[f32], arg: &[u8], dx: &mut [f32]) {
+    for (oy, kh) in windows(y, s.sh, s.top, s.kh, s.oh) {
+        for x in 0..s.w {
+            let dx = &mut dx[x * s.c..][..s.c];
+            for (ox, kw) in windows(x, s.sw, s.left, s.kw, s.ow) {
+                let at = (oy * s.ow + ox) * s.c;
+                let place = (kh * s.kw + kw) as u8;
+                for ((d, &g), &a) in dx.iter_mut().zip(&dy[at..][..s.c]).zip(&arg[at..][..s.c]) {
+                    *d += if a == place { g } else { 0.0 };
+                }
+            }
+        }
+    }
+}
+
+/// One over the number of places that a window's mean is taken over.
+#[inline(always)]
+fn share(s: &PoolShape, oy: usize, ox: usize, count_padding: bool) -> f32 {
+    let count = |o: usize, step: usize, pad: usize, kernel: usize, size: usize, after: usize| {
+        if count_padding {
+            // Padding counts, but not what a last window reaches beyond it (PyTorch's rule).
+            kernel.min(size + pad + after - o * step)
+        } else {
+            places(o, step, pad, kernel, size).len()
+        }
+    };
+    let h = count(oy, s.sh, s.top, s.kh, s.h, s.bottom);
+    let w = count(ox, s.sw, s.left, s.kw, s.w, s.right);
+    1.0 / (h * w).max(1) as f32
+}
+
+/// `y [n,oh,ow,c]` = mean of each window; padding counts as zeros where asked.
+pub fn mean_forward(
+    cx: Ctx,
+    s: &PoolShape,
+    n: usize,
+    x: &[f32],
+    y: &mut [f32],
+    count_padding: bool,
+) {
+    let line = s.ow * s.c;
+    cx.pool.for_chunks_mut(&mut y[..n * s.oh * line], line, |row, y, _| {
+        let (s, oy) = (*s, row % s.oh);
+        let x = &x[row / s.oh * s.h * s.w * s.c..][..s.h * s.w * s.c];
+        multiversion!(cx.isa, mean_row(s: PoolShape, oy: usize, x: &[f32], y: &mut [f32], count_padding: bool));
+    });
+}
+
+#[inline(always)]
+fn mean_row(s: PoolShape, oy: usize, x: &[f32], y: &mut [f32], count_padding: bool) {
+    for ox in 0..s.ow {
+        let y = &mut y[ox * s.c..][..s.c];
+        y.fill(0.0);
+        for kh in places(oy, s.sh, s.top, s.kh, s.h) {
+            for kw in places(ox, s.sw, s.left, s.kw, s.w) {
+                let at = ((oy * s.sh + kh - s.top) * s.w + ox * s.sw + kw - s.left) * s.c;
+                for (y, x) in y.iter_mut().zip(&x[at..][..s.c]) {
+                    *y += x;
+                }
+            }
+        }
+        let share = share(&s, oy, ox, count_padding);
+        y.iter_mut().for_each(|y| *y *= share);
+    }
+}
+
+/// `dx [n,h,w,c] (+)=` each output's gradient, shared among its window's places.
+pub fn mean_backward(
+    cx: Ctx,
+    s: &PoolShape,
+    n: usize,
+    dy: &[f32],
+    dx: &mut [f32],
+    count_padding: bool,
+    accumulate: bool,
+) {
+    let line = s.w * s.c;
+    let out = s.oh * s.ow * s.c;
+    cx.pool.for_chunks_mut(&mut dx[..n * s.h * line], line, |row, dx, _| {
+        if !accumulate {
+            dx.fill(0.0);
+        }
+        let (s, y) = (*s, row % s.h);
+        let dy = &dy[row / s.h * out..][..out];
+        multiversion!(cx.isa, mean_back_row(s: PoolShape, y: usize, dy: &[f32], dx: &mut [f32], count_padding: bool));
+    });
+}
+
+#[inline(always)]
+fn mean_back_row(s: PoolShape, y: usize, dy: &[f32], dx: &mut [f32], count_padding: bool) {
+    for (oy, _) in windows(y, s.sh, s.top, s.kh, s.oh) {
+        for x in 0..s.w {
+            let dx = &mut dx[x * s.c..][..s.c];
+            for (ox, _) in windows(x, s.sw, s.left, s.kw, s.ow) {
+                let share = share(&s, oy, ox, count_padding);
+                let dy = &dy[(oy * s.ow + ox) * s.c..][..s.c];
+                for (d, g) in dx.iter_mut().zip(dy) {
+                    *d += g * share;
+                }
+            }
+        }
+    }
+}
+
+/// `y [n,c]` = mean over the pixels of `x [n,pixels,c]`.
+pub fn global_mean_forward(cx: Ctx, pixels: usize, c: usize, x: &[f32], y: &mut [f32]) {
+    cx.pool.for_chunks_mut(y, c, |i, y, _| {
+        let x = &x[i * pixels * c..][..pixels * c];
+        multiversion!(cx.isa, global_body(x: &[f32], y: &mut [f32]));
+    });
+}
+
+#[inline(always)]
+fn global_body(x: &[f32], y: &mut [f32]) {
+    y.fill(0.0);
+    let share = y.len() as f32 / x.len() as f32;
+    for row in x.chunks_exact(y.len()) {
+        for (y, x) in y.iter_mut().zip(row) {
+            *y += x;
+        }
+    }
+    y.iter_mut().for_each(|y| *y *= share);
+}
+
+/// `dx [n,pixels,c] (+)= dy [n,c] / pixels`.
+pub fn global_mean_backward(
+    cx: Ctx,
+    pixels: usize,
+    c: usize,
+    dy: &[f32],
+    dx: &mut [f32],
+    accumulate: bool,
+) {
+    let share = 1.0 / pixels as f32;
+    cx.pool.for_chunks_mut(dx, pixels * c, |i, dx, _| {
+        let dy = &dy[i * c..][..c];
+        for row in dx.chunks_exact_mut(c) {
+            for (d, g) in row.iter_mut().zip(dy) {
+                *d = if accumulate { *d + g * share } else { g * share };
+            }
+        }
+    });
+}
