@@ -163,6 +163,15 @@ fn graphs_with_branches_and_joins() {
         let r = b.relu().here();
         b.add(&[n, r, x]);
     });
+    chain("shortcut without parameters", s, |b| {
+        let x = b.here();
+        let y = b.conv(Conv::new(5, 3).stride(2).pad(1)).batch_norm().here();
+        let short = b.join(Shortcut { stride: 2.into(), channels: 5 }, &[x]).here();
+        b.add(&[y, short]).relu();
+        b.at(x).layer(Shortcut { stride: 2.into(), channels: 5 });
+        let again = b.here();
+        b.concat(&[again, short]);
+    });
     chain("inverted residual", s, |b| {
         let x = b.here();
         b.conv(Conv::new(18, 1).no_bias()).batch_norm().relu6();

@@ -18,6 +18,7 @@ mod join;
 mod linear;
 mod lrn;
 mod pool;
+mod shortcut;
 
 pub use activation::{LeakyRelu, Relu, Sigmoid, Softmax, Tanh};
 pub use batch_norm::BatchNorm;
@@ -27,6 +28,7 @@ pub use dropout::Dropout;
 pub use join::{Add, Concat, Flatten};
 pub use lrn::LocalResponseNorm;
 pub use pool::{GlobalMeanPool, MaxPool, MeanPool};
+pub use shortcut::Shortcut;
 
 /// How the first values of a parameter are drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -207,6 +209,8 @@ layers! {
     Concat => "concat",
     /// A map as one vector.
     Flatten => "flatten",
+    /// Every s-th pixel with zero channels added.
+    Shortcut => "shortcut",
 }
 
 /// The single input of a layer that takes exactly one.

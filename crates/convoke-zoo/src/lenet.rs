@@ -1,0 +1,23 @@
+//! LeNet-5 (LeCun et al. 1998, figure 2) in the form taught today.
+//!
+//! | layer | 1998 | here |
+//! |---|---|---|
+//! | C1 | 6 @ 5×5 on 32×32 | the same, on 28×28 with padding |
+//! | S2, S4 | trained mean pooling | max pooling 2×2 |
+//! | C3 | 16 @ 5×5, partly connected | fully connected |
+//! | C5, F6 | 120, 84, scaled tanh | the same, ReLU |
+//! | output | radial basis functions | dense |
+
+use convoke_engine::layers::{Conv, Dense, WeightInit};
+use convoke_engine::{Builder, Network, Result, Shape};
+
+pub(crate) fn lenet5(name: &str, input: Shape, classes: usize) -> Result<Network> {
+    let mut b = Builder::new(name, input);
+    b.conv(Conv::new(6, 5)).relu().max_pool(2, 2);
+    b.conv(Conv::new(16, 5).valid()).relu().max_pool(2, 2);
+    b.flatten();
+    for units in [120, 84] {
+        b.layer(Dense::new(units).init(WeightInit::He)).relu();
+    }
+    b.dense(classes).build()
+}
