@@ -1,1 +1,18 @@
-//! Pictures and labels: readers, checks, augmentation, loader, scene generator.
+//! Pictures and labels: readers, augmentation, loader, scene generator. Knows nothing of networks.
+
+mod cifar;
+mod dataset;
+mod error;
+mod idx;
+mod loader;
+mod picture;
+pub mod scene;
+mod transform;
+
+pub use dataset::{Dataset, OpenOptions, Source, Split};
+pub use error::{DataError, Result};
+pub use loader::{Batch, Loader, LoaderOptions, Problem};
+pub use picture::{
+    Area, Filter, MAX_SIDE, Picture, read_picture, read_size, resize, write_file, write_png,
+};
+pub use transform::{Augment, Preprocess, statistics};

@@ -5,8 +5,11 @@
 
 mod builder;
 mod error;
+mod field;
+mod file;
 pub mod layers;
 mod loss;
+pub mod names;
 mod network;
 mod optimizer;
 pub mod plan;
@@ -16,6 +19,8 @@ mod window;
 
 pub use builder::Builder;
 pub use error::{Error, Result};
+pub use field::{Axis, Field};
+pub use file::Overrides;
 pub use network::{Network, Node, NodeId, Param};
 pub use plan::{Loss, MemoryReport, Mode, Optimizer, Plan, PlanOptions};
 pub use session::{Session, StepReport};

@@ -4,7 +4,7 @@ use crate::layers::{Layer, ParamSpec};
 use crate::{Error, Result, Shape};
 
 /// A place in a network: the input, or the output of one layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct NodeId(pub(crate) usize);
 
 impl NodeId {

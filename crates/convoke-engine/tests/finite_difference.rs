@@ -83,42 +83,90 @@ fn chain(name: &str, input: Shape, f: impl FnOnce(&mut Builder)) {
 #[test]
 fn convolutions() {
     let s = Shape::new(7, 6, 4);
-    chain("same", s, |b| drop(b.conv(Conv::new(5, 3))));
-    chain("valid stride 2", s, |b| drop(b.conv(Conv::new(5, 3).valid().stride(2))));
-    chain("same stride 2", s, |b| drop(b.conv(Conv::new(17, [2, 3]).stride(2))));
-    chain("stride beyond window", s, |b| drop(b.conv(Conv::new(3, 1).stride(3))));
-    chain("dilated", s, |b| drop(b.conv(Conv::new(3, 3).dilation(2).no_bias())));
-    chain("groups", s, |b| drop(b.conv(Conv::new(6, 3).groups(2).pad(1))));
-    chain("depthwise", s, |b| drop(b.conv(Conv::depthwise(3).stride(2))));
-    chain("depthwise dilated", s, |b| drop(b.conv(Conv::depthwise([3, 2]).dilation(2))));
-    chain("signal", Shape::new(1, 20, 3), |b| drop(b.conv(Conv::signal(4, 5).stride([1, 2]))));
-    chain("one pixel", Shape::new(1, 1, 5), |b| drop(b.conv(Conv::new(3, 3))));
-    chain("with relu", s, |b| drop(b.conv(Conv::new(9, 3)).relu()));
+    chain("same", s, |b| {
+        b.conv(Conv::new(5, 3));
+    });
+    chain("valid stride 2", s, |b| {
+        b.conv(Conv::new(5, 3).valid().stride(2));
+    });
+    chain("same stride 2", s, |b| {
+        b.conv(Conv::new(17, [2, 3]).stride(2));
+    });
+    chain("stride beyond window", s, |b| {
+        b.conv(Conv::new(3, 1).stride(3));
+    });
+    chain("dilated", s, |b| {
+        b.conv(Conv::new(3, 3).dilation(2).no_bias());
+    });
+    chain("groups", s, |b| {
+        b.conv(Conv::new(6, 3).groups(2).pad(1));
+    });
+    chain("depthwise", s, |b| {
+        b.conv(Conv::depthwise(3).stride(2));
+    });
+    chain("depthwise dilated", s, |b| {
+        b.conv(Conv::depthwise([3, 2]).dilation(2));
+    });
+    chain("signal", Shape::new(1, 20, 3), |b| {
+        b.conv(Conv::signal(4, 5).stride([1, 2]));
+    });
+    chain("one pixel", Shape::new(1, 1, 5), |b| {
+        b.conv(Conv::new(3, 3));
+    });
+    chain("with relu", s, |b| {
+        b.conv(Conv::new(9, 3)).relu();
+    });
 }
 
 #[test]
 fn pools_norms_and_activations() {
     let s = Shape::new(7, 5, 3);
     let pad = Padding::symmetric(1);
-    chain("max", s, |b| drop(b.layer(MaxPool::new(3).stride(2).padding(pad))));
-    chain("max same", s, |b| drop(b.layer(MaxPool::new(2).padding(Padding::Same))));
-    chain("mean", s, |b| drop(b.layer(MeanPool::new(3).stride(2).padding(pad))));
+    chain("max", s, |b| {
+        b.layer(MaxPool::new(3).stride(2).padding(pad));
+    });
+    chain("max same", s, |b| {
+        b.layer(MaxPool::new(2).padding(Padding::Same));
+    });
+    chain("mean", s, |b| {
+        b.layer(MeanPool::new(3).stride(2).padding(pad));
+    });
     chain("mean counted", s, |b| {
-        drop(b.layer(MeanPool::new([2, 3]).stride(1).padding(Padding::Same).count_padding()))
+        b.layer(MeanPool::new([2, 3]).stride(1).padding(Padding::Same).count_padding());
     });
-    chain("global", s, |b| drop(b.global_mean_pool()));
-    chain("batch norm", s, |b| drop(b.batch_norm()));
-    chain("batch norm relu6", s, |b| drop(b.batch_norm().relu6()));
+    chain("global", s, |b| {
+        b.global_mean_pool();
+    });
+    chain("batch norm", s, |b| {
+        b.batch_norm();
+    });
+    chain("batch norm relu6", s, |b| {
+        b.batch_norm().relu6();
+    });
     chain("lrn", s, |b| {
-        drop(b.layer(LocalResponseNorm { size: 4, alpha: 0.5, beta: 0.75, k: 1.0 }))
+        b.layer(LocalResponseNorm { size: 4, alpha: 0.5, beta: 0.75, k: 1.0 });
     });
-    chain("relu", s, |b| drop(b.relu().conv(Conv::new(2, 1))));
-    chain("leaky", s, |b| drop(b.layer(LeakyRelu { slope: 0.2 })));
-    chain("sigmoid", s, |b| drop(b.layer(Sigmoid {})));
-    chain("tanh", s, |b| drop(b.layer(Tanh {})));
-    chain("softmax", s, |b| drop(b.layer(Softmax {})));
-    chain("dropout", s, |b| drop(b.dropout(0.4).conv(Conv::new(2, 3))));
-    chain("dense", s, |b| drop(b.flatten().dense(7).relu().dense(3)));
+    chain("relu", s, |b| {
+        b.relu().conv(Conv::new(2, 1));
+    });
+    chain("leaky", s, |b| {
+        b.layer(LeakyRelu { slope: 0.2 });
+    });
+    chain("sigmoid", s, |b| {
+        b.layer(Sigmoid {});
+    });
+    chain("tanh", s, |b| {
+        b.layer(Tanh {});
+    });
+    chain("softmax", s, |b| {
+        b.layer(Softmax {});
+    });
+    chain("dropout", s, |b| {
+        b.dropout(0.4).conv(Conv::new(2, 3));
+    });
+    chain("dense", s, |b| {
+        b.flatten().dense(7).relu().dense(3);
+    });
 }
 
 #[test]

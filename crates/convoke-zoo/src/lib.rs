@@ -173,8 +173,7 @@ pub const MODELS: &[Entry] = &[
 /// When there is none, with the nearest name.
 pub fn find(name: &str) -> Result<&'static Entry, ZooError> {
     MODELS.iter().find(|m| m.name == name).ok_or_else(|| {
-        let hint = nearest(name, MODELS.iter().map(|m| m.name))
-            .map_or(String::new(), |n| format!("; did you mean `{n}`?"));
+        let hint = convoke_engine::names::hint(name, MODELS.iter().map(|m| m.name));
         ZooError::Unknown { name: name.into(), hint }
     })
 }
@@ -188,32 +187,6 @@ pub fn build(name: &str, options: &Options) -> Result<Network, ZooError> {
     let input = options.input.unwrap_or(entry.input);
     let classes = options.classes.unwrap_or(entry.classes);
     Ok((entry.build)(entry.name, input, classes)?)
-}
-
-/// The candidate that a misspelt name most likely means: at most a third of its letters off.
-pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let plain = |s: &str| s.to_lowercase().replace(['-', '_', ' '], "");
-    let wanted = plain(name);
-    candidates
-        .map(|c| (distance(&wanted, &plain(c)), c))
-        .min()
-        .filter(|(d, c)| *d <= c.len().div_ceil(3))
-        .map(|(_, c)| c)
-}
-
-/// Levenshtein's distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().take(64).collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().take(64).enumerate() {
-        let mut corner = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let next = (corner + usize::from(x != *y)).min(row[j] + 1).min(row[j + 1] + 1);
-            (corner, row[j + 1]) = (row[j + 1], next);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
@@ -259,8 +232,7 @@ mod tests {
     fn every_network_takes_other_sizes_channels_and_classes() {
         for entry in MODELS {
             for (h, w, c) in [(64, 64, 1), (96, 72, 3), (64, 80, 4)] {
-                let options =
-                    Options { input: Some(Shape::new(h, w, c)), classes: Some(7) };
+                let options = Options { input: Some(Shape::new(h, w, c)), classes: Some(7) };
                 let net = build(entry.name, &options).unwrap();
                 assert_eq!(net.output_shape(), Shape::vector(7), "{}", entry.name);
             }
@@ -268,6 +240,20 @@ mod tests {
         for name in ["resnet18", "mobilenet-v2", "resnet50"] {
             let options = Options { input: Some(Shape::new(32, 32, 3)), classes: Some(10) };
             build(name, &options).unwrap();
+        }
+    }
+
+    #[test]
+    fn receptive_fields_are_the_published_ones() {
+        // Araujo et al. 2019, table 1; AlexNet's last pooling; resnet50 in its v1.5 form.
+        for (name, place, size) in [
+            ("alexnet", "max-pool3", 195),
+            ("resnet18", "layer4.1.relu", 435),
+            ("resnet50", "layer4.2.relu", 427),
+        ] {
+            let net = build(name, &Options::default()).unwrap();
+            let id = net.find(place).unwrap();
+            assert_eq!(net.fields()[id.index()].h.size, size, "{name}");
         }
     }
 

@@ -1,0 +1,368 @@
+//! Data sets, recognised by what lies in the folder: class folders, IDX, CIFAR-10 batches.
+
+use crate::{DataError, Result, cifar, idx};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Where the pixels of a split come from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// Files, decoded when needed.
+    Files(Vec<PathBuf>),
+    /// Pixels in memory, `[n, height, width, channels]`.
+    Memory {
+        /// All pixels.
+        pixels: Arc<Vec<u8>>,
+        /// Columns.
+        width: usize,
+        /// Rows.
+        height: usize,
+        /// Channels.
+        channels: usize,
+    },
+}
+
+/// One part of a data set.
+#[derive(Debug, Clone)]
+pub struct Split {
+    /// Where the pixels come from.
+    pub source: Source,
+    /// Class of each sample.
+    pub labels: Vec<u32>,
+}
+
+impl Split {
+    /// Number of samples.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// Samples per class.
+    pub fn counts(&self, classes: usize) -> Vec<usize> {
+        let mut counts = vec![0; classes];
+        for &l in &self.labels {
+            counts[l as usize] += 1;
+        }
+        counts
+    }
+}
+
+/// A data set with its classes and splits.
+#[derive(Debug, Clone)]
+pub struct Dataset {
+    /// What was recognised, for people.
+    pub kind: &'static str,
+    /// Class names; labels are their positions.
+    pub classes: Vec<String>,
+    /// To learn from.
+    pub train: Split,
+    /// To choose by while training.
+    pub val: Option<Split>,
+    /// To report on.
+    pub test: Option<Split>,
+    /// 1 when all pictures are grey by their format, else 3.
+    pub channels: usize,
+    /// Size of all pictures where the format fixes it: `(height, width)`.
+    pub size: Option<(usize, usize)>,
+    /// Files that are no pictures by their names, left out.
+    pub ignored: usize,
+}
+
+/// How a folder without a validation part is split.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct OpenOptions {
+    /// Seed of the split.
+    pub seed: u64,
+    /// Share of each class that goes to validation.
+    pub val_fraction: f64,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self { seed: 0, val_fraction: 0.2 }
+    }
+}
+
+const EXTENSIONS: [&str; 7] = ["jpg", "jpeg", "png", "gif", "bmp", "webp", "jfif"];
+/// Folders are searched that deep.
+const MAX_DEPTH: usize = 16;
+
+impl Dataset {
+    /// Opens what lies at `path`.
+    ///
+    /// # Errors
+    /// When nothing is there, nothing is recognised, or fewer than two classes have pictures.
+    pub fn open(path: &Path, options: &OpenOptions) -> Result<Self> {
+        if !path.exists() {
+            return Err(DataError::dataset(
+                path,
+                "does not exist; give a folder of class folders, IDX files or CIFAR batches",
+            ));
+        }
+        if !path.is_dir() {
+            return Err(DataError::dataset(path, "is a file; give the folder that holds the data"));
+        }
+        if let Some(set) = idx::open(path)? {
+            return Ok(set);
+        }
+        if let Some(set) = cifar::open(path)? {
+            return Ok(set);
+        }
+        folders(path, options)
+    }
+
+    /// The split to judge by: validation, or else test.
+    pub fn eval(&self) -> Option<&Split> {
+        self.val.as_ref().or(self.test.as_ref())
+    }
+
+    /// Which file went where, as CSV, for sets that were split here.
+    pub fn split_csv(&self) -> String {
+        let mut text = String::from("split,class,file\n");
+        for (name, split) in
+            [("train", Some(&self.train)), ("val", self.val.as_ref()), ("test", self.test.as_ref())]
+        {
+            let Some(Split { source: Source::Files(files), labels }) = split else { continue };
+            for (file, &label) in files.iter().zip(labels) {
+                let quoted = |s: &str| format!("\"{}\"", s.replace('"', "\"\""));
+                let class = quoted(&self.classes[label as usize]);
+                text += &format!("{name},{class},{}\n", quoted(&file.display().to_string()));
+            }
+        }
+        text
+    }
+}
+
+/// A folder of class folders, flat or in `train`, `val`, `test`.
+fn folders(path: &Path, options: &OpenOptions) -> Result<Dataset> {
+    let parts = subfolders(path)?;
+    let part = |names: &[&str]| {
+        parts.iter().find(|p| names.contains(&name(p).to_lowercase().as_str())).cloned()
+    };
+    let train = part(&["train", "training"]);
+    let mut ignored = 0;
+    let Some(train) = train else {
+        let (classes, files) = class_folders(path, &mut ignored)?;
+        check_classes(path, &classes, &files)?;
+        let (train, val) = stratified(&files, options);
+        let kind = "folder of class folders";
+        let val = Some(val).filter(|v| !v.is_empty());
+        return Ok(Dataset {
+            kind,
+            classes,
+            train,
+            val,
+            test: None,
+            channels: 3,
+            size: None,
+            ignored,
+        });
+    };
+    let (classes, files) = class_folders(&train, &mut ignored)?;
+    check_classes(&train, &classes, &files)?;
+    let mut other = |names: &[&str]| -> Result<Option<Split>> {
+        let Some(folder) = part(names) else { return Ok(None) };
+        let (found, files) = class_folders(&folder, &mut ignored)?;
+        if let Some(new) = found.iter().find(|c| !classes.contains(c)) {
+            return Err(DataError::dataset(
+                &folder,
+                format!(
+                    "class `{new}` is not among the training classes; remove it or add it to {}",
+                    train.display()
+                ),
+            ));
+        }
+        let by_class = classes
+            .iter()
+            .map(|c| found.iter().position(|f| f == c).map_or(vec![], |i| files[i].clone()))
+            .collect::<Vec<_>>();
+        Ok(Some(together(by_class)).filter(|s| !s.is_empty()))
+    };
+    let val = other(&["val", "valid", "validation"])?;
+    let test = other(&["test", "testing"])?;
+    let (train, val) = match (&val, &test) {
+        (None, None) => {
+            let (train, val) = stratified(&files, options);
+            (train, Some(val).filter(|v| !v.is_empty()))
+        }
+        _ => (together(files), val),
+    };
+    let kind = "folder of class folders in train and val or test";
+    Ok(Dataset { kind, classes, train, val, test, channels: 3, size: None, ignored })
+}
+
+fn check_classes(path: &Path, classes: &[String], files: &[Vec<PathBuf>]) -> Result<()> {
+    let total: usize = files.iter().map(Vec::len).sum();
+    if classes.is_empty() || total == 0 {
+        return Err(DataError::dataset(
+            path,
+            "holds no pictures in class folders; put the pictures of each class into a folder named after it",
+        ));
+    }
+    if classes.len() == 1 {
+        return Err(DataError::dataset(
+            path,
+            format!(
+                "has only one class, `{}`; a classifier needs at least two class folders",
+                classes[0]
+            ),
+        ));
+    }
+    if let Some(i) = files.iter().position(Vec::is_empty) {
+        return Err(DataError::dataset(
+            path,
+            format!("class folder `{}` holds no pictures; add some or remove it", classes[i]),
+        ));
+    }
+    Ok(())
+}
+
+/// Class names, sorted, with the pictures of each, sorted.
+fn class_folders(path: &Path, ignored: &mut usize) -> Result<(Vec<String>, Vec<Vec<PathBuf>>)> {
+    let (mut classes, mut files) = (Vec::new(), Vec::new());
+    for folder in subfolders(path)? {
+        let mut found = Vec::new();
+        pictures(&folder, 0, &mut found, ignored)?;
+        found.sort();
+        classes.push(name(&folder));
+        files.push(found);
+    }
+    Ok((classes, files))
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned())
+}
+
+fn entries(path: &Path) -> Result<Vec<PathBuf>> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(|e| DataError::io(path, e))? {
+        let entry = entry.map_err(|e| DataError::io(path, e))?.path();
+        if !name(&entry).starts_with('.') {
+            all.push(entry);
+        }
+    }
+    all.sort();
+    Ok(all)
+}
+
+fn subfolders(path: &Path) -> Result<Vec<PathBuf>> {
+    Ok(entries(path)?.into_iter().filter(|p| p.is_dir()).collect())
+}
+
+fn pictures(path: &Path, depth: usize, out: &mut Vec<PathBuf>, ignored: &mut usize) -> Result<()> {
+    for entry in entries(path)? {
+        if entry.is_dir() {
+            if depth < MAX_DEPTH {
+                pictures(&entry, depth + 1, out, ignored)?;
+            }
+            continue;
+        }
+        let extension = entry.extension().map(|e| e.to_string_lossy().to_lowercase());
+        if extension.is_some_and(|e| EXTENSIONS.contains(&e.as_str())) {
+            out.push(entry);
+        } else {
+            *ignored += 1;
+        }
+    }
+    Ok(())
+}
+
+fn together(by_class: Vec<Vec<PathBuf>>) -> Split {
+    let (mut files, mut labels) = (Vec::new(), Vec::new());
+    for (label, class) in by_class.into_iter().enumerate() {
+        labels.extend(std::iter::repeat_n(label as u32, class.len()));
+        files.extend(class);
+    }
+    Split { source: Source::Files(files), labels }
+}
+
+/// The same share of each class to validation, at least one picture of each where a class has two.
+fn stratified(by_class: &[Vec<PathBuf>], options: &OpenOptions) -> (Split, Split) {
+    let (mut train, mut val) = (Vec::new(), Vec::new());
+    for (label, class) in by_class.iter().enumerate() {
+        let mut order: Vec<usize> = (0..class.len()).collect();
+        let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
+        rng.set_stream(label as u64);
+        order.shuffle(&mut rng);
+        let wanted = (class.len() as f64 * options.val_fraction.clamp(0.0, 0.9)).round() as usize;
+        let least = usize::from(options.val_fraction > 0.0);
+        let n = wanted.max(least).min(class.len().saturating_sub(1));
+        let pick = |part: &[usize]| {
+            let mut part = part.to_vec();
+            part.sort_unstable();
+            part.into_iter().map(|i| class[i].clone()).collect::<Vec<_>>()
+        };
+        val.push(pick(&order[..n]));
+        train.push(pick(&order[n..]));
+    }
+    (together(train), together(val))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Picture, write_png};
+
+    fn tree(files: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for f in files {
+            let path = folder.path().join(f);
+            if f.ends_with(".png") {
+                write_png(&path, &Picture::filled(3, 2, [1, 2, 3])).unwrap();
+            } else {
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::write(path, "text").unwrap();
+            }
+        }
+        folder
+    }
+
+    fn open(folder: &tempfile::TempDir) -> Result<Dataset> {
+        Dataset::open(folder.path(), &OpenOptions::default())
+    }
+
+    #[test]
+    fn a_flat_folder_is_split_by_class_and_the_split_is_repeatable() {
+        let names: Vec<String> =
+            (0..20).map(|i| format!("{}/{i}.png", if i % 4 == 0 { "b" } else { "a" })).collect();
+        let folder = tree(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        let set = open(&folder).unwrap();
+        assert_eq!(set.classes, ["a", "b"]);
+        assert_eq!(set.val.as_ref().unwrap().counts(2), [3, 1]);
+        assert_eq!(set.train.counts(2), [12, 4]);
+        assert_eq!(set.split_csv(), open(&folder).unwrap().split_csv());
+        assert_eq!(set.split_csv().lines().count(), 21);
+    }
+
+    #[test]
+    fn train_and_val_folders_are_taken_as_they_are() {
+        let folder =
+            tree(&["Train/a/1.png", "Train/b/deep/2.png", "VAL/a/3.png", "Train/a/notes.txt"]);
+        let set = open(&folder).unwrap();
+        assert_eq!((set.train.len(), set.val.unwrap().len(), set.ignored), (2, 1, 1));
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_in_one_line() {
+        for (files, words) in [
+            (&["a/1.png"][..], "only one class"),
+            (&["a/1.png", "b/x.txt"], "holds no pictures"),
+            (&["x.txt"], "no pictures in class folders"),
+            (&["train/a/1.png", "train/b/1.png", "val/c/1.png"], "class `c`"),
+        ] {
+            let e = open(&tree(files)).unwrap_err().to_string();
+            assert!(e.contains(words) && !e.contains('\n'), "{e}");
+        }
+        let e = Dataset::open(Path::new("/nowhere/at/all"), &OpenOptions::default()).unwrap_err();
+        assert!(e.to_string().contains("does not exist"));
+    }
+}

@@ -1,0 +1,259 @@
+//! Pictures: reading, resizing, writing.
+
+use crate::{DataError, Result};
+use fast_image_resize as fir;
+use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
+use std::path::Path;
+
+/// 8-bit pixels, `data [height, width, channels]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Picture {
+    /// Columns.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// 1 (grey) or 3 (red, green, blue).
+    pub channels: usize,
+    /// Row by row, pixel by pixel.
+    pub data: Vec<u8>,
+}
+
+/// A picture may have at most that many pixels on a side.
+pub const MAX_SIDE: u32 = 25_000;
+/// A decoder may allocate at most that many bytes.
+const MAX_BYTES: u64 = 3 << 30;
+
+impl Picture {
+    /// A picture of one colour.
+    pub fn filled(width: usize, height: usize, colour: [u8; 3]) -> Self {
+        Picture { width, height, channels: 3, data: colour.repeat(width * height) }
+    }
+
+    /// The pixel's channels.
+    pub fn pixel(&self, x: usize, y: usize) -> &[u8] {
+        let at = (y * self.width + x) * self.channels;
+        &self.data[at..at + self.channels]
+    }
+
+    /// A rectangle of the picture; it must lie within.
+    pub fn crop(&self, left: usize, top: usize, width: usize, height: usize) -> Picture {
+        let mut data = Vec::with_capacity(width * height * self.channels);
+        for y in top..top + height {
+            let at = (y * self.width + left) * self.channels;
+            data.extend_from_slice(&self.data[at..at + width * self.channels]);
+        }
+        Picture { width, height, channels: self.channels, data }
+    }
+}
+
+/// Reads a picture of any kind that convoke knows, told by its content: JPEG, PNG, GIF (first frame),
+/// BMP, WebP. EXIF orientation is applied; transparency is laid over white; 16 bits become 8; CMYK
+/// becomes RGB. `channels` is 1 (grey, by luminance) or 3.
+///
+/// # Errors
+/// When the file cannot be read, is no picture, is cut short, or is larger than [`MAX_SIDE`].
+pub fn read_picture(path: &Path, channels: usize) -> Result<Picture> {
+    let mut decoder = open(path)?.into_decoder().map_err(|e| DataError::picture(path, e))?;
+    let orientation = decoder.orientation().map_err(|e| DataError::picture(path, e))?;
+    let mut picture =
+        DynamicImage::from_decoder(decoder).map_err(|e| DataError::picture(path, e))?;
+    picture.apply_orientation(orientation);
+    if picture.color().has_alpha() {
+        picture = over_white(picture);
+    }
+    let (width, height) = (picture.width() as usize, picture.height() as usize);
+    let data = if channels == 1 {
+        picture.into_luma8().into_raw()
+    } else {
+        picture.into_rgb8().into_raw()
+    };
+    Ok(Picture { width, height, channels: if channels == 1 { 1 } else { 3 }, data })
+}
+
+/// Width and height from the header alone, before EXIF orientation.
+///
+/// # Errors
+/// When the file cannot be read or is no picture.
+pub fn read_size(path: &Path) -> Result<(usize, usize)> {
+    let (w, h) = open(path)?.into_dimensions().map_err(|e| DataError::picture(path, e))?;
+    Ok((w as usize, h as usize))
+}
+
+fn open(path: &Path) -> Result<ImageReader<std::io::BufReader<std::fs::File>>> {
+    let reader = ImageReader::open(path).map_err(|e| DataError::io(path, e))?;
+    let mut reader = reader.with_guessed_format().map_err(|e| DataError::io(path, e))?;
+    if reader.format().is_none() {
+        return Err(DataError::picture(path, "is no JPEG, PNG, GIF, BMP or WebP picture"));
+    }
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(MAX_SIDE);
+    limits.max_image_height = Some(MAX_SIDE);
+    limits.max_alloc = Some(MAX_BYTES);
+    reader.limits(limits);
+    Ok(reader)
+}
+
+fn over_white(picture: DynamicImage) -> DynamicImage {
+    let mut rgba = picture.into_rgba8();
+    for p in rgba.pixels_mut() {
+        let alpha = u32::from(p.0[3]);
+        for v in &mut p.0[..3] {
+            *v = ((u32::from(*v) * alpha + 255 * (255 - alpha) + 127) / 255) as u8;
+        }
+        p.0[3] = 255;
+    }
+    DynamicImage::ImageRgba8(rgba)
+}
+
+/// How pixels between pixels are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Filter {
+    /// The nearest pixel.
+    Nearest,
+    /// Triangle; averages when shrinking, as PIL does.
+    #[default]
+    Bilinear,
+    /// Catmull-Rom; likewise.
+    Bicubic,
+    /// Lanczos of three lobes; likewise.
+    Lanczos,
+}
+
+/// A rectangle in pixels, edges between pixels allowed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Area {
+    /// Left edge.
+    pub left: f64,
+    /// Upper edge.
+    pub top: f64,
+    /// Width.
+    pub width: f64,
+    /// Height.
+    pub height: f64,
+}
+
+impl Area {
+    /// The whole picture.
+    pub fn whole(p: &Picture) -> Self {
+        Area { left: 0.0, top: 0.0, width: p.width as f64, height: p.height as f64 }
+    }
+}
+
+/// The area of the picture brought to `width` × `height`, antialiased when shrinking.
+///
+/// # Errors
+/// When a size is zero or the area leaves the picture; the message has no path.
+pub fn resize(p: &Picture, area: Area, width: usize, height: usize, f: Filter) -> Result<Picture> {
+    let wrong = |what: String| DataError::picture(Path::new("resize"), what);
+    let kind = if p.channels == 1 { fir::PixelType::U8 } else { fir::PixelType::U8x3 };
+    let source = fir::images::ImageRef::new(p.width as u32, p.height as u32, &p.data, kind)
+        .map_err(|e| wrong(e.to_string()))?;
+    let mut target = fir::images::Image::new(width as u32, height as u32, kind);
+    let algorithm = match f {
+        Filter::Nearest => fir::ResizeAlg::Nearest,
+        Filter::Bilinear => fir::ResizeAlg::Convolution(fir::FilterType::Bilinear),
+        Filter::Bicubic => fir::ResizeAlg::Convolution(fir::FilterType::CatmullRom),
+        Filter::Lanczos => fir::ResizeAlg::Convolution(fir::FilterType::Lanczos3),
+    };
+    let options = fir::ResizeOptions::new().resize_alg(algorithm).crop(
+        area.left,
+        area.top,
+        area.width,
+        area.height,
+    );
+    fir::Resizer::new().resize(&source, &mut target, &options).map_err(|e| wrong(e.to_string()))?;
+    Ok(Picture { width, height, channels: p.channels, data: target.into_vec() })
+}
+
+/// Writes a PNG beside its place and renames it there, so that no half-written file is ever seen.
+///
+/// # Errors
+/// When the folder cannot be written.
+pub fn write_png(path: &Path, p: &Picture) -> Result<()> {
+    let colour = if p.channels == 1 { image::ColorType::L8 } else { image::ColorType::Rgb8 };
+    let mut bytes = Vec::new();
+    image::write_buffer_with_format(
+        &mut std::io::Cursor::new(&mut bytes),
+        &p.data,
+        p.width as u32,
+        p.height as u32,
+        colour,
+        image::ImageFormat::Png,
+    )
+    .map_err(|e| DataError::picture(path, e))?;
+    write_file(path, &bytes)
+}
+
+/// Writes a file beside its place, brings it to disk and renames it there.
+///
+/// # Errors
+/// When the folder cannot be written or the disk is full; then the old file, if any, is untouched.
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    use std::io::Write;
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let go = || -> std::io::Result<()> {
+        std::fs::create_dir_all(folder)?;
+        let mut file = tempfile::Builder::new().prefix(".convoke-").tempfile_in(folder)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
+        }
+        file.persist(path).map_err(|e| e.error)?;
+        Ok(())
+    };
+    go().map_err(|e| DataError::io(path, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Picture {
+        let data = (0..5 * 4 * 3).map(|i| (i * 37 % 256) as u8).collect();
+        Picture { width: 5, height: 4, channels: 3, data }
+    }
+
+    #[test]
+    fn a_png_comes_back_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/p.png");
+        write_png(&path, &sample()).unwrap();
+        assert_eq!(read_picture(&path, 3).unwrap(), sample());
+        assert_eq!(read_size(&path).unwrap(), (5, 4));
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_cut_picture_is_an_error_with_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("p.png");
+        write_png(&path, &sample()).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        for n in 0..bytes.len() - 12 {
+            std::fs::write(&path, &bytes[..n]).unwrap();
+            let e = read_picture(&path, 3).unwrap_err().to_string();
+            assert!(e.contains("p.png") && !e.contains('\n'), "{n}: {e}");
+        }
+    }
+
+    #[test]
+    fn transparency_is_laid_over_white() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("p.png");
+        let rgba = image::RgbaImage::from_pixel(1, 1, image::Rgba([10, 20, 30, 0]));
+        rgba.save(&path).unwrap();
+        assert_eq!(read_picture(&path, 3).unwrap().data, [255, 255, 255]);
+    }
+
+    #[test]
+    fn shrinking_averages() {
+        let data = vec![0, 100, 200, 100];
+        let p = Picture { width: 2, height: 2, channels: 1, data };
+        let r = resize(&p, Area::whole(&p), 1, 1, Filter::Bilinear).unwrap();
+        assert_eq!(r.data, [100]);
+    }
+}

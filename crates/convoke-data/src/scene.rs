@@ -1,0 +1,1 @@
+//! Crowd scenes drawn by program.
