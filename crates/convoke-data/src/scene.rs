@@ -45,7 +45,7 @@ impl SceneOptions {
             seed,
             targets: 1,
             look_alikes: 14,
-            pixels_per_figure: 1700,
+            pixels_per_figure: 1250,
         }
     }
 }
@@ -181,8 +181,10 @@ impl Crowd {
             let (x, y) = self.spot();
             let p = self.person(Kind::Target, x, y);
             let [left, top, right, bottom] = p.edges();
-            let inside = left > 2.0 && top > 2.0 && right < self.width - 2.0 && bottom < self.height - 2.0;
-            let apart = self.people.iter().all(|o| (o.x - x).abs() > 50.0 || (o.y - y).abs() > 60.0);
+            let inside =
+                left > 2.0 && top > 2.0 && right < self.width - 2.0 && bottom < self.height - 2.0;
+            let apart =
+                self.people.iter().all(|o| (o.x - x).abs() > 50.0 || (o.y - y).abs() > 60.0);
             if inside && apart && self.ground.soil(x, y) != Soil::Sea {
                 self.people.push(p);
                 self.covered.push(0.0);
@@ -237,11 +239,11 @@ impl Crowd {
             .collect()
     }
 
-    /// Puts one more figure where there is room; in half of the cases beside someone.
+    /// Puts one more figure where there is room; passers-by often beside someone.
     fn place_other(&mut self, kind: Kind) {
         for _ in 0..12 {
             let (mut x, mut y) = self.spot();
-            if !self.people.is_empty() && self.rng.random_bool(0.5) {
+            if kind == Kind::Passerby && !self.people.is_empty() && self.rng.random_bool(0.45) {
                 let friend = &self.people[self.rng.random_range(0..self.people.len())];
                 x = friend.x + self.rng.random_range(-26.0..26.0);
                 y = friend.y + self.rng.random_range(-9.0..9.0);

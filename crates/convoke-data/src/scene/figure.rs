@@ -17,11 +17,12 @@ const SKIN: [u32; 7] = [0xFBD9BD, 0xF3C6A0, 0xE8B48A, 0xD29A6C, 0xB0764A, 0x8D5A
 const HAIR: [u32; 8] =
     [0x2B1B12, 0x4A2E1A, 0x6E4423, 0x9A6231, 0xC98E3E, 0xE8C15A, 0xB0482A, 0xB9B4AC];
 const CLOTH: [u32; 18] = [
-    0xD8343A, 0xE7662F, 0xF2A33A, 0xF5D04C, 0x9CBF3B, 0x4E9F50, 0x2F7F6B, 0x3FA7B5, 0x3D7CC9, 0x2D4F93,
-    0x6A4FA3, 0xA55AB0, 0xE27BA6, 0xF4F0E6, 0xC9C2B4, 0x5C6570, 0x33302E, 0x8A5A3C,
+    0xD8343A, 0xE7662F, 0xF2A33A, 0xF5D04C, 0x9CBF3B, 0x4E9F50, 0x2F7F6B, 0x3FA7B5, 0x3D7CC9,
+    0x2D4F93, 0x6A4FA3, 0xA55AB0, 0xE27BA6, 0xF4F0E6, 0xC9C2B4, 0x5C6570, 0x33302E, 0x8A5A3C,
 ];
 const LEGS: [u32; 10] = [
-    0x2F4A7D, 0x3E63A8, 0x24324F, 0x6B5A45, 0x8C7B5A, 0x3A3A3D, 0x5E6B3B, 0x7A3B35, 0xB9A780, 0x4B6C78,
+    0x2F4A7D, 0x3E63A8, 0x24324F, 0x6B5A45, 0x8C7B5A, 0x3A3A3D, 0x5E6B3B, 0x7A3B35, 0xB9A780,
+    0x4B6C78,
 ];
 const RED: u32 = 0xD42A2E;
 const WHITE: u32 = 0xFAF7F0;
@@ -297,7 +298,9 @@ impl Look {
             Pattern::Level(c) => b.stripes(q, 3, c),
             Pattern::Upright(c) => b.stripes([q[3], q[0], q[1], q[2]], 3, c),
             Pattern::Dots(c) => {
-                for (x, y) in [(-3.2, -22.5), (2.8, -22.8), (0.0, -19.0), (-3.4, -15.4), (3.3, -15.0)] {
+                for (x, y) in
+                    [(-3.2, -22.5), (2.8, -22.8), (0.0, -19.0), (-3.4, -15.4), (3.3, -15.0)]
+                {
                     b.ellipse((x, y), 1.3, 1.3, c);
                 }
             }
@@ -353,7 +356,9 @@ impl Look {
         match self.hairdo {
             Hairdo::Bald => b.ellipse((-2.0, -35.0), 1.4, 0.8, faint(rgb(0xFFFFFF), 0.5)),
             Hairdo::Curls => {
-                for (x, y) in [(-5.0, -33.5), (-3.4, -36.6), (0.0, -37.8), (3.4, -36.6), (5.0, -33.5)] {
+                for (x, y) in
+                    [(-5.0, -33.5), (-3.4, -36.6), (0.0, -37.8), (3.4, -36.6), (5.0, -33.5)]
+                {
                     b.ellipse((x, y), 2.5, 2.5, self.hair);
                 }
             }
@@ -371,7 +376,11 @@ impl Look {
         if self.beard {
             b.dome((0.0, -29.2), 5.0, -4.6, -0.6, self.hair);
         }
-        b.line(&[(-1.5, -27.7), (0.0, -27.1), (1.5, -27.7)], 0.8, mix(self.skin, rgb(0x8A1F1F), 0.7));
+        b.line(
+            &[(-1.5, -27.7), (0.0, -27.1), (1.5, -27.7)],
+            0.8,
+            mix(self.skin, rgb(0x8A1F1F), 0.7),
+        );
         for x in [-2.4, 2.4] {
             if self.glasses {
                 b.ellipse((x, -30.8), 2.2, 2.2, faint(rgb(0xFFFFFF), 0.75));
@@ -420,12 +429,23 @@ impl Look {
                 b.ellipse((x + 1.0, y - 19.0), 1.1, 1.6, faint(rgb(0xFFFFFF), 0.6));
             }
             Held::IceCream(c) => {
-                b.inked_polygon(&[(x - 1.7, y - 1.5), (x + 1.7, y - 1.5), (x, y + 3.2)], rgb(0xD79A4E));
+                b.inked_polygon(
+                    &[(x - 1.7, y - 1.5), (x + 1.7, y - 1.5), (x, y + 3.2)],
+                    rgb(0xD79A4E),
+                );
                 b.inked_ellipse((x, y - 2.4), 2.1, 2.0, c);
             }
             Held::Bag(c) => {
                 b.line(&[hand, (x, y + 2.0)], 0.8, darker(c, 0.4));
-                b.inked_polygon(&[(x - 2.6, y + 1.6), (x + 2.6, y + 1.6), (x + 3.0, y + 7.0), (x - 3.0, y + 7.0)], c);
+                b.inked_polygon(
+                    &[
+                        (x - 2.6, y + 1.6),
+                        (x + 2.6, y + 1.6),
+                        (x + 3.0, y + 7.0),
+                        (x - 3.0, y + 7.0),
+                    ],
+                    c,
+                );
             }
             Held::Stick => b.line(&[(x, y - 3.0), (x + 0.8, -0.6)], 1.0, rgb(0x6B4A2A)),
         }

@@ -41,7 +41,10 @@ impl Ground {
         let mut shift = || rng.random_range(-0.03..0.03);
         let bands = layout
             .iter()
-            .map(|&(soil, until)| Band { soil, until: if until < 1.0 { until + shift() } else { 9.0 } })
+            .map(|&(soil, until)| Band {
+                soil,
+                until: if until < 1.0 { until + shift() } else { 9.0 },
+            })
             .collect();
         Ground { bands, height, seed: rng.random() }
     }
@@ -88,7 +91,8 @@ impl Ground {
 
     fn colour(&self, x: f32, y: f32) -> Color {
         let (at, below, above) = self.band(x, y);
-        let soft = noise(x * 0.02, y * 0.03, self.seed) * 0.6 + noise(x * 0.09, y * 0.12, self.seed ^ 7) * 0.4;
+        let soft = noise(x * 0.02, y * 0.03, self.seed) * 0.6
+            + noise(x * 0.09, y * 0.12, self.seed ^ 7) * 0.4;
         let grain = hash(x as u32, y as u32, self.seed);
         let c = match self.bands[at].soil {
             Soil::Sea => sea(x, y / self.height, above, soft, self.seed),
@@ -133,7 +137,8 @@ fn paving(x: f32, y: f32, soft: f32, seed: u32) -> Color {
 
 /// A number in 0..1 from three (a mix of shifts and products, after Wang).
 fn hash(x: u32, y: u32, seed: u32) -> f32 {
-    let mut h = x.wrapping_mul(0x9E37_79B1) ^ y.wrapping_mul(0x85EB_CA77) ^ seed.wrapping_mul(0xC2B2_AE3D);
+    let mut h =
+        x.wrapping_mul(0x9E37_79B1) ^ y.wrapping_mul(0x85EB_CA77) ^ seed.wrapping_mul(0xC2B2_AE3D);
     h = (h ^ (h >> 15)).wrapping_mul(0x2C1B_3C6D);
     h = (h ^ (h >> 12)).wrapping_mul(0x297A_2D39);
     ((h ^ (h >> 15)) >> 8) as f32 / (1 << 24) as f32

@@ -29,9 +29,8 @@ pub(super) enum Prop {
     Lighthouse,
 }
 
-const BRIGHT: [u32; 9] = [
-    0xD8343A, 0xE7662F, 0xF5C23C, 0x4E9F50, 0x2F8F8A, 0x3D7CC9, 0x6A4FA3, 0xE27BA6, 0xD8343A,
-];
+const BRIGHT: [u32; 9] =
+    [0xD8343A, 0xE7662F, 0xF5C23C, 0x4E9F50, 0x2F8F8A, 0x3D7CC9, 0x6A4FA3, 0xE27BA6, 0xD8343A];
 const PALE: [u32; 4] = [0xFAF7F0, 0xFDF0C8, 0xDFF0EC, 0xFAF7F0];
 
 /// Something that fits the soil.
@@ -127,7 +126,8 @@ fn umbrella(b: &mut Brush, c: Color, pale: Color) {
     let rim = [-26.0, -18.0, -7.0, 7.0, 18.0, 26.0_f32];
     for (i, pair) in rim.windows(2).enumerate() {
         if i % 2 == 1 {
-            let curve = |x: f32, t: f32| (x * (1.0 - (1.0 - t) * (1.0 - t)).sqrt(), -57.0 + 19.0 * t);
+            let curve =
+                |x: f32, t: f32| (x * (1.0 - (1.0 - t) * (1.0 - t)).sqrt(), -57.0 + 19.0 * t);
             let mut gore: Vec<Point> = (0..=6).map(|k| curve(pair[0], k as f32 / 6.0)).collect();
             gore.push((0.5 * (pair[0] + pair[1]), -36.4));
             gore.extend((0..=6).rev().map(|k| curve(pair[1], k as f32 / 6.0)));
@@ -188,7 +188,10 @@ fn stall(b: &mut Brush, c: Color, pale: Color) {
     for x in [-26.0, 26.0] {
         b.inked_line(&[(x, 0.0), (x, -44.0)], 2.0, rgb(0x8A6238));
     }
-    b.polygon(&[(-26.0, -40.0), (26.0, -40.0), (26.0, -16.0), (-26.0, -16.0)], faint(rgb(0x3A2A1C), 0.55));
+    b.polygon(
+        &[(-26.0, -40.0), (26.0, -40.0), (26.0, -16.0), (-26.0, -16.0)],
+        faint(rgb(0x3A2A1C), 0.55),
+    );
     let front = [(-28.0, -18.0), (28.0, -18.0), (28.0, 0.0), (-28.0, 0.0)];
     b.inked_polygon(&front, rgb(0xB98A53));
     b.stripes(front, 2, rgb(0xA87A46));
@@ -230,7 +233,14 @@ fn tree(b: &mut Brush, shape: u32) {
     shadow(b, 22.0);
     b.inked_polygon(&[(-4.5, 0.0), (-2.6, -40.0), (2.6, -40.0), (4.5, 0.0)], rgb(0x7B5836));
     let leaf = mix(rgb(0x3F8746), rgb(0x6FA23C), bit(shape, 0));
-    let blobs = [(-14.0, -46.0, 12.0), (13.0, -47.0, 12.5), (0.0, -42.0, 12.0), (-7.0, -61.0, 13.0), (8.0, -63.0, 12.0), (0.0, -71.0, 10.5)];
+    let blobs = [
+        (-14.0, -46.0, 12.0),
+        (13.0, -47.0, 12.5),
+        (0.0, -42.0, 12.0),
+        (-7.0, -61.0, 13.0),
+        (8.0, -63.0, 12.0),
+        (0.0, -71.0, 10.5),
+    ];
     let at = |i: usize, (x, y, r): (f32, f32, f32)| {
         let d = bit(shape, 1 + i as u32) - 0.5;
         (x + 4.0 * d, y - 3.0 * d, r + 2.0 * d)
@@ -255,19 +265,33 @@ fn tree(b: &mut Brush, shape: u32) {
 
 fn palm(b: &mut Brush) {
     shadow(b, 14.0);
-    b.inked_polygon(&[(-3.0, 0.0), (1.5, -34.0), (6.0, -60.0), (9.0, -60.0), (5.0, -34.0), (3.0, 0.0)], rgb(0x9C7442));
+    b.inked_polygon(
+        &[(-3.0, 0.0), (1.5, -34.0), (6.0, -60.0), (9.0, -60.0), (5.0, -34.0), (3.0, 0.0)],
+        rgb(0x9C7442),
+    );
     for i in 1..6 {
         let (x, y) = along((0.0, 0.0), (7.0, -60.0), i as f32 / 6.0);
         b.line(&[(x - 2.4, y), (x + 2.2, y - 1.0)], 0.8, rgb(0x6E4E28));
     }
-    for (i, (dx, dy)) in [(-22.0, -2.0), (-17.0, -13.0), (-2.0, -19.0), (14.0, -14.0), (20.0, -2.0), (10.0, 9.0), (-13.0, 9.0)]
-        .into_iter()
-        .enumerate()
+    for (i, (dx, dy)) in [
+        (-22.0, -2.0),
+        (-17.0, -13.0),
+        (-2.0, -19.0),
+        (14.0, -14.0),
+        (20.0, -2.0),
+        (10.0, 9.0),
+        (-13.0, 9.0),
+    ]
+    .into_iter()
+    .enumerate()
     {
         let leaf = if i % 2 == 0 { rgb(0x3E8E4B) } else { rgb(0x5BA651) };
         let (x, y) = (7.5, -61.0);
         let (mx, my) = (x + 0.55 * dx, y + 0.55 * dy - 6.0);
-        b.inked_polygon(&[(x, y - 1.5), (mx, my - 3.0), (x + dx, y + dy + 5.0), (mx, my + 3.0), (x, y + 1.5)], leaf);
+        b.inked_polygon(
+            &[(x, y - 1.5), (mx, my - 3.0), (x + dx, y + dy + 5.0), (mx, my + 3.0), (x, y + 1.5)],
+            leaf,
+        );
     }
     b.inked_ellipse((5.5, -58.5), 2.4, 2.4, rgb(0x6E4A26));
     b.inked_ellipse((9.6, -58.0), 2.4, 2.4, rgb(0x7A522A));
@@ -276,7 +300,9 @@ fn palm(b: &mut Brush) {
 fn bush(b: &mut Brush, shape: u32) {
     shadow(b, 15.0);
     let leaf = mix(rgb(0x4C8F45), rgb(0x7FAF45), bit(shape, 0));
-    for (i, (x, y, r)) in [(-9.0, -6.0, 7.0), (9.0, -6.0, 7.0), (0.0, -10.0, 9.0)].into_iter().enumerate() {
+    for (i, (x, y, r)) in
+        [(-9.0, -6.0, 7.0), (9.0, -6.0, 7.0), (0.0, -10.0, 9.0)].into_iter().enumerate()
+    {
         let r = r + 1.6 * (bit(shape, 1 + i as u32) - 0.5);
         b.inked_ellipse((x, y), r, r * 0.9, darker(leaf, 0.18));
         b.ellipse((x - 1.0, y - 1.6), r * 0.76, r * 0.62, leaf);
@@ -305,7 +331,10 @@ fn boat(b: &mut Brush, c: Color) {
     b.inked_line(&[(0.0, -6.0), (0.0, -44.0)], 1.2, rgb(0x7A5634));
     b.inked_polygon(&[(2.0, -42.0), (2.0, -11.0), (21.0, -11.0)], rgb(0xFAF7F0));
     b.inked_polygon(&[(-2.0, -38.0), (-2.0, -11.0), (-15.0, -11.0)], c);
-    b.inked_polygon(&[(-22.0, -8.0), (24.0, -8.0), (16.0, 0.5), (-15.0, 0.5)], mix(c, rgb(0x3A2A1C), 0.3));
+    b.inked_polygon(
+        &[(-22.0, -8.0), (24.0, -8.0), (16.0, 0.5), (-15.0, 0.5)],
+        mix(c, rgb(0x3A2A1C), 0.3),
+    );
 }
 
 fn swimmer(b: &mut Brush, c: Color) {
@@ -319,7 +348,10 @@ fn swimmer(b: &mut Brush, c: Color) {
 }
 
 fn lighthouse(b: &mut Brush) {
-    b.inked_polygon(&[(-30.0, 0.0), (-20.0, -12.0), (-6.0, -15.0), (14.0, -13.0), (24.0, -7.0), (30.0, 0.0)], rgb(0x8B7F72));
+    b.inked_polygon(
+        &[(-30.0, 0.0), (-20.0, -12.0), (-6.0, -15.0), (14.0, -13.0), (24.0, -7.0), (30.0, 0.0)],
+        rgb(0x8B7F72),
+    );
     b.polygon(&[(-20.0, -12.0), (-6.0, -15.0), (-2.0, -6.0), (-14.0, -4.0)], rgb(0xA69A8B));
     let tower = [(-7.0, -82.0), (7.0, -82.0), (10.0, -12.0), (-10.0, -12.0)];
     b.inked_polygon(&tower, rgb(0xFAF7F0));
