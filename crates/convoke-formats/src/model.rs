@@ -64,17 +64,22 @@ impl ModelFile {
     pub fn save(&self, path: &Path) -> Result<(), ModelError> {
         let wrong = |what: String| ModelError::File { path: path.into(), what };
         if let Some(i) = self.params.iter().chain(&self.state).position(|v| !v.is_finite()) {
-            return Err(wrong(format!("not written: weight {i} is not a finite number; train with a lower learning rate")));
+            return Err(wrong(format!(
+                "not written: weight {i} is not a finite number; train with a lower learning rate"
+            )));
         }
         let mut tensors: Vec<(String, TensorView)> = Vec::new();
         let named = self.network.params().into_iter().map(|p| (p, &self.params));
         let named = named.chain(self.network.state().into_iter().map(|p| (p, &self.state)));
         for (p, values) in named {
-            let values = values.get(p.range.clone()).ok_or_else(|| wrong("weights do not fit the network".into()))?;
+            let values = values
+                .get(p.range.clone())
+                .ok_or_else(|| wrong("weights do not fit the network".into()))?;
             tensors.push((p.name, view(p.spec.shape, values).map_err(wrong)?));
         }
         for (name, values) in &self.extra {
-            tensors.push((format!("{EXTRA}{name}"), view(vec![values.len()], values).map_err(wrong)?));
+            tensors
+                .push((format!("{EXTRA}{name}"), view(vec![values.len()], values).map_err(wrong)?));
         }
         let mut header = self.header();
         header.insert("convoke.checksum".into(), checksum(&header, &tensors));
@@ -149,17 +154,25 @@ fn parse(bytes: &[u8]) -> Result<ModelFile, String> {
         return Err("has been altered: its checksum does not match; copy it again".into());
     }
     let network = Network::from_toml(network, &Overrides::default()).map_err(|e| e.to_string())?;
-    let classes = serde_json::from_str(text("classes")?).map_err(|e| format!("class names: {e}"))?;
+    let classes =
+        serde_json::from_str(text("classes")?).map_err(|e| format!("class names: {e}"))?;
     let preprocess: Preprocess =
         serde_json::from_str(text("preprocess")?).map_err(|e| format!("preprocessing: {e}"))?;
     preprocess.check()?;
-    let mut all: HashMap<&str, &TensorView> = tensors.iter().map(|(n, t)| (n.as_str(), t)).collect();
+    let mut all: HashMap<&str, &TensorView> =
+        tensors.iter().map(|(n, t)| (n.as_str(), t)).collect();
     let mut flat = |wanted: Vec<convoke_engine::Param>| -> Result<Vec<f32>, String> {
         let mut values = Vec::new();
         for p in wanted {
-            let t = all.remove(p.name.as_str()).ok_or_else(|| format!("has no tensor `{}`", p.name))?;
+            let t =
+                all.remove(p.name.as_str()).ok_or_else(|| format!("has no tensor `{}`", p.name))?;
             if t.shape() != p.spec.shape || t.dtype() != Dtype::F32 {
-                return Err(format!("tensor `{}` is {:?} but the network needs {:?} in f32", p.name, t.shape(), p.spec.shape));
+                return Err(format!(
+                    "tensor `{}` is {:?} but the network needs {:?} in f32",
+                    p.name,
+                    t.shape(),
+                    p.spec.shape
+                ));
             }
             values.extend(floats(t.data()));
         }

@@ -1,0 +1,157 @@
+//! The run folder: `args.toml`, `results.csv`, `results.png`, `split.csv`, `weights/`.
+
+use crate::error::{Result, TrainError, other};
+use crate::plot;
+use convoke_data::{write_file, write_png};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// One line of `results.csv`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct EpochRow {
+    /// From 1.
+    pub epoch: usize,
+    /// Mean training loss.
+    pub train_loss: f64,
+    /// Share right while training (with augmentation and dropout).
+    pub train_top1: f64,
+    /// Loss on the split to judge by.
+    pub val_loss: Option<f64>,
+    /// Share right there.
+    pub val_top1: Option<f64>,
+    /// Share among the five most likely there.
+    pub val_top5: Option<f64>,
+    /// Learning rate of the last step.
+    pub lr: f64,
+    /// Seconds, evaluation included.
+    pub seconds: f64,
+    /// Training pictures a second.
+    pub pictures_per_second: f64,
+}
+
+const HEAD: &str =
+    "epoch,train_loss,train_top1,val_loss,val_top1,val_top5,lr,seconds,pictures_per_second";
+
+impl EpochRow {
+    fn line(&self) -> String {
+        let o = |v: Option<f64>| v.map_or(String::new(), |v| format!("{v:.6}"));
+        format!(
+            "{},{:.6},{:.6},{},{},{},{:.8},{:.3},{:.1}",
+            self.epoch,
+            self.train_loss,
+            self.train_top1,
+            o(self.val_loss),
+            o(self.val_top1),
+            o(self.val_top5),
+            self.lr,
+            self.seconds,
+            self.pictures_per_second
+        )
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let cells: Vec<&str> = line.split(',').collect();
+        let n = |i: usize| cells.get(i)?.parse::<f64>().ok();
+        Some(EpochRow {
+            epoch: cells.first()?.parse().ok()?,
+            train_loss: n(1)?,
+            train_top1: n(2)?,
+            val_loss: n(3),
+            val_top1: n(4),
+            val_top5: n(5),
+            lr: n(6)?,
+            seconds: n(7)?,
+            pictures_per_second: n(8)?,
+        })
+    }
+}
+
+/// A run folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunFolder(PathBuf);
+
+impl RunFolder {
+    /// A folder that does not hold a run yet.
+    ///
+    /// # Errors
+    /// When it already holds one, or cannot be made.
+    pub fn create(path: &Path) -> Result<Self> {
+        if path.join("args.toml").exists() {
+            return other(format!(
+                "{} already holds a run; give another --out, or --resume it",
+                path.display()
+            ));
+        }
+        std::fs::create_dir_all(path)
+            .map_err(|e| TrainError::Other(format!("{}: cannot be made: {e}", path.display())))?;
+        Ok(RunFolder(path.into()))
+    }
+
+    /// The first free of `base/name`, `base/name-2`, …
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn next(base: &Path, name: &str) -> Result<Self> {
+        let numbered = |i: usize| if i == 1 { name.to_string() } else { format!("{name}-{i}") };
+        let free = (1..).map(|i| base.join(numbered(i))).find(|p| !p.exists());
+        Self::create(&free.unwrap_or_else(|| base.join(name)))
+    }
+
+    /// An existing run folder.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn open(path: &Path) -> Result<Self> {
+        if !path.join("args.toml").is_file() {
+            return other(format!("{} is no run folder: it has no args.toml", path.display()));
+        }
+        Ok(RunFolder(path.into()))
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Weights of the best epoch.
+    pub fn best(&self) -> PathBuf {
+        self.0.join("weights/best.safetensors")
+    }
+
+    /// Weights of the last epoch.
+    pub fn last(&self) -> PathBuf {
+        self.0.join("weights/last.safetensors")
+    }
+
+    /// What a run is resumed from.
+    pub fn checkpoint(&self) -> PathBuf {
+        self.0.join("weights/checkpoint.safetensors")
+    }
+
+    /// Writes a text file into the folder.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn write(&self, name: &str, text: &str) -> Result<()> {
+        Ok(write_file(&self.0.join(name), text.as_bytes())?)
+    }
+
+    /// Writes `results.csv` and `results.png`.
+    pub(crate) fn write_rows(&self, rows: &[EpochRow]) -> Result<()> {
+        let mut text = format!("{HEAD}\n");
+        for row in rows {
+            text += &row.line();
+            text.push('\n');
+        }
+        self.write("results.csv", &text)?;
+        Ok(write_png(&self.0.join("results.png"), &plot::curves(rows))?)
+    }
+
+    /// Reads `results.csv`; empty when there is none yet.
+    pub(crate) fn read_rows(&self) -> Result<Vec<EpochRow>> {
+        match std::fs::read_to_string(self.0.join("results.csv")) {
+            Ok(text) => Ok(text.lines().skip(1).filter_map(EpochRow::parse).collect()),
+            Err(_) => Ok(Vec::new()),
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! The training run: batches beside steps, an evaluation and a checkpoint after every epoch.
+
+use crate::error::{Result, TrainError, other};
+use crate::metrics::Evaluation;
+use crate::predict::{evaluate, predict_session};
+use crate::run::{EpochRow, RunFolder};
+use crate::schedule::{Rates, Schedule};
+use convoke_data::{Augment, Dataset, Loader, LoaderOptions, Preprocess, Problem};
+use convoke_engine::{Loss, Mode, Network, Optimizer, Plan, PlanOptions, Session};
+use convoke_formats::ModelFile;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// Everything that a run is told; kept as `args.toml`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainOptions {
+    /// Passes over the training split.
+    pub epochs: usize,
+    /// Samples per step.
+    pub batch: usize,
+    /// Largest learning rate.
+    pub lr: f32,
+    /// Epochs over which the rate first rises.
+    #[serde(default)]
+    pub warmup: f32,
+    /// Share of the target spread over all classes.
+    #[serde(default)]
+    pub label_smoothing: f32,
+    /// Whether weight decay also applies to biases and norms.
+    #[serde(default)]
+    pub decay_all: bool,
+    /// Seed of weights, order, augmentation and dropout.
+    pub seed: u64,
+    /// Threads; they change no result.
+    pub threads: usize,
+    /// Bytes of decoded pictures that may be kept in memory.
+    pub cache: usize,
+    /// How the learning rate moves.
+    pub schedule: Schedule,
+    /// How weights follow gradients.
+    pub optimizer: Optimizer,
+    /// Random changes of the training pictures.
+    pub augment: Augment,
+}
+
+impl TrainOptions {
+    /// What works for most sets: SGD with momentum and Nesterov, one cycle, decay on weights alone.
+    /// Small grey pictures learn faster at a higher rate.
+    pub fn suited(epochs: usize, batch: usize, pre: &Preprocess, threads: usize) -> Self {
+        TrainOptions {
+            epochs,
+            batch,
+            lr: 0.1 * batch as f32 / 128.0,
+            warmup: 0.0,
+            label_smoothing: 0.0,
+            decay_all: false,
+            seed: 0,
+            threads,
+            cache: 1 << 30,
+            schedule: Schedule::OneCycle,
+            optimizer: Optimizer::Sgd { momentum: 0.9, nesterov: true, weight_decay: 5e-4 },
+            augment: Augment::suited(pre.height, pre.width, pre.channels),
+        }
+    }
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BatchInfo {
+    /// Epoch, from 0.
+    pub epoch: usize,
+    /// Epochs of the run.
+    pub epochs: usize,
+    /// Batches of this epoch done.
+    pub batch: usize,
+    /// Batches of an epoch.
+    pub batches: usize,
+    /// Mean loss of this epoch so far.
+    pub loss: f64,
+    /// Share right in this epoch so far (with augmentation and dropout).
+    pub top1: f64,
+    /// Pictures a second since the epoch began.
+    pub pictures_per_second: f64,
+    /// Seconds that the rest of the run will take at this speed.
+    pub seconds_left: f64,
+}
+
+/// Hears how a run goes.
+pub trait Progress {
+    /// After every batch.
+    fn batch(&mut self, info: &BatchInfo);
+    /// After every epoch.
+    fn epoch(&mut self, row: &EpochRow);
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// All epochs are done.
+    Done {
+        /// The evaluation of the last epoch, where there is a split to judge by.
+        last: Option<Evaluation>,
+        /// Best share right, and its epoch (from 1).
+        best: Option<(f64, usize)>,
+    },
+    /// It was asked to stop; the checkpoint continues it.
+    Interrupted,
+}
+
+/// A run: network, data, options, and the folder it writes to.
+pub struct Trainer<'a> {
+    network: Network,
+    dataset: &'a Dataset,
+    preprocess: Preprocess,
+    options: TrainOptions,
+    folder: RunFolder,
+    session: Session,
+    judge: Option<(Session, Loader)>,
+    loader: Loader,
+    at: Position,
+}
+
+/// Where a run stands; kept in the checkpoint.
+#[derive(Debug, Clone, PartialEq, Default)]
+struct Position {
+    epoch: usize,
+    batch: usize,
+    loss: f64,
+    correct: usize,
+    best: Option<(f64, usize)>,
+    rows: Vec<EpochRow>,
+}
+
+impl<'a> Trainer<'a> {
+    /// Plans the run. Its weights are drawn from the seed.
+    ///
+    /// # Errors
+    /// When the network does not fit the data or the machine's memory.
+    pub fn new(
+        network: Network,
+        dataset: &'a Dataset,
+        preprocess: Preprocess,
+        options: TrainOptions,
+        folder: RunFolder,
+    ) -> Result<Self> {
+        let n = dataset.train.len();
+        if options.batch == 0 || options.batch > n {
+            return other(format!(
+                "batch {} does not fit {n} training samples; use --batch {} or less",
+                options.batch,
+                n.max(1)
+            ));
+        }
+        if !(options.lr.is_finite() && options.lr > 0.0) {
+            return other(format!("learning rate {} must be a positive number", options.lr));
+        }
+        let mode = Mode::Train {
+            loss: Loss::SoftmaxCrossEntropy { label_smoothing: options.label_smoothing },
+            optimizer: options.optimizer,
+            decay_all: options.decay_all,
+        };
+        let (batch, threads) = (options.batch, options.threads);
+        let plan = PlanOptions { mode, ..PlanOptions::predict(batch, threads) };
+        let mut session = Session::new(Plan::compile(&network, &plan)?)?;
+        session.init(options.seed);
+        let loader_options = LoaderOptions {
+            batch,
+            seed: options.seed,
+            workers: threads,
+            training: true,
+            cache: options.cache,
+        };
+        let loader = Loader::new(
+            &dataset.train,
+            &preprocess,
+            Some(&options.augment),
+            loader_options.clone(),
+        )?;
+        let judge = match dataset.eval() {
+            Some(split) => {
+                let batch = batch.min(64).min(split.len());
+                let judge_options = LoaderOptions { batch, training: false, ..loader_options };
+                let loader = Loader::new(split, &preprocess, None, judge_options)?;
+                Some((predict_session(&network, batch, threads)?, loader))
+            }
+            None => None,
+        };
+        let at = Position::default();
+        Ok(Trainer { network, dataset, preprocess, options, folder, session, judge, loader, at })
+    }
+
+    /// The plan of a step.
+    pub fn plan(&self) -> &Plan {
+        self.session.plan()
+    }
+
+    /// Pictures that could not be read so far.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut all = self.loader.problems();
+        all.extend(self.judge.iter().flat_map(|(_, l)| l.problems()));
+        all
+    }
+
+    /// Starts from given weights instead of drawn ones.
+    ///
+    /// # Errors
+    /// When they do not fit the network.
+    pub fn set_weights(&mut self, params: &[f32], state: &[f32]) -> Result<()> {
+        self.session.set_params(params)?;
+        Ok(self.session.set_state(state)?)
+    }
+
+    /// Continues where the checkpoint stands.
+    ///
+    /// # Errors
+    /// When the checkpoint does not fit the network.
+    pub fn resume(&mut self, checkpoint: &ModelFile) -> Result<()> {
+        self.set_weights(&checkpoint.params, &checkpoint.state)?;
+        let fact = |name: &str| checkpoint.facts.get(name).map(String::as_str);
+        let number = |name: &str| -> Result<u64> {
+            let text = fact(name).and_then(|t| t.parse().ok());
+            text.ok_or_else(|| {
+                TrainError::Other(format!("the checkpoint has no `{name}`; it cannot be resumed"))
+            })
+        };
+        let none = Vec::new();
+        let moments = checkpoint.extra.get("optimizer").unwrap_or(&none);
+        self.session.resume(moments, number("steps")?)?;
+        self.session.set_seed(self.options.seed);
+        let best = number("best_epoch").ok().zip(fact("best").and_then(|t| t.parse().ok()));
+        self.at = Position {
+            epoch: number("epoch")? as usize,
+            batch: number("batch")? as usize,
+            loss: f64::from_bits(number("loss_bits")?),
+            correct: number("correct")? as usize,
+            best: best.map(|(epoch, top1)| (top1, epoch as usize)),
+            rows: self.folder.read_rows()?.into_iter().take(number("epoch")? as usize).collect(),
+        };
+        Ok(())
+    }
+
+    /// Runs to the end, or until `stop` is set.
+    ///
+    /// # Errors
+    /// When the loss is no number any more, nothing can be read, or the folder cannot be written.
+    pub fn run(&mut self, progress: &mut dyn Progress, stop: &AtomicBool) -> Result<Outcome> {
+        let mut last = None;
+        while self.at.epoch < self.options.epochs {
+            let start = Instant::now();
+            let first = self.at.batch;
+            if !self.epoch(progress, stop)? {
+                self.checkpoint()?;
+                return Ok(Outcome::Interrupted);
+            }
+            let samples = (self.loader.batches() - first) * self.options.batch;
+            let speed = samples as f64 / start.elapsed().as_secs_f64();
+            last = self.judge()?;
+            let row = self.row(last.as_ref(), start.elapsed().as_secs_f64(), speed);
+            progress.epoch(&row);
+            self.finish_epoch(row, last.as_ref())?;
+        }
+        Ok(Outcome::Done { last, best: self.at.best })
+    }
+
+    fn rates(&self) -> Rates {
+        let epoch = self.loader.batches() as u64;
+        Rates {
+            schedule: self.options.schedule,
+            lr: self.options.lr,
+            steps: epoch * self.options.epochs as u64,
+            epoch,
+            warmup: (self.options.warmup.max(0.0) * epoch as f32) as u64,
+        }
+    }
+
+    /// The rest of an epoch; `false` when it was asked to stop.
+    fn epoch(&mut self, progress: &mut dyn Progress, stop: &AtomicBool) -> Result<bool> {
+        let rates = self.rates();
+        let batches = self.loader.batches();
+        let first = self.at.batch;
+        let start = Instant::now();
+        self.loader.start(self.at.epoch as u64, first);
+        while self.at.batch < batches {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
+            let Some(batch) = self.loader.next_batch() else {
+                let why = self
+                    .loader
+                    .problems()
+                    .first()
+                    .map_or(String::new(), |p| format!(": {}: {}", p.path.display(), p.why));
+                return other(format!("no training picture can be read{why}"));
+            };
+            self.session.input_mut().copy_from_slice(&batch.pixels);
+            self.session.labels_mut().copy_from_slice(&batch.labels);
+            self.loader.recycle(batch);
+            let lr = rates.at(self.session.steps());
+            let report = self.session.step(lr)?;
+            if !report.loss.is_finite() {
+                return other(format!(
+                    "the loss is no number any more at epoch {}, batch {}; use a lower --lr than {}; the last good weights are in {}",
+                    self.at.epoch + 1,
+                    self.at.batch + 1,
+                    self.options.lr,
+                    self.folder.path().display()
+                ));
+            }
+            self.at.batch += 1;
+            self.at.loss += f64::from(report.loss);
+            self.at.correct += report.correct;
+            let done = self.at.batch - first;
+            let seconds = start.elapsed().as_secs_f64();
+            let left = (self.options.epochs - self.at.epoch) * batches - self.at.batch;
+            progress.batch(&BatchInfo {
+                epoch: self.at.epoch,
+                epochs: self.options.epochs,
+                batch: self.at.batch,
+                batches,
+                loss: self.at.loss / self.at.batch as f64,
+                top1: self.at.correct as f64 / (self.at.batch * self.options.batch) as f64,
+                pictures_per_second: (done * self.options.batch) as f64 / seconds,
+                seconds_left: seconds / done as f64 * left as f64,
+            });
+        }
+        Ok(true)
+    }
+
+    fn judge(&mut self) -> Result<Option<Evaluation>> {
+        let Some((session, loader)) = &mut self.judge else { return Ok(None) };
+        session.set_params(self.session.params())?;
+        session.set_state(self.session.state())?;
+        evaluate(session, loader, self.dataset.classes.len()).map(Some)
+    }
+
+    fn row(&self, e: Option<&Evaluation>, seconds: f64, pictures_per_second: f64) -> EpochRow {
+        let batches = self.loader.batches();
+        EpochRow {
+            epoch: self.at.epoch + 1,
+            train_loss: self.at.loss / batches as f64,
+            train_top1: self.at.correct as f64 / (batches * self.options.batch) as f64,
+            val_loss: e.map(|e| e.loss),
+            val_top1: e.map(|e| e.top1),
+            val_top5: e.map(|e| e.top5),
+            lr: f64::from(self.rates().at(self.session.steps().saturating_sub(1))),
+            seconds,
+            pictures_per_second,
+        }
+    }
+
+    fn finish_epoch(&mut self, row: EpochRow, e: Option<&Evaluation>) -> Result<()> {
+        let top1 = e.map_or(row.train_top1, |e| e.top1);
+        let better = self.at.best.is_none_or(|(best, _)| top1 > best);
+        if better {
+            self.at.best = Some((top1, row.epoch));
+        }
+        self.at.rows.push(row);
+        (self.at.epoch, self.at.batch) = (self.at.epoch + 1, 0);
+        (self.at.loss, self.at.correct) = (0.0, 0);
+        let model = self.model(e);
+        model.save(&self.folder.last())?;
+        if better {
+            model.save(&self.folder.best())?;
+        }
+        self.folder.write_rows(&self.at.rows)?;
+        self.checkpoint()
+    }
+
+    fn model(&self, e: Option<&Evaluation>) -> ModelFile {
+        let mut facts = BTreeMap::from([("epochs".to_string(), self.at.epoch.to_string())]);
+        if let Some(e) = e {
+            facts.insert("top1".into(), e.top1.to_string());
+        }
+        ModelFile {
+            network: self.network.clone(),
+            classes: self.dataset.classes.clone(),
+            preprocess: self.preprocess.clone(),
+            task: "classify".into(),
+            params: self.session.params().to_vec(),
+            state: self.session.state().to_vec(),
+            facts,
+            extra: BTreeMap::new(),
+        }
+    }
+
+    /// Writes what [`Trainer::resume`] needs.
+    fn checkpoint(&self) -> Result<()> {
+        let mut model = self.model(None);
+        model.task = "checkpoint".into();
+        let mut fact = |name: &str, value: String| model.facts.insert(name.into(), value);
+        fact("steps", self.session.steps().to_string());
+        fact("epoch", self.at.epoch.to_string());
+        fact("batch", self.at.batch.to_string());
+        fact("loss_bits", self.at.loss.to_bits().to_string());
+        fact("correct", self.at.correct.to_string());
+        if let Some((best, epoch)) = self.at.best {
+            fact("best", best.to_string());
+            fact("best_epoch", epoch.to_string());
+        }
+        model.extra.insert("optimizer".into(), self.session.optimizer_state().to_vec());
+        Ok(model.save(&self.folder.checkpoint())?)
+    }
+}
