@@ -1,3 +1,65 @@
 //! The `convoke` command.
 
-fn main() {}
+mod common;
+mod progress;
+mod verbs;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Convolutional networks: train, find, look inside, know the cost.
+#[derive(Parser)]
+#[command(name = "convoke", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Train(verbs::train::Args),
+    Val(verbs::val::Args),
+    Predict(verbs::predict::Args),
+    Plan(verbs::plan::Args),
+    Models(verbs::models::Args),
+    Bench(verbs::bench::Args),
+    #[command(subcommand)]
+    Data(verbs::data::Verb),
+}
+
+fn main() -> ExitCode {
+    quiet_pipes();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => return common::usage(e),
+    };
+    let result = match cli.verb {
+        Verb::Train(a) => verbs::train::run(a),
+        Verb::Val(a) => verbs::val::run(a),
+        Verb::Predict(a) => verbs::predict::run(a),
+        Verb::Plan(a) => verbs::plan::run(a),
+        Verb::Models(a) => verbs::models::run(a),
+        Verb::Bench(a) => verbs::bench::run(a),
+        Verb::Data(v) => verbs::data::run(v),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            common::error(&e);
+            ExitCode::from(1)
+        }
+    }
+}
+
+/// Ends quietly when the reader of our output has gone (`convoke models | head`), instead of with a
+/// panic's text.
+fn quiet_pipes() {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        let text = info.payload().downcast_ref::<String>().cloned().unwrap_or_default();
+        if text.contains("Broken pipe") {
+            std::process::exit(0);
+        }
+        default(info);
+    }));
+}

@@ -1,0 +1,212 @@
+//! What verbs share: flags, the recognition of MODEL, errors of one line.
+
+use anyhow::{Context, Result, bail};
+use convoke_data::Preprocess;
+use convoke_engine::{Network, Overrides, Shape};
+use convoke_formats::ModelFile;
+use convoke_train::RunFolder;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Threads, for every verb that computes.
+#[derive(clap::Args, Clone, Copy)]
+pub struct Threads {
+    /// Threads; they change no result [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+}
+
+impl Threads {
+    /// How many.
+    pub fn count(self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
+        self.threads.map_or_else(cores, usize::from)
+    }
+}
+
+/// What MODEL turned out to be.
+pub enum Model {
+    /// A network without weights: a zoo name or a network file.
+    Network(Source),
+    /// A model with weights.
+    File(Box<ModelFile>, PathBuf),
+}
+
+/// Where a network without weights comes from; its size and classes are still open.
+pub enum Source {
+    /// A name of the zoo.
+    Zoo(&'static convoke_zoo::Entry),
+    /// A network file and its text.
+    Toml(PathBuf, String),
+}
+
+impl Source {
+    /// The network for an input and a number of classes; what is left out is the paper's or file's.
+    pub fn build(&self, input: Option<Shape>, classes: Option<usize>) -> Result<Network> {
+        match self {
+            Source::Zoo(e) => {
+                Ok(convoke_zoo::build(e.name, &convoke_zoo::Options { input, classes })?)
+            }
+            Source::Toml(path, text) => Network::from_toml(text, &Overrides { input, classes })
+                .with_context(|| path.display().to_string()),
+        }
+    }
+
+    /// The input that the paper or file names.
+    pub fn input(&self) -> Option<Shape> {
+        match self {
+            Source::Zoo(e) => Some(e.input),
+            Source::Toml(_, text) => {
+                let table: toml::Table = text.parse().ok()?;
+                table.get("input")?.clone().try_into().ok()
+            }
+        }
+    }
+}
+
+/// Recognises MODEL: a zoo name, a network file, a weights file or a run folder.
+pub fn model(name: &str) -> Result<Model> {
+    let path = Path::new(name);
+    if path.is_dir() {
+        let best = RunFolder::open(path)?.best();
+        if !best.is_file() {
+            bail!("{name} holds no weights yet; let it train for an epoch");
+        }
+        return Ok(Model::File(Box::new(ModelFile::load(&best)?), best));
+    }
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("safetensors") => Ok(Model::File(Box::new(ModelFile::load(path)?), path.into())),
+        Some("toml") => {
+            let text = std::fs::read_to_string(path).with_context(|| name.to_string())?;
+            Ok(Model::Network(Source::Toml(path.into(), text)))
+        }
+        _ if path.is_file() => {
+            bail!("{name}: is neither a network file (.toml) nor a model file (.safetensors)")
+        }
+        _ => Ok(Model::Network(Source::Zoo(convoke_zoo::find(name)?))),
+    }
+}
+
+/// MODEL with weights, for verbs that need them.
+pub fn trained(name: &str) -> Result<ModelFile> {
+    match model(name)? {
+        Model::File(file, _) => Ok(*file),
+        Model::Network(_) => bail!(
+            "`{name}` has no weights; give a run folder or a .safetensors file, or train one first"
+        ),
+    }
+}
+
+/// `224x224x3`, `28x28` (three channels) or `1x100x2`.
+pub fn parse_shape(text: &str) -> Result<Shape, String> {
+    let parts: Vec<usize> = text.split('x').filter_map(|p| p.parse().ok()).collect();
+    match (text.split('x').count(), &parts[..]) {
+        (3, &[h, w, c]) if h * w * c > 0 && h.max(w).max(c) <= 1 << 16 => Ok(Shape::new(h, w, c)),
+        (2, &[h, w]) if h * w > 0 && h.max(w) <= 1 << 16 => Ok(Shape::new(h, w, 3)),
+        _ => Err("write height x width x channels, such as 224x224x3".into()),
+    }
+}
+
+/// `1234567` as `1,234,567`.
+pub fn thousands(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (i, d) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(d);
+    }
+    text
+}
+
+/// A number with k, M, G behind it.
+pub fn units(n: f64) -> String {
+    let (scale, unit) = match n {
+        n if n >= 1e9 => (1e9, "G"),
+        n if n >= 1e6 => (1e6, "M"),
+        n if n >= 1e3 => (1e3, "k"),
+        _ => return format!("{n:.0}"),
+    };
+    format!("{:.2}{unit}", n / scale)
+}
+
+/// Bytes in MiB or GiB.
+pub fn bytes(n: usize) -> String {
+    match n as f64 / f64::from(1 << 20) {
+        m if m >= 1024.0 => format!("{:.2} GiB", m / 1024.0),
+        m if m >= 10.0 => format!("{m:.0} MiB"),
+        m => format!("{m:.2} MiB"),
+    }
+}
+
+/// Seconds as people say them.
+pub fn duration(seconds: f64) -> String {
+    let s = seconds.max(0.0).round() as u64;
+    match s {
+        0..60 => format!("{s} s"),
+        60..3600 => format!("{}:{:02} min", s / 60, s % 60),
+        _ => format!("{}:{:02} h", s / 3600, s / 60 % 60),
+    }
+}
+
+/// What a preprocessing makes, as a shape.
+pub fn input_of(pre: &Preprocess) -> Shape {
+    Shape::new(pre.height, pre.width, pre.channels)
+}
+
+/// An error in one line.
+pub fn error(e: &anyhow::Error) {
+    let text = e.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
+    eprintln!("error: {}", text.split_whitespace().collect::<Vec<_>>().join(" "));
+}
+
+/// Wrong usage: one line and exit code 2; help and version go to standard output.
+pub fn usage(e: clap::Error) -> ExitCode {
+    use clap::error::{ContextKind, ErrorKind};
+    if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        let _ = e.print();
+        return ExitCode::SUCCESS;
+    }
+    if e.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = e.print();
+        return ExitCode::from(2);
+    }
+    let text = e.to_string();
+    let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+    let mut line = first.trim_end_matches(':').to_string();
+    if e.kind() == ErrorKind::MissingRequiredArgument {
+        let missing = e.get(ContextKind::InvalidArg).map_or(String::new(), ToString::to_string);
+        line = format!("{} is missing", missing.replace(['\n', '\r'], " "));
+    }
+    let suggested =
+        [ContextKind::SuggestedSubcommand, ContextKind::SuggestedArg, ContextKind::SuggestedValue]
+            .into_iter()
+            .find_map(|k| e.get(k));
+    if let Some(s) = suggested {
+        line += &format!("; did you mean `{s}`?");
+    }
+    eprintln!("error: {line}; see `convoke help`");
+    ExitCode::from(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_are_read() {
+        assert_eq!(parse_shape("224x200x1"), Ok(Shape::new(224, 200, 1)));
+        assert_eq!(parse_shape("64x64"), Ok(Shape::new(64, 64, 3)));
+        for wrong in ["", "64", "0x3x3", "axbxc", "1x2x3x4", "99999999x1x1"] {
+            assert!(parse_shape(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!(thousands(11_689_512), "11,689,512");
+        assert_eq!(units(1.814e9), "1.81G");
+        assert_eq!(duration(75.0), "1:15 min");
+    }
+}

@@ -1,0 +1,150 @@
+//! `convoke bench`.
+
+use crate::common::{self, Model, Threads, bytes, parse_shape};
+use anyhow::Result;
+use clap::ValueEnum;
+use convoke_engine::{Loss, Network, Optimizer, Plan, PlanOptions, Session, Shape};
+use convoke_kernels::peak;
+use serde_json::json;
+use std::time::Instant;
+
+/// Measure the speed of a network on this machine
+#[derive(clap::Args)]
+pub struct Args {
+    /// Zoo name, network file, model file or run folder
+    model: String,
+    /// What to measure
+    #[arg(long, value_enum, default_value = "train")]
+    mode: Mode,
+    /// Pictures per step
+    #[arg(long, default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    batch: u32,
+    /// Input as height x width x channels [default: the network's own]
+    #[arg(long, value_parser = parse_shape, value_name = "HxWxC")]
+    input: Option<Shape>,
+    /// Measure for about so long
+    #[arg(long, default_value_t = 5.0, value_name = "SECONDS")]
+    seconds: f64,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Read a number of seconds from each line of standard input, measure that long, print one JSON
+    /// line; for measuring in turns with another program
+    #[arg(long, hide = true)]
+    turns: bool,
+    #[command(flatten)]
+    threads: Threads,
+}
+
+#[derive(Clone, Copy, ValueEnum, PartialEq)]
+enum Mode {
+    Train,
+    Infer,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let network = match common::model(&args.model)? {
+        Model::Network(source) => source.build(args.input, None)?,
+        Model::File(file, _) => match args.input {
+            Some(input) => file.network.with_input(input)?,
+            None => file.network,
+        },
+    };
+    let mut session = session(&network, &args)?;
+    let mut step = || -> Result<()> {
+        match args.mode {
+            Mode::Train => drop(session.step(1e-4)?),
+            Mode::Infer => drop(session.predict(args.batch as usize)?.len()),
+        }
+        Ok(())
+    };
+    step()?;
+    if args.turns {
+        for line in std::io::stdin().lines() {
+            let seconds = line?.trim().parse().unwrap_or(args.seconds);
+            println!(
+                "{}",
+                json!({"images_per_second": f64::from(args.batch) / median(seconds, &mut step)?})
+            );
+        }
+        return Ok(());
+    }
+    let seconds = median(args.seconds, &mut step)?;
+    report(&args, &network, &session, seconds);
+    Ok(())
+}
+
+/// Median seconds of a step over about `seconds`.
+fn median(seconds: f64, step: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+    let (begin, mut times) = (Instant::now(), Vec::new());
+    while times.len() < 3 || begin.elapsed().as_secs_f64() < seconds {
+        let start = Instant::now();
+        step()?;
+        times.push(start.elapsed().as_secs_f64());
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times[times.len() / 2])
+}
+
+fn session(network: &Network, args: &Args) -> Result<Session> {
+    let (batch, threads) = (args.batch as usize, args.threads.count());
+    let options = match args.mode {
+        Mode::Infer => PlanOptions::predict(batch, threads),
+        Mode::Train => {
+            let sgd = Optimizer::Sgd { momentum: 0.9, nesterov: false, weight_decay: 0.0 };
+            let loss = if network.output_shape().c > 1 {
+                Loss::SoftmaxCrossEntropy { label_smoothing: 0.0 }
+            } else {
+                Loss::SigmoidCrossEntropy { positive_weight: 1.0 }
+            };
+            PlanOptions::train(batch, threads, loss, sgd)
+        }
+    };
+    let mut session = Session::new(Plan::compile(network, &options)?)?;
+    session.init(0);
+    // Any numbers do, as long as they are not all equal.
+    for (i, v) in session.input_mut().iter_mut().enumerate() {
+        *v = (i.wrapping_mul(2_654_435_761) % 1024) as f32 / 512.0 - 1.0;
+    }
+    Ok(session)
+}
+
+fn report(args: &Args, network: &Network, session: &Session, seconds: f64) {
+    let speed = f64::from(args.batch) / seconds;
+    // Training multiplies by the filters three times: forward, and twice backward, except that the
+    // first layer needs no gradient of its input.
+    let first = network
+        .iter()
+        .find(|(_, n)| n.inputs.contains(&network.input()))
+        .map_or(0, |(id, _)| network.macs_of(id));
+    let macs = match args.mode {
+        Mode::Infer => network.macs(),
+        Mode::Train => 3 * network.macs() - first,
+    };
+    let gflops = 2.0 * macs as f64 * speed / 1e9;
+    let peak = peak::fma_gflops(session.plan().isa(), session.pool());
+    let plan = session.plan().memory().total;
+    let used = peak_memory();
+    if args.json {
+        println!(
+            "{}",
+            json!({"images_per_second": speed, "gflops": gflops, "peak_fraction": gflops / peak,
+            "peak_memory_bytes": used, "plan_memory_bytes": plan, "seconds_per_step": seconds})
+        );
+        return;
+    }
+    println!("{speed:.1} pictures/s ({:.2} ms a step of {})", 1e3 * seconds, args.batch);
+    println!(
+        "{gflops:.0} GFLOP/s, {:.0} % of the {peak:.0} that multiply-adds alone reach here",
+        100.0 * gflops / peak
+    );
+    let used = used.map_or("unknown".into(), bytes);
+    println!("memory: plan {}, process at most {used}", bytes(plan));
+}
+
+/// Largest resident size of this process so far, where the system tells.
+fn peak_memory() -> Option<usize> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
+    line.split_whitespace().nth(1)?.parse::<usize>().ok().map(|k| k * 1024)
+}

@@ -1,0 +1,9 @@
+//! One file per verb: its flags, its help, its run.
+
+pub mod bench;
+pub mod data;
+pub mod models;
+pub mod plan;
+pub mod predict;
+pub mod train;
+pub mod val;
