@@ -1,1 +1,23 @@
 //! Finding things in big pictures and looking inside networks.
+//!
+//! A picture's way: [`Slider`] runs a fully convolutional network over the whole picture in blocks →
+//! [`ScoreMap`] → [`Finder`] (peaks, boxes, overlaps removed) → [`Found`], which is data first;
+//! [`draw`] makes pictures of it. [`train_detector`] makes such a network from pictures with boxes,
+//! and [`demo::run_demo`] shows all of it at work on a crowd drawn by program.
+
+mod bounds;
+
+
+pub mod demo;
+mod error;
+mod find;
+mod learn;
+
+mod slide;
+
+pub use bounds::{Bounds, suppress};
+pub use error::{Result, VisionError};
+pub use find::{Candidate, Detector, FindOptions, Finder, Found};
+pub use learn::{Example, LearnOptions, Learned, Moment, detector_network, train_detector};
+
+pub use slide::{ScoreMap, SlideOptions, Slider};
