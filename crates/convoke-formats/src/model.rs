@@ -3,8 +3,11 @@
 use convoke_data::{Preprocess, write_file};
 use convoke_engine::{Network, Overrides};
 use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView, serialize};
-use std::collections::{BTreeMap, HashMap};
+use safetensors::tensor::{Dtype, Metadata, TensorView};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// What can be wrong with a model file.
@@ -52,53 +55,31 @@ pub struct ModelFile {
     pub extra: BTreeMap<String, Vec<f32>>,
 }
 
+/// The version that this library writes, and the only one it reads.
+const VERSION: &str = "1";
+/// Longer headers are refused: a network of a hundred thousand layers needs a tenth of it.
+const MAX_HEADER: u64 = 64 << 20;
 /// Larger files are refused.
 const MAX_BYTES: u64 = 64 << 30;
 const EXTRA: &str = "extra.";
+const CHECKSUM: &str = "convoke.checksum";
+const DAMAGED: &str = "is no model file, or is damaged or cut short; copy it again";
+
+/// Tensors by name: shape and values. Sorted, so that the same model is the same file.
+type Tensors<'a> = BTreeMap<String, (Vec<usize>, &'a [f32])>;
+type Texts = BTreeMap<String, String>;
 
 impl ModelFile {
-    /// Writes the file beside its place and renames it there.
+    /// Writes the file beside its place and renames it there. The same model gives the same bytes.
     ///
     /// # Errors
     /// When a weight is not finite, or the file cannot be written (the old one then stays).
     pub fn save(&self, path: &Path) -> Result<(), ModelError> {
-        let wrong = |what: String| ModelError::File { path: path.into(), what };
-        if let Some(i) = self.params.iter().chain(&self.state).position(|v| !v.is_finite()) {
-            return Err(wrong(format!(
-                "not written: weight {i} is not a finite number; train with a lower learning rate"
-            )));
-        }
-        let mut tensors: Vec<(String, TensorView)> = Vec::new();
-        let named = self.network.params().into_iter().map(|p| (p, &self.params));
-        let named = named.chain(self.network.state().into_iter().map(|p| (p, &self.state)));
-        for (p, values) in named {
-            let values = values
-                .get(p.range.clone())
-                .ok_or_else(|| wrong("weights do not fit the network".into()))?;
-            tensors.push((p.name, view(p.spec.shape, values).map_err(wrong)?));
-        }
-        for (name, values) in &self.extra {
-            tensors
-                .push((format!("{EXTRA}{name}"), view(vec![values.len()], values).map_err(wrong)?));
-        }
-        let mut header = self.header();
-        header.insert("convoke.checksum".into(), checksum(&header, &tensors));
-        let bytes = serialize(tensors, Some(header)).map_err(|e| wrong(e.to_string()))?;
+        let bytes = self.to_bytes().map_err(|what| {
+            let what = format!("not written: {what}");
+            ModelError::File { path: path.into(), what }
+        })?;
         Ok(write_file(path, &bytes)?)
-    }
-
-    fn header(&self) -> HashMap<String, String> {
-        let mut header: HashMap<String, String> = [
-            ("convoke.version", "1".to_string()),
-            ("convoke.network", self.network.to_toml()),
-            ("convoke.classes", serde_json::json!(self.classes).to_string()),
-            ("convoke.preprocess", serde_json::json!(self.preprocess).to_string()),
-            ("convoke.task", self.task.clone()),
-        ]
-        .map(|(k, v)| (k.to_string(), v))
-        .into();
-        header.extend(self.facts.iter().map(|(k, v)| (format!("fact.{k}"), v.clone())));
-        header
     }
 
     /// Reads a model file.
@@ -106,88 +87,172 @@ impl ModelFile {
     /// # Errors
     /// When the file is missing, no model, cut short, altered, or does not hold what its network needs.
     pub fn load(path: &Path) -> Result<Self, ModelError> {
-        let io = |source| ModelError::Io { path: path.into(), source };
-        let length = std::fs::metadata(path).map_err(io)?.len();
-        if length > MAX_BYTES {
-            let what = format!("{} GiB is too large for a model", length >> 30);
-            return Err(ModelError::File { path: path.into(), what });
+        let wrong = |what: String| ModelError::File { path: path.into(), what };
+        let bytes = read(path).map_err(|source| ModelError::Io { path: path.into(), source })?;
+        let bytes = bytes.ok_or_else(|| wrong(DAMAGED.into()))?;
+        parse(&bytes).map_err(wrong)
+    }
+
+    fn to_bytes(&self) -> Result<Vec<u8>, String> {
+        let tensors = self.tensors()?;
+        for (name, (_, values)) in &tensors {
+            if values.iter().any(|v| !v.is_finite()) {
+                return Err(format!(
+                    "`{name}` holds numbers that are not finite; train with a lower learning rate"
+                ));
+            }
         }
-        let bytes = std::fs::read(path).map_err(io)?;
-        parse(&bytes).map_err(|what| ModelError::File { path: path.into(), what })
+        let mut texts = self.texts();
+        let crc = checksum(&texts, tensors.iter().map(|(n, (shape, v))| (n, &shape[..], le(v))));
+        texts.insert(CHECKSUM.into(), crc);
+        let mut header = serde_json::Map::new();
+        header.insert("__metadata__".into(), json!(texts));
+        let mut end = 0;
+        for (name, (shape, values)) in &tensors {
+            let start = end;
+            end += values.len() * 4;
+            let entry = json!({"dtype": "F32", "shape": shape, "data_offsets": [start, end]});
+            header.insert(name.clone(), entry);
+        }
+        let mut header = serde_json::Value::Object(header).to_string().into_bytes();
+        // The format wants the data to begin at a multiple of eight bytes.
+        header.resize(header.len().next_multiple_of(8), b' ');
+        if header.len() as u64 > MAX_HEADER {
+            return Err("the network's description is too long".into());
+        }
+        let mut bytes = Vec::with_capacity(8 + header.len() + end);
+        bytes.extend((header.len() as u64).to_le_bytes());
+        bytes.extend(header);
+        for (_, values) in tensors.values() {
+            bytes.extend_from_slice(&le(values));
+        }
+        Ok(bytes)
+    }
+
+    fn tensors(&self) -> Result<Tensors<'_>, String> {
+        let mut tensors = Tensors::new();
+        for (named, values) in
+            [(self.network.params(), &self.params), (self.network.state(), &self.state)]
+        {
+            let needed = named.last().map_or(0, |p| p.range.end);
+            if needed != values.len() {
+                return Err(format!("{} numbers but the network has {needed}", values.len()));
+            }
+            for p in named {
+                tensors.insert(p.name, (p.spec.shape, &values[p.range]));
+            }
+        }
+        for (name, values) in &self.extra {
+            let name = format!("{EXTRA}{name}");
+            if tensors.insert(name.clone(), (vec![values.len()], values)).is_some() {
+                return Err(format!("two tensors are named `{name}`; rename the layer `extra`"));
+            }
+        }
+        Ok(tensors)
+    }
+
+    fn texts(&self) -> Texts {
+        let mut texts: Texts = [
+            ("convoke.version", VERSION.to_string()),
+            ("convoke.network", self.network.to_toml()),
+            ("convoke.classes", json!(self.classes).to_string()),
+            ("convoke.preprocess", json!(self.preprocess).to_string()),
+            ("convoke.task", self.task.clone()),
+        ]
+        .map(|(k, v)| (k.to_string(), v))
+        .into();
+        texts.extend(self.facts.iter().map(|(k, v)| (format!("fact.{k}"), v.clone())));
+        texts
     }
 }
 
-fn view(shape: Vec<usize>, values: &[f32]) -> Result<TensorView<'_>, String> {
-    TensorView::new(Dtype::F32, shape, bytemuck::cast_slice(values)).map_err(|e| e.to_string())
+/// The whole file, or `None` when its header shows that it is no model or that it is cut short: a
+/// film given for a model is refused before it is read.
+fn read(path: &Path) -> std::io::Result<Option<Vec<u8>>> {
+    let mut file = File::open(path)?;
+    let facts = file.metadata()?;
+    let length = facts.len();
+    if !facts.is_file() || !(8..=MAX_BYTES).contains(&length) {
+        return Ok(None);
+    }
+    let mut bytes = vec![0; 8];
+    file.read_exact(&mut bytes)?;
+    let header = bytes.iter().rev().fold(0, |n, &b| n << 8 | u64::from(b));
+    if header > MAX_HEADER.min(length - 8) {
+        return Ok(None);
+    }
+    (&mut file).take(header).read_to_end(&mut bytes)?;
+    let Ok(metadata) = serde_json::from_slice::<Metadata>(&bytes[8..]) else { return Ok(None) };
+    let data = metadata.tensors().values().map(|t| t.data_offsets.1).max().unwrap_or(0);
+    if data as u64 != length - 8 - header {
+        return Ok(None);
+    }
+    bytes.reserve_exact(data);
+    file.take(data as u64).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
 }
 
-/// CRC-32 over the header's texts and the tensors' names and bytes, in order of names.
-fn checksum(header: &HashMap<String, String>, tensors: &[(String, TensorView)]) -> String {
+fn le(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+/// CRC-32 over the header's texts and the tensors' names, shapes and bytes, in order of names, each
+/// with its length before it.
+fn checksum<'a, B: AsRef<[u8]>>(
+    texts: &Texts,
+    tensors: impl Iterator<Item = (&'a String, &'a [usize], B)>,
+) -> String {
     let mut crc = crc32fast::Hasher::new();
-    let header: BTreeMap<_, _> = header.iter().filter(|(k, _)| *k != "convoke.checksum").collect();
-    for (k, v) in header {
-        crc.update(k.as_bytes());
-        crc.update(&[0]);
-        crc.update(v.as_bytes());
+    let mut part = |bytes: &[u8]| {
+        crc.update(&(bytes.len() as u64).to_le_bytes());
+        crc.update(bytes);
+    };
+    for (k, v) in texts.iter().filter(|(k, _)| *k != CHECKSUM) {
+        part(k.as_bytes());
+        part(v.as_bytes());
     }
-    let tensors: BTreeMap<_, _> = tensors.iter().map(|(n, t)| (n, t)).collect();
-    for (name, tensor) in tensors {
-        crc.update(name.as_bytes());
-        crc.update(tensor.data());
+    for (name, shape, data) in tensors {
+        part(name.as_bytes());
+        part(format!("{shape:?}").as_bytes());
+        part(data.as_ref());
     }
     format!("{:08x}", crc.finalize())
 }
 
 fn parse(bytes: &[u8]) -> Result<ModelFile, String> {
-    const DAMAGED: &str = "is damaged or cut short; copy it again";
     let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|_| DAMAGED.to_string())?;
     let file = SafeTensors::deserialize(bytes).map_err(|_| DAMAGED.to_string())?;
-    let header = metadata.metadata().clone().unwrap_or_default();
+    let texts: Texts = metadata.metadata().clone().unwrap_or_default().into_iter().collect();
     let text = |key: &str| {
-        header.get(&format!("convoke.{key}")).ok_or_else(|| {
+        texts.get(&format!("convoke.{key}")).ok_or_else(|| {
             format!("has no `convoke.{key}`: these are weights without a network; give a model file that convoke wrote")
         })
     };
-    let network = text("network")?;
-    let tensors = file.tensors();
-    if *text("checksum")? != checksum(&header, &tensors) {
+    if text("version")? != VERSION {
+        return Err("was written by a newer convoke; update this one".into());
+    }
+    let mut tensors: BTreeMap<String, TensorView> = file.tensors().into_iter().collect();
+    if *text("checksum")? != checksum(&texts, tensors.iter().map(|(n, t)| (n, t.shape(), t.data())))
+    {
         return Err("has been altered: its checksum does not match; copy it again".into());
     }
-    let network = Network::from_toml(network, &Overrides::default()).map_err(|e| e.to_string())?;
-    let classes =
-        serde_json::from_str(text("classes")?).map_err(|e| format!("class names: {e}"))?;
+    let network = Network::from_toml(text("network")?, &Overrides::default());
+    let network = network.map_err(|e| one_line(&e.to_string()))?;
+    let json = |what: &str, e: serde_json::Error| one_line(&format!("{what}: {e}"));
+    let classes = serde_json::from_str(text("classes")?).map_err(|e| json("class names", e))?;
     let preprocess: Preprocess =
-        serde_json::from_str(text("preprocess")?).map_err(|e| format!("preprocessing: {e}"))?;
+        serde_json::from_str(text("preprocess")?).map_err(|e| json("preprocessing", e))?;
     preprocess.check()?;
-    let mut all: HashMap<&str, &TensorView> =
-        tensors.iter().map(|(n, t)| (n.as_str(), t)).collect();
-    let mut flat = |wanted: Vec<convoke_engine::Param>| -> Result<Vec<f32>, String> {
-        let mut values = Vec::new();
-        for p in wanted {
-            let t =
-                all.remove(p.name.as_str()).ok_or_else(|| format!("has no tensor `{}`", p.name))?;
-            if t.shape() != p.spec.shape || t.dtype() != Dtype::F32 {
-                return Err(format!(
-                    "tensor `{}` is {:?} but the network needs {:?} in f32",
-                    p.name,
-                    t.shape(),
-                    p.spec.shape
-                ));
-            }
-            values.extend(floats(t.data()));
-        }
-        Ok(values)
-    };
-    let params = flat(network.params())?;
-    let state = flat(network.state())?;
-    if let Some(i) = params.iter().chain(&state).position(|v| !v.is_finite()) {
-        return Err(format!("holds a weight (number {i}) that is not finite"));
+    let params = flat(network.params(), &mut tensors)?;
+    let state = flat(network.state(), &mut tensors)?;
+    let mut extra = BTreeMap::new();
+    for (name, tensor) in &tensors {
+        let Some(short) = name.strip_prefix(EXTRA).filter(|_| tensor.dtype() == Dtype::F32) else {
+            return Err(format!("has a tensor `{}` that its network does not", one_line(name)));
+        };
+        extra.insert(short.to_string(), finite(name, tensor)?);
     }
-    let extra = all
-        .iter()
-        .filter_map(|(n, t)| Some((n.strip_prefix(EXTRA)?.to_string(), floats(t.data()).collect())))
-        .collect();
-    let facts = header
+    let facts = texts
         .iter()
         .filter_map(|(k, v)| Some((k.strip_prefix("fact.")?.to_string(), v.clone())))
         .collect();
@@ -195,8 +260,40 @@ fn parse(bytes: &[u8]) -> Result<ModelFile, String> {
     Ok(ModelFile { network, classes, preprocess, task, params, state, facts, extra })
 }
 
-fn floats(bytes: &[u8]) -> impl Iterator<Item = f32> + '_ {
-    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+/// Takes what the network wants out of the tensors, in its order.
+fn flat(
+    wanted: Vec<convoke_engine::Param>,
+    tensors: &mut BTreeMap<String, TensorView>,
+) -> Result<Vec<f32>, String> {
+    let mut values = Vec::new();
+    for p in wanted {
+        let t = tensors.remove(&p.name).ok_or_else(|| format!("has no tensor `{}`", p.name))?;
+        if t.shape() != p.spec.shape || t.dtype() != Dtype::F32 {
+            return Err(format!(
+                "tensor `{}` is {:?} but the network needs {:?} in f32",
+                p.name,
+                t.shape(),
+                p.spec.shape
+            ));
+        }
+        values.append(&mut finite(&p.name, &t)?);
+    }
+    Ok(values)
+}
+
+fn finite(name: &str, tensor: &TensorView) -> Result<Vec<f32>, String> {
+    let floats =
+        tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+    let values: Vec<f32> = floats.collect();
+    match values.iter().all(|v| v.is_finite()) {
+        true => Ok(values),
+        false => Err(format!("tensor `{}` holds numbers that are not finite", one_line(name))),
+    }
+}
+
+/// What a file says may have any shape; an error is one line of a bounded length.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(300).collect()
 }
 
 #[cfg(test)]
@@ -231,18 +328,114 @@ mod tests {
     }
 
     #[test]
+    fn the_same_model_is_the_same_file() {
+        let first = model().to_bytes().unwrap();
+        assert!((0..20).all(|_| model().to_bytes().unwrap() == first));
+    }
+
+    #[test]
+    fn others_can_read_the_tensors() {
+        let bytes = model().to_bytes().unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let kernel = model().network.params().into_iter().next().unwrap();
+        let tensor = file.tensor(&kernel.name).unwrap();
+        assert_eq!(tensor.shape(), [3, 3, 3, 4]);
+        assert_eq!(finite("", &tensor).unwrap(), &model().params[kernel.range]);
+    }
+
+    #[test]
     fn a_file_cut_short_or_altered_is_refused_in_one_line() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("m.safetensors");
-        model().save(&path).unwrap();
-        let bytes = std::fs::read(&path).unwrap();
-        for n in (0..bytes.len()).step_by(7) {
+        let bytes = model().to_bytes().unwrap();
+        for n in 0..bytes.len() {
             let e = parse(&bytes[..n]).unwrap_err();
             assert!(!e.contains('\n'), "{e}");
-            let mut changed = bytes.clone();
-            changed[n] ^= 4;
-            assert!(parse(&changed).is_err(), "byte {n}");
+            for flip in [1, 4, 0x80] {
+                let mut changed = bytes.clone();
+                changed[n] ^= flip;
+                // A blank of the padding may become another blank.
+                if let Ok(m) = parse(&changed) {
+                    assert_eq!(m, model(), "byte {n}");
+                }
+            }
         }
+        let data = bytes.len() - 4 * model().params.len();
+        for n in data..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[n] ^= 1;
+            assert!(parse(&changed).unwrap_err().contains("altered"), "byte {n}");
+        }
+    }
+
+    /// A file with a right checksum over whatever it holds.
+    fn forged(change: impl FnOnce(&mut Texts, &mut BTreeMap<String, Vec<f32>>)) -> String {
+        let m = model();
+        let mut tensors: BTreeMap<String, Vec<f32>> =
+            m.tensors().unwrap().into_iter().map(|(n, (_, v))| (n, v.to_vec())).collect();
+        let mut texts = m.texts();
+        change(&mut texts, &mut tensors);
+        let shapes: BTreeMap<String, Vec<usize>> =
+            m.tensors().unwrap().into_iter().map(|(n, (s, _))| (n, s)).collect();
+        let shape = |n: &str, v: &[f32]| shapes.get(n).cloned().unwrap_or(vec![v.len()]);
+        let shaped: BTreeMap<String, (Vec<usize>, Vec<f32>)> =
+            tensors.into_iter().map(|(n, v)| (n.clone(), (shape(&n, &v), v))).collect();
+        let crc = checksum(&texts, shaped.iter().map(|(n, (s, v))| (n, &s[..], le(v))));
+        texts.insert(CHECKSUM.into(), crc);
+        let bytes: Vec<(String, Vec<usize>, Vec<u8>)> =
+            shaped.into_iter().map(|(n, (s, v))| (n, s, le(&v))).collect();
+        let views =
+            bytes.iter().map(|(n, s, b)| (n, TensorView::new(Dtype::F32, s.clone(), b).unwrap()));
+        let file = safetensors::serialize(views, Some(texts.into_iter().collect())).unwrap();
+        parse(&file).unwrap_err()
+    }
+
+    #[test]
+    fn what_is_forged_with_a_right_checksum_is_refused_in_one_line() {
+        let text = |key: &'static str, value: &str| {
+            let value = value.to_string();
+            forged(move |t, _| {
+                t.insert(format!("convoke.{key}"), value);
+            })
+        };
+        let huge = model().network.to_toml().replace('4', "4000000000");
+        let deep = "[".repeat(100_000);
+        for (e, word) in [
+            (text("version", "2"), "newer"),
+            (text("network", "not\na network"), "network file"),
+            (text("network", &huge), ""),
+            (text("network", &format!("x = {deep}")), ""),
+            (text("classes", &deep), "class names"),
+            (text("classes", "{\"a\":\n1}"), "class names"),
+            (text("preprocess", "null"), "preprocessing"),
+            (text("preprocess", &model().texts()["convoke.preprocess"].replace('6', "0")), ""),
+            (forged(|_, v| v.values_mut().for_each(|v| v[0] = f32::NAN)), "not finite"),
+            (forged(|_, v| drop(v.insert("stray".into(), vec![0.0]))), "stray"),
+            (forged(|_, v| drop(v.pop_first())), "has no tensor"),
+            (forged(|t, _| drop(t.remove("convoke.network"))), "without a network"),
+        ] {
+            assert!(e.contains(word) && !e.contains('\n') && e.len() < 400, "{e}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_model_is_refused_before_it_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        // Sparse files of 40 GiB: to read them would be noticed.
+        let long = |name: &str, bytes: &[u8]| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            File::options().write(true).open(&path).unwrap().set_len(40 << 30).unwrap();
+        };
+        long("zeros", &[]);
+        long("film", &[0, 0, 0, 32, b'f', b't', b'y', b'p', b'i', b's', b'o', b'm']);
+        long("longer", &model().to_bytes().unwrap());
+        std::fs::write(folder.path().join("short"), [1, 2]).unwrap();
+        std::fs::write(folder.path().join("text"), "a text that is no model").unwrap();
+        for name in ["zeros", "film", "longer", "short", "text", "."] {
+            let e = ModelFile::load(&folder.path().join(name)).unwrap_err().to_string();
+            assert!(e.contains("no model file") && !e.contains('\n'), "{e}");
+        }
+        let e = ModelFile::load(Path::new("/nowhere.safetensors")).unwrap_err().to_string();
+        assert!(e.contains("nowhere"), "{e}");
     }
 
     #[test]
