@@ -112,7 +112,7 @@ impl Network {
             for (key, value) in [
                 ("type", table.remove("type")),
                 ("name", Some(Value::String(node.name.clone()))),
-                ("from", self.from_of(id)),
+                ("from", self.sources_of(id)),
             ] {
                 if let Some(value) = value {
                     text += &format!("{key} = {value}\n");
@@ -126,7 +126,7 @@ impl Network {
     }
 
     /// The `from` of a layer that does not simply read the one before it.
-    fn from_of(&self, id: NodeId) -> Option<Value> {
+    fn sources_of(&self, id: NodeId) -> Option<Value> {
         let inputs = &self.node(id).inputs;
         if inputs.len() == 1 && inputs[0].0 + 1 == id.0 {
             return None;

@@ -17,10 +17,10 @@ pub(crate) fn lower(b: &mut Lower, optimizer: Optimizer, decay_all: bool) -> Res
         Optimizer::Sgd { .. } => 1,
         Optimizer::Adam { .. } | Optimizer::AdamW { .. } => 2,
     };
-    if let Optimizer::Sgd { nesterov: true, momentum, .. } = optimizer {
-        if momentum <= 0.0 {
-            return Err(Error::Plan("Nesterov needs a momentum; set momentum 0.9".into()));
-        }
+    if let Optimizer::Sgd { nesterov: true, momentum, .. } = optimizer
+        && momentum <= 0.0
+    {
+        return Err(Error::Plan("Nesterov needs a momentum; set momentum 0.9".into()));
     }
     let names = ["momentum", "second moment"];
     let moments: Vec<Buf> =

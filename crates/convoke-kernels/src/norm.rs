@@ -128,7 +128,7 @@ pub fn apply(
     y: &mut [f32],
 ) {
     let c = scale.len();
-    assert!(x.len() == y.len() && x.len() % c == 0 && shift.len() == c, "lengths differ");
+    assert!(x.len() == y.len() && x.len().is_multiple_of(c) && shift.len() == c, "lengths differ");
     let block = (CHUNK / c).max(1) * c;
     cx.pool.for_chunks_mut(y, block, |i, y, _| {
         let range = i * block..i * block + y.len();

@@ -285,10 +285,10 @@ impl<'a> Lower<'a> {
 
     /// The place's backward calls are emitted: its gradient is needed no more.
     pub fn release_grad(&mut self, id: NodeId) {
-        if let Some(buf) = self.grads[id.0] {
-            if let Some(n) = self.holders.get_mut(&buf) {
-                *n = n.saturating_sub(1);
-            }
+        if let Some(buf) = self.grads[id.0]
+            && let Some(n) = self.holders.get_mut(&buf)
+        {
+            *n = n.saturating_sub(1);
         }
     }
 }

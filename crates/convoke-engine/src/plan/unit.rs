@@ -54,30 +54,29 @@ pub(crate) fn join(net: &Network, training: bool, keep: &[NodeId]) -> Vec<Unit> 
             reader.map(|(i, _)| i).filter(|i| !taken[i.0])
         };
         let kind = |at: NodeId| net.node(at).layer.as_ref();
-        if linear && !training {
-            if let Some(n) =
+        if linear
+            && !training
+            && let Some(n) =
                 next(unit.output).filter(|&n| matches!(kind(n), Some(Layer::BatchNorm(_))))
-            {
-                (unit.norm, unit.output) = (Some(n), n);
-            }
+        {
+            (unit.norm, unit.output) = (Some(n), n);
         }
-        if linear && !training || matches!(layer, Layer::BatchNorm(_)) {
-            if let Some(n) = next(unit.output).filter(|&n| matches!(kind(n), Some(Layer::Add(_)))) {
-                // The unit runs where the sum stood, so the other value is there by then, unless it
-                // is made by a later unit that has not been placed: units are sorted by output below.
-                if let [a, b] = net.node(n).inputs[..] {
-                    let other = if a == unit.output { b } else { a };
-                    if other != unit.output {
-                        (unit.residual, unit.output, sum) = (Some(other), n, Some(n));
-                    }
+        if (linear && !training || matches!(layer, Layer::BatchNorm(_)))
+            && let Some(n) = next(unit.output).filter(|&n| matches!(kind(n), Some(Layer::Add(_))))
+        {
+            // The unit runs where the sum stood, so the other value is there by then, unless it
+            // is made by a later unit that has not been placed: units are sorted by output below.
+            if let [a, b] = net.node(n).inputs[..] {
+                let other = if a == unit.output { b } else { a };
+                if other != unit.output {
+                    (unit.residual, unit.output, sum) = (Some(other), n, Some(n));
                 }
             }
         }
-        if linear || matches!(layer, Layer::BatchNorm(_)) {
-            if let Some(n) = next(unit.output).filter(|&n| matches!(kind(n), Some(Layer::Relu(_))))
-            {
-                (unit.act, unit.output) = (Some(n), n);
-            }
+        if (linear || matches!(layer, Layer::BatchNorm(_)))
+            && let Some(n) = next(unit.output).filter(|&n| matches!(kind(n), Some(Layer::Relu(_))))
+        {
+            (unit.act, unit.output) = (Some(n), n);
         }
         for part in [unit.norm, sum, unit.act].into_iter().flatten() {
             taken[part.0] = true;
