@@ -11,7 +11,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let start = std::time::Instant::now();
     let learned = learn(&options, &mut |p| {
         if p.done.is_multiple_of(100) {
-            println!("{:>6.1} s  {:<8} {:>4}/{} {}", start.elapsed().as_secs_f64(), p.stage, p.done, p.of, p.note);
+            println!(
+                "{:>6.1} s  {:<8} {:>4}/{} {}",
+                start.elapsed().as_secs_f64(),
+                p.stage,
+                p.done,
+                p.of,
+                p.note
+            );
         }
         true
     })?;
@@ -19,7 +26,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let s = score(&learned.detector, threads, seed, scenes)?;
     println!(
         "{} scenes: first {}, among the first five {}, wrong seeds {:?}, {:.2} s each",
-        scenes, s.first, s.first_five, s.missed, s.seconds / scenes as f64
+        scenes,
+        s.first,
+        s.first_five,
+        s.missed,
+        s.seconds / scenes as f64
     );
     Ok(())
 }

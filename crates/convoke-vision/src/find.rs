@@ -11,8 +11,10 @@ use std::path::Path;
 
 /// Largest share of overlap (intersection over union) of two candidates.
 const OVERLAP: f64 = 0.3;
-/// A place is a peak when none is better this many places around.
-const AROUND: usize = 2;
+/// A place is a peak when none is better within this share of the thing's size around it.
+const AROUND: f64 = 0.6;
+/// Places around a peak that say where between them it lies.
+const NEIGHBOURS: usize = 2;
 
 /// A model that finds things. Class 0 is the background.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,21 +43,37 @@ impl Detector {
     /// When the model was not made for finding, or its facts make no sense.
     pub fn from_model(model: ModelFile) -> Result<Self> {
         if model.task != "find" {
-            return other(format!("the model is made to {}, not to find; train one with boxes", model.task));
+            return other(format!(
+                "the model is made to {}, not to find; train one with boxes",
+                model.task
+            ));
         }
         let fact = |name: &str| model.facts.get(name).map(String::as_str).unwrap_or_default();
         let sides: Option<Vec<f64>> = fact("object").split('x').map(|s| s.parse().ok()).collect();
         let object = match sides.as_deref() {
             Some(&[w, h]) if (1.0..1e5).contains(&w) && (1.0..1e5).contains(&h) => (w, h),
-            _ => return other(format!("the model's object size `{}` makes no sense", fact("object"))),
+            _ => {
+                return other(format!(
+                    "the model's object size `{}` makes no sense",
+                    fact("object")
+                ));
+            }
         };
         let threshold = match fact("threshold").parse() {
             Ok(t) if (0.0..=1.0).contains(&t) => t,
-            _ => return other(format!("the model's threshold `{}` is not from 0 to 1", fact("threshold"))),
+            _ => {
+                return other(format!(
+                    "the model's threshold `{}` is not from 0 to 1",
+                    fact("threshold")
+                ));
+            }
         };
         let channels = model.network.output_shape().c;
         if model.classes.len() != channels || channels < 2 {
-            return other(format!("the model names {} classes but its network gives {channels} numbers per place", model.classes.len()));
+            return other(format!(
+                "the model names {} classes but its network gives {channels} numbers per place",
+                model.classes.len()
+            ));
         }
         Ok(Detector { model, object, threshold })
     }
@@ -167,11 +185,14 @@ impl Finder {
         let margins = map.margins(class);
         let floor = (least / (1.0 - least).max(1e-9)).ln() as f32;
         let (w, h) = self.detector.object;
+        let reach =
+            |size: f64, stride: usize| ((AROUND * size / stride as f64).round() as usize).max(1);
+        let around = (reach(h, map.stride.0), reach(w, map.stride.1));
         let mut found = Vec::new();
         for row in 0..map.height {
             for column in 0..map.width {
                 let at = row * map.width + column;
-                if margins[at] < floor || !is_peak(&margins, map, row, column) {
+                if margins[at] < floor || !is_peak(&margins, map, (row, column), around) {
                     continue;
                 }
                 let (dy, dx) = centre_of_mass(&margins, map, row, column);
@@ -201,27 +222,32 @@ fn scaled(p: &Picture, scale: f64) -> Result<Picture> {
     Ok(resize(p, Area::whole(p), w as usize, h as usize, Filter::Bilinear)?)
 }
 
-fn neighbours(map: &ScoreMap, row: usize, column: usize) -> impl Iterator<Item = (usize, usize)> {
-    let rows = row.saturating_sub(AROUND)..(row + AROUND + 1).min(map.height);
-    let columns = column.saturating_sub(AROUND)..(column + AROUND + 1).min(map.width);
+/// The places at most `around` (rows, columns) away from (row, column).
+fn neighbours(
+    map: &ScoreMap,
+    (row, column): (usize, usize),
+    around: (usize, usize),
+) -> impl Iterator<Item = (usize, usize)> + use<> {
+    let rows = row.saturating_sub(around.0)..(row + around.0 + 1).min(map.height);
+    let columns = column.saturating_sub(around.1)..(column + around.1 + 1).min(map.width);
     rows.flat_map(move |r| columns.clone().map(move |c| (r, c)))
 }
 
 /// Of equal places the first is the peak.
-fn is_peak(margins: &[f32], map: &ScoreMap, row: usize, column: usize) -> bool {
-    let (at, own) = (row * map.width + column, margins[row * map.width + column]);
-    neighbours(map, row, column).all(|(r, c)| {
+fn is_peak(margins: &[f32], map: &ScoreMap, place: (usize, usize), around: (usize, usize)) -> bool {
+    let at = place.0 * map.width + place.1;
+    neighbours(map, place, around).all(|(r, c)| {
         let o = r * map.width + c;
-        own > margins[o] || own == margins[o] && at <= o
+        margins[at] > margins[o] || margins[at] == margins[o] && at <= o
     })
 }
 
-/// Where between the places the peak lies: rows and columns from it, weighted by probability
-/// relative to the peak's.
+/// Where between the places the peak lies: rows and columns from it, weighted by the root of each
+/// neighbour's odds relative to the peak's.
 fn centre_of_mass(margins: &[f32], map: &ScoreMap, row: usize, column: usize) -> (f64, f64) {
     let top = margins[row * map.width + column];
     let (mut sum, mut dy, mut dx) = (0.0, 0.0, 0.0);
-    for (r, c) in neighbours(map, row, column) {
+    for (r, c) in neighbours(map, (row, column), (NEIGHBOURS, NEIGHBOURS)) {
         let weight = f64::from((0.5 * (margins[r * map.width + c] - top)).exp());
         sum += weight;
         dy += weight * (r as f64 - row as f64);
@@ -281,7 +307,8 @@ mod tests {
         let mut finder = Finder::new(detector(), SlideOptions::default()).unwrap();
         let p = squares(&[(10, 20, 200), (40, 8, 255), (59, 43, 230)], 5);
         let found = finder.find(&p, &FindOptions::default()).unwrap();
-        let corners: Vec<(f64, f64)> = found.candidates.iter().map(|c| (c.bounds.left, c.bounds.top)).collect();
+        let corners: Vec<(f64, f64)> =
+            found.candidates.iter().map(|c| (c.bounds.left, c.bounds.top)).collect();
         let wanted = [(40.0, 8.0), (59.0, 43.0), (10.0, 20.0)];
         assert_eq!(corners.len(), 3);
         for (c, w) in corners.iter().zip(wanted) {
@@ -296,7 +323,10 @@ mod tests {
         let options = FindOptions { scales: vec![1.0, 0.5], ..FindOptions::default() };
         let found = finder.find(&squares(&[(20, 20, 220)], 10), &options).unwrap();
         let best = &found.candidates.iter().find(|c| c.scale == 0.5).unwrap().bounds;
-        assert!(best.iou(&Bounds { left: 20.0, top: 20.0, width: 10.0, height: 10.0 }) > 0.7, "{best:?}");
+        assert!(
+            best.iou(&Bounds { left: 20.0, top: 20.0, width: 10.0, height: 10.0 }) > 0.7,
+            "{best:?}"
+        );
         let options = FindOptions { scales: vec![0.0], ..options };
         assert!(finder.find(&squares(&[], 1), &options).is_err());
     }
@@ -309,7 +339,9 @@ mod tests {
         model.save(&path).unwrap();
         let back = Detector::open(&path).unwrap();
         assert_eq!((back.object, back.threshold), ((5.0, 5.0), 0.5));
-        for (key, value) in [("object", "5"), ("object", "0x4"), ("threshold", "2"), ("threshold", "NaN")] {
+        for (key, value) in
+            [("object", "5"), ("object", "0x4"), ("threshold", "2"), ("threshold", "NaN")]
+        {
             let mut broken = model.clone();
             broken.facts.insert(key.into(), value.into());
             assert!(Detector::from_model(broken).is_err(), "{key} {value}");

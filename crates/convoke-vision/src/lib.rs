@@ -7,12 +7,13 @@
 
 mod bounds;
 
-
 pub mod demo;
+pub mod draw;
 mod error;
 mod find;
 mod learn;
 
+mod sheet;
 mod slide;
 
 pub use bounds::{Bounds, suppress};
@@ -20,4 +21,5 @@ pub use error::{Result, VisionError};
 pub use find::{Candidate, Detector, FindOptions, Finder, Found};
 pub use learn::{Example, LearnOptions, Learned, Moment, detector_network, train_detector};
 
+pub use sheet::{candidate_sheet, filter_sheet};
 pub use slide::{ScoreMap, SlideOptions, Slider};

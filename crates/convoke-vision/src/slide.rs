@@ -98,16 +98,27 @@ impl Slider {
     ) -> Result<Self> {
         let input = network.input_shape();
         if input.c != pre.channels || pre.mean.len() != input.c || pre.std.len() != input.c {
-            return other(format!("the network takes {} channels but its preprocessing makes {}; the model is damaged", input.c, pre.channels));
+            return other(format!(
+                "the network takes {} channels but its preprocessing makes {}; the model is damaged",
+                input.c, pre.channels
+            ));
         }
         // A network slides when a larger input gives a larger map.
         let field = last_field(network);
-        let larger = network.with_input(Shape::new(input.h + field.0.stride, input.w + field.1.stride, input.c))?;
+        let larger = network.with_input(Shape::new(
+            input.h + field.0.stride,
+            input.w + field.1.stride,
+            input.c,
+        ))?;
         let (small, large) = (network.output_shape(), larger.output_shape());
         if large.h <= small.h || large.w <= small.w {
-            return other(format!("network `{}` gives one answer for a whole picture; finding needs a fully convolutional one, without global pooling or dense layers", network.name()));
+            return other(format!(
+                "network `{}` gives one answer for a whole picture; finding needs a fully convolutional one, without global pooling or dense layers",
+                network.name()
+            ));
         }
-        let level = |c: usize| std::array::from_fn(|v| (v as f32 / 255.0 - pre.mean[c]) / pre.std[c]);
+        let level =
+            |c: usize| std::array::from_fn(|v| (v as f32 / 255.0 - pre.mean[c]) / pre.std[c]);
         Ok(Slider {
             network: network.clone(),
             params: params.to_vec(),
@@ -136,17 +147,26 @@ impl Slider {
     pub fn run(&mut self, picture: &Picture) -> Result<ScoreMap> {
         let channels = self.network.input_shape().c;
         if picture.channels != channels || picture.width == 0 || picture.height == 0 {
-            return other(format!("the picture has {} channels but the network takes {channels}", picture.channels));
+            return other(format!(
+                "the picture has {} channels but the network takes {channels}",
+                picture.channels
+            ));
         }
         let (h, w) = last_field(&self.network);
         let margin = (h.size / 2, w.size / 2);
-        let canvas = Shape::new(picture.height + 2 * margin.0, picture.width + 2 * margin.1, channels);
+        let canvas =
+            Shape::new(picture.height + 2 * margin.0, picture.width + 2 * margin.1, channels);
         let whole = self.network.with_input(canvas)?;
         let (h, w) = last_field(&whole);
         let output = whole.output_shape();
         let block = self.choose(canvas, h, w)?;
         let cuts = |len, piece, n, axis| {
-            cut(len, piece, n, axis).ok_or_else(|| crate::VisionError::Other(format!("the memory allowed ({} MiB) is too small for the network's window", self.options.memory >> 20)))
+            cut(len, piece, n, axis).ok_or_else(|| {
+                crate::VisionError::Other(format!(
+                    "the memory allowed ({} MiB) is too small for the network's window",
+                    self.options.memory >> 20
+                ))
+            })
         };
         let rows = cuts(canvas.h, block.h, output.h, h)?;
         let columns = cuts(canvas.w, block.w, output.w, w)?;
@@ -226,7 +246,8 @@ impl Slider {
         let input = session.input_mut();
         input[..block.len()].fill(0.0);
         for y in 0..block.h {
-            let Some(py) = (row.start + y).checked_sub(margin.0).filter(|&y| y < picture.height) else {
+            let Some(py) = (row.start + y).checked_sub(margin.0).filter(|&y| y < picture.height)
+            else {
                 continue;
             };
             let from = margin.1.saturating_sub(column.start).min(block.w);
@@ -304,7 +325,8 @@ mod tests {
     }
 
     fn weights(network: &Network) -> (Vec<f32>, Vec<f32>) {
-        let mut s = Session::new(Plan::compile(network, &PlanOptions::predict(1, 1)).unwrap()).unwrap();
+        let mut s =
+            Session::new(Plan::compile(network, &PlanOptions::predict(1, 1)).unwrap()).unwrap();
         s.init(3);
         (s.params().to_vec(), s.state().to_vec())
     }
@@ -354,7 +376,8 @@ mod tests {
         let (params, state) = weights(&network);
         let p = picture(60, 50);
         let (map, _) = slide(&network, &p, usize::MAX, 1);
-        let mut s = Session::new(Plan::compile(&network, &PlanOptions::predict(1, 1)).unwrap()).unwrap();
+        let mut s =
+            Session::new(Plan::compile(&network, &PlanOptions::predict(1, 1)).unwrap()).unwrap();
         s.set_params(&params).unwrap();
         s.set_state(&state).unwrap();
         let input = network.input_shape();
@@ -399,10 +422,13 @@ mod tests {
         for pool in [true, false] {
             let mut b = Builder::new("d", Shape::new(8, 8, 3));
             b.conv(Conv::new(2, 3)).relu();
-            let network = if pool { b.global_mean_pool() } else { b.flatten() }.dense(2).build().unwrap();
+            let network =
+                if pool { b.global_mean_pool() } else { b.flatten() }.dense(2).build().unwrap();
             let (params, state) = weights(&network);
             let pre = Preprocess::plain(8, 8, 3);
-            let e = Slider::new(&network, &params, &state, &pre, SlideOptions::default()).err().unwrap();
+            let e = Slider::new(&network, &params, &state, &pre, SlideOptions::default())
+                .err()
+                .unwrap();
             assert!(!e.to_string().contains('\n'), "{e}");
         }
     }

@@ -219,7 +219,7 @@ pub(super) fn look_alike(rng: &mut ChaCha8Rng) -> Look {
     let mut look = target(rng);
     look.skin = pick(rng, &SKIN);
     let other = pick(rng, &[0x2D4F93, 0x2F7F6B, 0x33302E, 0x6A4FA3, 0xF2A33A, 0x4E9F50, 0x3D7CC9]);
-    match rng.random_range(0..9) {
+    match rng.random_range(0..10) {
         // Stripes of another colour.
         0 => look.pattern = Pattern::Level(other),
         // Upright stripes.
@@ -238,7 +238,9 @@ pub(super) fn look_alike(rng: &mut ChaCha8Rng) -> Look {
             look.hairdo = Hairdo::Long;
         }
         7 => look.hat = Hat::Straw(rgb(RED)),
-        // Red on another colour, without glasses.
+        // All but the glasses.
+        8 => look.glasses = false,
+        // Red on another colour.
         _ => {
             look.shirt = other;
             look.glasses = rng.random_bool(0.5);
