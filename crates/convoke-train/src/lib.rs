@@ -10,7 +10,7 @@ mod schedule;
 mod trainer;
 
 pub use error::{Result, TrainError};
-pub use metrics::{Counter, Evaluation, probabilities};
+pub use metrics::{Evaluation, probabilities};
 pub use predict::{Guess, Predictor};
 pub use run::{EpochRow, RunFolder};
 pub use schedule::{Rates, Schedule};

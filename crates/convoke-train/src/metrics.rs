@@ -1,6 +1,7 @@
 //! What an evaluation counts, from logits.
 
 use serde::Serialize;
+use std::cmp::Ordering;
 
 /// Figures of an evaluation, as fractions.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -21,7 +22,7 @@ pub struct Evaluation {
 
 /// Sums of an evaluation under way.
 #[derive(Debug, Clone)]
-pub struct Counter {
+pub(crate) struct Counter {
     classes: usize,
     top1: usize,
     top5: usize,
@@ -32,27 +33,25 @@ pub struct Counter {
 
 impl Counter {
     /// Nothing counted yet.
-    pub fn new(classes: usize) -> Self {
+    pub(crate) fn new(classes: usize) -> Self {
         let confusion = vec![vec![0; classes]; classes];
         Counter { classes, top1: 0, top5: 0, loss: 0.0, n: 0, confusion }
     }
 
-    /// Counts one sample. Of equal logits the first counts as larger; a NaN counts as wrong.
-    pub fn add(&mut self, logits: &[f32], label: usize) {
+    /// Counts one sample, whose label must be a class. Of equal logits the first counts as larger;
+    /// a NaN counts as larger than any number, so that a broken network is not taken for a good one.
+    pub(crate) fn add(&mut self, logits: &[f32], label: usize) {
         let rank = rank(logits, label);
-        let best =
-            (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]).then(b.cmp(&a)));
         self.top1 += usize::from(rank == 0);
         self.top5 += usize::from(rank < 5);
         self.loss += cross_entropy(logits, label);
         self.n += 1;
-        if let Some(best) = best {
-            self.confusion[label][best] += 1;
-        }
+        let best = (0..logits.len()).rev().max_by(|&a, &b| order(logits[a], logits[b]));
+        self.confusion[label][best.unwrap_or(label)] += 1;
     }
 
     /// The figures.
-    pub fn finish(self) -> Evaluation {
+    pub(crate) fn finish(self) -> Evaluation {
         let share = |k: usize, n: usize| if n == 0 { 0.0 } else { k as f64 / n as f64 };
         let per_class = (0..self.classes)
             .map(|c| share(self.confusion[c][c], self.confusion[c].iter().sum()))
@@ -68,13 +67,22 @@ impl Counter {
     }
 }
 
+fn order(a: f32, b: f32) -> Ordering {
+    a.partial_cmp(&b).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
+}
+
 /// How many classes are more likely than the label.
 fn rank(logits: &[f32], label: usize) -> usize {
     let mine = logits[label];
     if mine.is_nan() {
         return logits.len();
     }
-    logits.iter().enumerate().filter(|&(i, &v)| v > mine || v == mine && i < label).count()
+    let more = |&(i, &v): &(usize, &f32)| match order(v, mine) {
+        Ordering::Greater => true,
+        Ordering::Equal => i < label,
+        Ordering::Less => false,
+    };
+    logits.iter().enumerate().filter(more).count()
 }
 
 fn cross_entropy(logits: &[f32], label: usize) -> f64 {
@@ -103,9 +111,45 @@ mod tests {
         c.add(&[0.0; 6], 1);
         let e = c.finish();
         assert_eq!((e.top1, e.top5, e.n), (1.0 / 3.0, 2.0 / 3.0, 3));
-        assert_eq!(e.confusion[5][0], 1);
-        assert_eq!(e.per_class[0], 1.0);
-        let p = probabilities(&[1000.0, 1000.0]);
-        assert_eq!(p, [0.5, 0.5]);
+        assert_eq!((e.confusion[5][0], e.confusion[1][0]), (1, 1));
+        assert_eq!(e.per_class, [1.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+        // -log softmax: log(e^3 + e + 4) - 3, log(sum) - 0.2, log 6.
+        let sums = [3f64.exp() + 1f64.exp() + 4.0, 6.0];
+        let second: f64 = [3.0, 1.0, 0.5, 0.4, 0.3, 0.2f64].iter().map(|v| v.exp()).sum();
+        let loss = (sums[0].ln() - 3.0 + second.ln() - 0.2 + sums[1].ln()) / 3.0;
+        assert!((e.loss - loss).abs() < 1e-7, "{} {loss}", e.loss);
+        assert_eq!(probabilities(&[1000.0, 1000.0]), [0.5, 0.5]);
+    }
+
+    #[test]
+    fn the_confusion_matrix_agrees_with_the_shares() {
+        let mut c = Counter::new(3);
+        let mut seed = 1u32;
+        let mut draw = || {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            seed >> 29
+        };
+        // Small whole numbers, so that ties are common.
+        for i in 0..300 {
+            let row = [draw() as f32, draw() as f32, draw() as f32];
+            c.add(&row, i % 3);
+        }
+        let e = c.finish();
+        let diagonal: usize = (0..3).map(|i| e.confusion[i][i]).sum();
+        assert_eq!(e.top1, diagonal as f64 / 300.0);
+        assert!(e.confusion.iter().all(|r| r.iter().sum::<usize>() == 100));
+        assert_eq!(e.per_class.iter().sum::<f64>() / 3.0, e.top1);
+        assert_eq!(e.top5, 1.0);
+    }
+
+    #[test]
+    fn a_network_that_says_nan_is_wrong() {
+        for row in [[f32::NAN, 1.0], [1.0, f32::NAN], [-f32::NAN, 1.0], [f32::NAN; 2]] {
+            let mut c = Counter::new(2);
+            let label = usize::from(row[0].is_nan() && !row[1].is_nan());
+            c.add(&row, label);
+            assert_eq!(c.finish().top1, 0.0, "{row:?}");
+        }
+        assert_eq!(Counter::new(2).finish().n, 0);
     }
 }

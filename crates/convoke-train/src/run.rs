@@ -4,6 +4,7 @@ use crate::error::{Result, TrainError, other};
 use crate::plot;
 use convoke_data::{write_file, write_png};
 use serde::{Deserialize, Serialize};
+use std::io::{Error, ErrorKind};
 use std::path::{Path, PathBuf};
 
 /// One line of `results.csv`.
@@ -87,14 +88,24 @@ impl RunFolder {
         Ok(RunFolder(path.into()))
     }
 
-    /// The first free of `base/name`, `base/name-2`, …
+    /// The first free of `base/name`, `base/name-2`, …; two runs that begin at once get two.
     ///
     /// # Errors
     /// When it cannot be made.
     pub fn next(base: &Path, name: &str) -> Result<Self> {
-        let numbered = |i: usize| if i == 1 { name.to_string() } else { format!("{name}-{i}") };
-        let free = (1..).map(|i| base.join(numbered(i))).find(|p| !p.exists());
-        Self::create(&free.unwrap_or_else(|| base.join(name)))
+        let wrong = |path: &Path, e: Error| {
+            TrainError::Other(format!("{}: cannot be made: {e}", path.display()))
+        };
+        std::fs::create_dir_all(base).map_err(|e| wrong(base, e))?;
+        for i in 1.. {
+            let path = base.join(if i == 1 { name.into() } else { format!("{name}-{i}") });
+            match std::fs::create_dir(&path) {
+                Ok(()) => return Ok(RunFolder(path)),
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(wrong(&path, e)),
+            }
+        }
+        other(format!("{} holds too many runs", base.display()))
     }
 
     /// An existing run folder.
@@ -153,5 +164,56 @@ impl RunFolder {
             Ok(text) => Ok(text.lines().skip(1).filter_map(EpochRow::parse).collect()),
             Err(_) => Ok(Vec::new()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(epoch: usize, val: Option<f64>) -> EpochRow {
+        EpochRow {
+            epoch,
+            train_loss: 2.0 / epoch as f64,
+            train_top1: 1.0 - 0.5 / epoch as f64,
+            val_loss: val,
+            val_top1: val,
+            val_top5: val,
+            lr: 0.125,
+            seconds: 1.5,
+            pictures_per_second: 100.0,
+        }
+    }
+
+    #[test]
+    fn rows_come_back_as_they_were() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunFolder::next(folder.path(), "a").unwrap();
+        assert_eq!(run.read_rows().unwrap(), []);
+        let rows = [row(1, None), row(2, Some(0.25))];
+        run.write_rows(&rows).unwrap();
+        assert_eq!(run.read_rows().unwrap(), rows);
+        let csv = std::fs::read_to_string(run.path().join("results.csv")).unwrap();
+        assert_eq!(csv.lines().next(), Some(HEAD));
+        assert!(csv.lines().all(|l| l.split(',').count() == HEAD.split(',').count()));
+    }
+
+    #[test]
+    fn runs_that_begin_at_once_get_folders_of_their_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let next = || RunFolder::next(folder.path(), "a").unwrap().path().to_path_buf();
+        let mut paths: Vec<PathBuf> = std::thread::scope(|s| {
+            let all: Vec<_> = (0..8).map(|_| s.spawn(next)).collect();
+            all.into_iter().map(|t| t.join().unwrap()).collect()
+        });
+        paths.sort();
+        paths.dedup();
+        assert_eq!(paths.len(), 8);
+        std::fs::write(folder.path().join("file"), "").unwrap();
+        assert!(RunFolder::next(&folder.path().join("file"), "a").is_err());
+        assert!(RunFolder::open(&paths[0]).unwrap_err().to_string().contains("no run folder"));
+        std::fs::write(paths[0].join("args.toml"), "").unwrap();
+        assert!(RunFolder::open(&paths[0]).is_ok());
+        assert!(RunFolder::create(&paths[0]).unwrap_err().to_string().contains("--resume"));
     }
 }

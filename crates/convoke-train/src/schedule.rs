@@ -1,7 +1,7 @@
 //! Learning rates over a run, step by step.
 
 use serde::{Deserialize, Serialize};
-use std::f32::consts::PI;
+use std::f64::consts::PI;
 
 /// How the learning rate moves.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -41,34 +41,38 @@ pub struct Rates {
 impl Rates {
     /// The rate of a step, counted from 0.
     pub fn at(&self, step: u64) -> f32 {
+        let lr = f64::from(self.lr);
         if step < self.warmup {
-            return self.lr * (step + 1) as f32 / (self.warmup + 1) as f32;
+            return (lr * (step + 1) as f64 / (self.warmup + 1) as f64) as f32;
         }
         let (step, steps) = (step - self.warmup, self.steps.saturating_sub(self.warmup).max(1));
-        match self.schedule {
-            Schedule::Constant => self.lr,
+        let rate = match self.schedule {
+            Schedule::Constant => lr,
             Schedule::Step { every, factor } => {
                 let epoch = (step + self.warmup) / self.epoch.max(1);
-                self.lr * factor.powi((epoch / every.max(1) as u64).min(1 << 20) as i32)
+                let changes = (epoch / every.max(1) as u64).min(1 << 20);
+                lr * f64::from(factor).powi(changes as i32)
             }
-            Schedule::Cosine => self.lr * 0.5 * (1.0 + (PI * step as f32 / steps as f32).cos()),
-            Schedule::OneCycle => {
-                // PyTorch's phases end at these (fractional) steps.
-                let up = 0.3 * steps as f32 - 1.0;
-                let down = (steps as f32 - 1.0 - up).max(1e-6);
-                let (start, end) = (self.lr / 25.0, self.lr / 25.0 / 1e4);
-                let step = step as f32;
-                if step <= up {
-                    anneal(start, self.lr, step / up.max(1e-6))
-                } else {
-                    anneal(self.lr, end, ((step - up) / down).min(1.0))
-                }
-            }
-        }
+            Schedule::Cosine => anneal(lr, 0.0, step as f64 / steps as f64),
+            Schedule::OneCycle => one_cycle(lr, step as f64, steps as f64),
+        };
+        rate as f32
     }
 }
 
-fn anneal(from: f32, to: f32, share: f32) -> f32 {
+/// PyTorch's phases end at fractional steps.
+fn one_cycle(lr: f64, step: f64, steps: f64) -> f64 {
+    let (start, end) = (lr / 25.0, lr / 25.0 / 1e4);
+    let (top, last) = (0.3 * steps - 1.0, steps - 1.0);
+    if step <= top {
+        // A top at step 0 is the whole way up.
+        return anneal(start, lr, if top > 0.0 { step / top } else { 1.0 });
+    }
+    anneal(lr, end, ((step - top) / (last - top)).min(1.0))
+}
+
+/// Along half a cosine; `share` from 0 to 1.
+fn anneal(from: f64, to: f64, share: f64) -> f64 {
     to + (from - to) / 2.0 * ((PI * share).cos() + 1.0)
 }
 
@@ -82,18 +86,38 @@ mod tests {
 
     #[test]
     fn one_cycle_is_pytorchs() {
-        // torch.optim.lr_scheduler.OneCycleLR(max_lr=0.1, total_steps=20), torch 2.15.
-        let want = [
-            (0, 0.004),
-            (1, 0.013_167_2),
+        // What OneCycleLR(max_lr=0.1, total_steps=n) of PyTorch 2.15.0 sets before each step.
+        let twenty = [
+            (0, 0.0040000000000000036),
+            (1, 0.013167184270002533),
             (5, 0.1),
-            (6, 0.098_746_2),
-            (12, 0.050_000_2),
+            (6, 0.09874640062350874),
+            (12, 0.0500002),
             (19, 4e-7),
         ];
-        for (step, rate) in want {
-            let got = rates(Schedule::OneCycle, 0).at(step);
-            assert!((got - rate).abs() < 2e-5, "step {step}: {got} against {rate}");
+        let seven = [(0, 0.004), (1, 0.09805566273349588), (5, 0.00992967918932656), (6, 4e-7)];
+        let three = [(0, 0.09944154354509119), (1, 0.046263710266697504), (2, 4e-7)];
+        let two = [(0, 0.0811745653949763), (1, 4e-7)];
+        for (steps, want) in
+            [(20, &twenty[..]), (7, &seven), (3, &three), (2, &two), (1, &[(0, 4e-7)])]
+        {
+            let r = Rates { steps, ..rates(Schedule::OneCycle, 0) };
+            for &(step, rate) in want {
+                let got = f64::from(r.at(step));
+                assert!((got / rate - 1.0).abs() < 1e-6, "{steps}, {step}: {got}, not {rate}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_rate_of_every_schedule_is_a_number_within_bounds() {
+        let step = Schedule::Step { every: 0, factor: 0.5 };
+        for schedule in [Schedule::Constant, step, Schedule::Cosine, Schedule::OneCycle] {
+            for (steps, warmup) in [(0, 0), (1, 0), (1, 3), (4, 0), (10, 0), (10, 4), (10, 10)] {
+                let r = Rates { steps, warmup, epoch: 0, ..rates(schedule, 0) };
+                let bad = (0..steps + 5).find(|&s| !(0.0..=0.1 + 1e-7).contains(&r.at(s)));
+                assert_eq!(bad, None, "{schedule:?} {steps} {warmup}");
+            }
         }
     }
 
