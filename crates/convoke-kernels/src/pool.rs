@@ -29,6 +29,7 @@ struct Shared {
     next: AtomicUsize,
     /// Threads that may be using the job.
     inside: AtomicUsize,
+    started: AtomicUsize,
     panicked: AtomicBool,
     stop: AtomicBool,
     parked: Vec<AtomicBool>,
@@ -58,6 +59,9 @@ impl Shared {
     }
 
     fn worker(&self, worker: usize) {
+        // What a thread allocates for itself is allocated before it counts as started.
+        drop(thread::current());
+        self.started.fetch_add(1, SeqCst);
         let mut seen = 0;
         loop {
             let state = self.wait(worker, seen);
@@ -123,6 +127,7 @@ impl Pool {
             job: UnsafeCell::new(Job { task, items: 0, chunk: 1 }),
             next: AtomicUsize::new(0),
             inside: AtomicUsize::new(0),
+            started: AtomicUsize::new(0),
             panicked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             parked: (0..extra).map(|_| AtomicBool::new(false)).collect(),
@@ -133,7 +138,10 @@ impl Pool {
                 let name = format!("convoke-{worker}");
                 thread::Builder::new().name(name).spawn(move || shared.worker(worker)).ok()
             })
-            .collect();
+            .collect::<Vec<_>>();
+        while shared.started.load(SeqCst) < handles.len() {
+            thread::yield_now();
+        }
         Pool { shared, handles, busy: Mutex::new(()) }
     }
 

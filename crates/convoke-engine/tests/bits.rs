@@ -1,0 +1,116 @@
+//! Weights are bitwise equal for any number of threads and from run to run; partial batches predict
+//! what full ones do; a network slides over larger inputs.
+
+use convoke_engine::layers::*;
+use convoke_engine::{
+    Builder, Loss, Network, Optimizer, Padding, Plan, PlanOptions, Session, Shape,
+};
+
+fn network() -> Network {
+    let mut b = Builder::new("all", Shape::new(17, 18, 3));
+    b.conv(Conv::new(9, 5).stride(2)).layer(LocalResponseNorm::default()).relu();
+    b.layer(MaxPool::new(3).stride(2).padding(Padding::symmetric(1)));
+    let x = b.conv(Conv::new(33, 3).no_bias()).batch_norm().relu().here();
+    b.conv(Conv::depthwise(3)).batch_norm().layer(LeakyRelu { slope: 0.1 });
+    let y = b.conv(Conv::new(33, 1)).batch_norm().here();
+    b.add(&[y, x]).layer(Tanh {});
+    let z = b.here();
+    b.concat(&[z, x]).layer(MeanPool::new(2)).conv(Conv::new(24, 3).groups(3)).layer(Sigmoid {});
+    b.flatten().dropout(0.2).dense(30).relu().dense(5);
+    b.build().unwrap()
+}
+
+fn train(threads: usize) -> (Vec<f32>, Vec<f32>) {
+    let loss = Loss::SoftmaxCrossEntropy { label_smoothing: 0.1 };
+    let sgd = Optimizer::Sgd { momentum: 0.9, nesterov: true, weight_decay: 1e-4 };
+    let plan = Plan::compile(&network(), &PlanOptions::train(7, threads, loss, sgd)).unwrap();
+    let mut s = Session::new(plan).unwrap();
+    s.init(3);
+    for step in 0..5 {
+        for (i, v) in s.input_mut().iter_mut().enumerate() {
+            *v = ((i * 31 + step * 7) % 101) as f32 / 50.0 - 1.0;
+        }
+        for (i, l) in s.labels_mut().iter_mut().enumerate() {
+            *l = (i + step) as u32 % 5;
+        }
+        assert!(s.step(0.05).unwrap().loss.is_finite());
+    }
+    (s.params().to_vec(), s.state().to_vec())
+}
+
+#[test]
+fn threads_change_no_bit() {
+    let one = train(1);
+    assert_eq!(one, train(1));
+    for threads in [2, 3] {
+        assert_eq!(one, train(threads), "{threads} threads");
+    }
+}
+
+#[test]
+fn a_part_of_a_batch_predicts_what_the_whole_does() {
+    let plan = Plan::compile(&network(), &PlanOptions::predict(7, 2)).unwrap();
+    let mut s = Session::new(plan).unwrap();
+    s.init(3);
+    for (i, v) in s.input_mut().iter_mut().enumerate() {
+        *v = (i % 101) as f32 / 50.0 - 1.0;
+    }
+    let whole = s.predict(7).unwrap().to_vec();
+    for n in 1..7 {
+        assert_eq!(s.predict(n).unwrap(), &whole[..n * 5], "{n} of 7");
+    }
+}
+
+/// Prediction folds norms into filters and joins layers; training keeps them apart. With the batch's
+/// own statistics as running ones, both must agree.
+#[test]
+fn folded_prediction_agrees_with_the_layers_one_by_one() {
+    let net = network();
+    let (params, state) = train(2);
+    let keep: Vec<_> = net.iter().map(|(id, _)| id).collect();
+    let mut outputs = Vec::new();
+    for keep in [Vec::new(), keep] {
+        let options = PlanOptions { keep, ..PlanOptions::predict(4, 2) };
+        let mut s = Session::new(Plan::compile(&net, &options).unwrap()).unwrap();
+        s.set_params(&params).unwrap();
+        s.set_state(&state).unwrap();
+        for (i, v) in s.input_mut().iter_mut().enumerate() {
+            *v = (i % 89) as f32 / 44.0 - 1.0;
+        }
+        outputs.push(s.predict(4).unwrap().to_vec());
+        assert!(options.keep.iter().all(|&id| s.map(id).is_some()));
+    }
+    let largest = outputs[0].iter().fold(0f32, |m, v| m.max(v.abs()));
+    for (a, b) in outputs[0].iter().zip(&outputs[1]) {
+        assert!((a - b).abs() <= 1e-4 * largest, "{a} against {b}");
+    }
+}
+
+#[test]
+fn a_fully_convolutional_network_slides_and_a_dense_one_says_why_not() {
+    let mut b = Builder::new("slide", Shape::new(9, 9, 1));
+    b.conv(Conv::new(4, 3).valid()).relu().conv(Conv::new(2, 7).valid());
+    let net = b.build().unwrap();
+    assert_eq!(net.output_shape(), Shape::new(1, 1, 2));
+    assert_eq!(
+        net.with_input(Shape::new(20, 31, 1)).unwrap().output_shape(),
+        Shape::new(12, 23, 2)
+    );
+    let e = network().with_input(Shape::new(40, 40, 3)).unwrap_err().to_string();
+    assert!(e.contains("dense1") && e.contains("cannot slide"), "{e}");
+}
+
+#[test]
+fn wrong_use_is_told() {
+    let net = network();
+    let sgd = Optimizer::Sgd { momentum: 0.0, nesterov: true, weight_decay: 0.0 };
+    let loss = Loss::SoftmaxCrossEntropy { label_smoothing: 0.0 };
+    let e = Plan::compile(&net, &PlanOptions::train(2, 1, loss, sgd)).unwrap_err().to_string();
+    assert!(e.contains("momentum"), "{e}");
+    let e = Plan::compile(&net, &PlanOptions::predict(0, 1)).unwrap_err().to_string();
+    assert!(e.contains("batch 0"), "{e}");
+    let mut s = Session::new(Plan::compile(&net, &PlanOptions::predict(2, 1)).unwrap()).unwrap();
+    assert!(s.step(0.1).unwrap_err().to_string().contains("predicts"));
+    assert!(s.predict(3).unwrap_err().to_string().contains("made for 2"));
+    assert!(s.set_params(&[0.0]).unwrap_err().to_string().contains("1 weights were given"));
+}
