@@ -29,7 +29,7 @@ pub struct DemoOptions {
 }
 
 impl DemoOptions {
-    /// About a minute on two cores.
+    /// About half a minute on two cores.
     pub fn new(out_dir: impl Into<PathBuf>) -> Self {
         DemoOptions { out_dir: out_dir.into(), seed: 1, threads: 1, scenes: 40, steps: 1500 }
     }
