@@ -1,7 +1,6 @@
 //! What verbs share: flags, the recognition of MODEL, errors of one line.
 
 use anyhow::{Context, Result, bail};
-use convoke_data::Preprocess;
 use convoke_engine::{Network, Overrides, Shape};
 use convoke_formats::ModelFile;
 use convoke_train::RunFolder;
@@ -87,6 +86,28 @@ pub fn model(name: &str) -> Result<Model> {
     }
 }
 
+/// The file of a trained MODEL that is given as a file or a folder: a run's best weights, or the one
+/// model in the folder.
+pub fn model_path(name: &str) -> Result<PathBuf> {
+    let path = Path::new(name);
+    if !path.is_dir() {
+        return Ok(path.into());
+    }
+    let best = path.join("weights/best.safetensors");
+    if best.is_file() {
+        return Ok(best);
+    }
+    let mut models: Vec<PathBuf> = std::fs::read_dir(path)?
+        .filter_map(|e| Some(e.ok()?.path()))
+        .filter(|p| p.extension().is_some_and(|e| e == "safetensors"))
+        .collect();
+    match (models.pop(), models.is_empty()) {
+        (Some(one), true) => Ok(one),
+        (None, _) => bail!("{name} holds no model file (.safetensors)"),
+        _ => bail!("{name} holds several model files; name one"),
+    }
+}
+
 /// MODEL with weights, for verbs that need them.
 pub fn trained(name: &str) -> Result<ModelFile> {
     match model(name)? {
@@ -148,11 +169,6 @@ pub fn duration(seconds: f64) -> String {
         60..3600 => format!("{}:{:02} min", s / 60, s % 60),
         _ => format!("{}:{:02} h", s / 3600, s / 60 % 60),
     }
-}
-
-/// What a preprocessing makes, as a shape.
-pub fn input_of(pre: &Preprocess) -> Shape {
-    Shape::new(pre.height, pre.width, pre.channels)
 }
 
 /// An error in one line.

@@ -17,9 +17,11 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    Demo(verbs::demo::Args),
     Train(verbs::train::Args),
     Val(verbs::val::Args),
     Predict(verbs::predict::Args),
+    Find(verbs::find::Args),
     Plan(verbs::plan::Args),
     Models(verbs::models::Args),
     Bench(verbs::bench::Args),
@@ -34,9 +36,11 @@ fn main() -> ExitCode {
         Err(e) => return common::usage(e),
     };
     let result = match cli.verb {
+        Verb::Demo(a) => verbs::demo::run(a),
         Verb::Train(a) => verbs::train::run(a),
         Verb::Val(a) => verbs::val::run(a),
         Verb::Predict(a) => verbs::predict::run(a),
+        Verb::Find(a) => verbs::find::run(a),
         Verb::Plan(a) => verbs::plan::run(a),
         Verb::Models(a) => verbs::models::run(a),
         Verb::Bench(a) => verbs::bench::run(a),

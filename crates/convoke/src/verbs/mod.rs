@@ -2,6 +2,8 @@
 
 pub mod bench;
 pub mod data;
+pub mod demo;
+pub mod find;
 pub mod models;
 pub mod plan;
 pub mod predict;
