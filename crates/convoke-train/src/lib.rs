@@ -1,6 +1,7 @@
 //! Training runs: schedules, metrics, the trainer, checkpoints and run folders; and using what was
 //! trained.
 
+mod checkpoint;
 mod error;
 mod metrics;
 mod plot;

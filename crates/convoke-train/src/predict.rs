@@ -6,7 +6,8 @@ use convoke_data::{Loader, LoaderOptions, Picture, Problem, Split, read_picture}
 use convoke_engine::{Network, Plan, PlanOptions, Session, Shape};
 use convoke_formats::ModelFile;
 use serde::Serialize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A model ready to predict.
 pub struct Predictor {
@@ -14,6 +15,9 @@ pub struct Predictor {
     session: Session,
     batch: usize,
 }
+
+/// Pictures at a time where nothing else is asked for.
+const BATCH: usize = 16;
 
 /// A class with its probability.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -25,6 +29,14 @@ pub struct Guess {
 }
 
 impl Predictor {
+    /// Opens a model file, to predict several pictures at a time.
+    ///
+    /// # Errors
+    /// When it cannot be read or is no classifier.
+    pub fn open(path: &Path, threads: usize) -> Result<Self> {
+        Self::new(ModelFile::load(path)?, BATCH, threads)
+    }
+
     /// Plans the model for `batch` pictures at a time.
     ///
     /// # Errors
@@ -74,8 +86,57 @@ impl Predictor {
         {
             pre.apply(p, out)?;
         }
+        self.guesses(pictures.len(), top)
+    }
+
+    /// The most likely classes of each picture file, any number of them: decoded on all threads,
+    /// predicted a batch at a time. A file that cannot be read is an error of its own.
+    ///
+    /// # Errors
+    /// When the network cannot be run.
+    pub fn predict_files(
+        &mut self,
+        paths: &[PathBuf],
+        top: usize,
+    ) -> Result<Vec<Result<Vec<Guess>>>> {
+        let mut all = Vec::with_capacity(paths.len());
+        for paths in paths.chunks(self.batch) {
+            let samples = self.samples(paths);
+            let len = self.model.preprocess.sample_len();
+            let good = samples.iter().flatten();
+            for (sample, out) in good.zip(self.session.input_mut().chunks_exact_mut(len)) {
+                out.copy_from_slice(sample);
+            }
+            let mut guesses = self.guesses(samples.iter().flatten().count(), top)?.into_iter();
+            all.extend(samples.into_iter().map(|s| s.map(|_| guesses.next().unwrap_or_default())));
+        }
+        Ok(all)
+    }
+
+    /// Inputs of picture files, made on as many threads as the plan has.
+    fn samples(&self, paths: &[PathBuf]) -> Vec<Result<Vec<f32>>> {
+        let pre = &self.model.preprocess;
+        let sample = |path: &PathBuf| {
+            let mut out = vec![0.0; pre.sample_len()];
+            pre.apply(&self.read(path)?, &mut out)?;
+            Ok(out)
+        };
+        let share = paths.len().div_ceil(self.session.plan().options().threads.max(1)).max(1);
+        std::thread::scope(|s| {
+            let work = |part: &'_ [PathBuf]| part.iter().map(sample).collect::<Vec<_>>();
+            let parts = paths.chunks(share);
+            let parts: Vec<_> = parts.map(|p| (p.len(), s.spawn(move || work(p)))).collect();
+            let failed = |n| (0..n).map(|_| other("the decoder failed on this picture")).collect();
+            parts.into_iter().flat_map(|(n, t)| t.join().unwrap_or_else(|_| failed(n))).collect()
+        })
+    }
+
+    fn guesses(&mut self, n: usize, top: usize) -> Result<Vec<Vec<Guess>>> {
+        if n == 0 {
+            return Ok(Vec::new());
+        }
         let classes = &self.model.classes;
-        let logits = self.session.predict(pictures.len())?;
+        let logits = self.session.predict(n)?;
         let guesses = logits.chunks_exact(classes.len()).map(|row| {
             let p = probabilities(row);
             let mut order: Vec<usize> = (0..p.len()).collect();
@@ -97,12 +158,16 @@ impl Predictor {
     /// Evaluates a split whose labels are positions in the model's classes.
     ///
     /// # Errors
-    /// When the split is empty.
+    /// When the split is empty or has a label that is no class of the model.
     pub fn evaluate(
         &mut self,
         split: &Split,
         threads: usize,
     ) -> Result<(Evaluation, Vec<Problem>)> {
+        let classes = self.model.classes.len();
+        if let Some(label) = split.labels.iter().find(|&&l| l as usize >= classes) {
+            return other(format!("label {label} but the model has {classes} classes"));
+        }
         let options = LoaderOptions {
             batch: self.batch,
             seed: 0,
@@ -111,8 +176,11 @@ impl Predictor {
             cache: 0,
         };
         let mut loader = Loader::new(split, &self.model.preprocess, None, options)?;
-        let evaluation = evaluate(&mut self.session, &mut loader, self.model.classes.len())?;
-        Ok((evaluation, loader.problems()))
+        let never = AtomicBool::new(false);
+        match evaluate(&mut self.session, &mut loader, classes, &never)? {
+            Some(evaluation) => Ok((evaluation, loader.problems())),
+            None => other("the evaluation was stopped"),
+        }
     }
 }
 
@@ -121,15 +189,19 @@ pub(crate) fn predict_session(network: &Network, batch: usize, threads: usize) -
     Ok(Session::new(Plan::compile(network, &PlanOptions::predict(batch, threads))?)?)
 }
 
-/// Runs a whole split through a session.
+/// Runs a whole split through a session; `None` when it was asked to stop.
 pub(crate) fn evaluate(
     session: &mut Session,
     loader: &mut Loader,
     classes: usize,
-) -> Result<Evaluation> {
+    stop: &AtomicBool,
+) -> Result<Option<Evaluation>> {
     let mut counter = Counter::new(classes);
     loader.start(0, 0);
     while let Some(batch) = loader.next_batch() {
+        if stop.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
         let n = batch.len();
         let input = session.input_mut();
         let len = input.len().min(batch.pixels.len());
@@ -140,5 +212,5 @@ pub(crate) fn evaluate(
         }
         loader.recycle(batch);
     }
-    Ok(counter.finish())
+    Ok(Some(counter.finish()))
 }

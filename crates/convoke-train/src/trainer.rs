@@ -1,12 +1,13 @@
 //! The training run: batches beside steps, an evaluation and a checkpoint after every epoch.
 
+use crate::checkpoint::{self, Position, Terms};
 use crate::error::{Result, TrainError, other};
 use crate::metrics::Evaluation;
 use crate::predict::{evaluate, predict_session};
 use crate::run::{EpochRow, RunFolder};
 use crate::schedule::{Rates, Schedule};
 use convoke_data::{Augment, Dataset, Loader, LoaderOptions, Preprocess, Problem};
-use convoke_engine::{Loss, Mode, Network, Optimizer, Plan, PlanOptions, Session};
+use convoke_engine::{Loss, Mode, Network, Optimizer, Plan, PlanOptions, Session, Shape};
 use convoke_formats::ModelFile;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -37,12 +38,19 @@ pub struct TrainOptions {
     pub threads: usize,
     /// Bytes of decoded pictures that may be kept in memory.
     pub cache: usize,
+    /// Seconds between two checkpoints within an epoch; there is one after every epoch anyway.
+    #[serde(default = "five_minutes")]
+    pub checkpoint_seconds: u64,
     /// How the learning rate moves.
     pub schedule: Schedule,
     /// How weights follow gradients.
     pub optimizer: Optimizer,
     /// Random changes of the training pictures.
     pub augment: Augment,
+}
+
+fn five_minutes() -> u64 {
+    300
 }
 
 impl TrainOptions {
@@ -59,6 +67,7 @@ impl TrainOptions {
             seed: 0,
             threads,
             cache: 1 << 30,
+            checkpoint_seconds: five_minutes(),
             schedule: Schedule::OneCycle,
             optimizer: Optimizer::Sgd { momentum: 0.9, nesterov: true, weight_decay: 5e-4 },
             augment: Augment::suited(pre.height, pre.width, pre.channels),
@@ -119,18 +128,10 @@ pub struct Trainer<'a> {
     session: Session,
     judge: Option<(Session, Loader)>,
     loader: Loader,
+    terms: Terms,
     at: Position,
-}
-
-/// Where a run stands; kept in the checkpoint.
-#[derive(Debug, Clone, PartialEq, Default)]
-struct Position {
-    epoch: usize,
-    batch: usize,
-    loss: f64,
-    correct: usize,
-    best: Option<(f64, usize)>,
     rows: Vec<EpochRow>,
+    saved: Instant,
 }
 
 impl<'a> Trainer<'a> {
@@ -156,6 +157,7 @@ impl<'a> Trainer<'a> {
         if !(options.lr.is_finite() && options.lr > 0.0) {
             return other(format!("learning rate {} must be a positive number", options.lr));
         }
+        check(&network, dataset.classes.len(), &preprocess)?;
         let mode = Mode::Train {
             loss: Loss::SoftmaxCrossEntropy { label_smoothing: options.label_smoothing },
             optimizer: options.optimizer,
@@ -187,8 +189,20 @@ impl<'a> Trainer<'a> {
             }
             None => None,
         };
-        let at = Position::default();
-        Ok(Trainer { network, dataset, preprocess, options, folder, session, judge, loader, at })
+        Ok(Trainer {
+            terms: terms(&options, dataset)?,
+            at: Position::default(),
+            rows: Vec::new(),
+            saved: Instant::now(),
+            network,
+            dataset,
+            preprocess,
+            options,
+            folder,
+            session,
+            judge,
+            loader,
+        })
     }
 
     /// The plan of a step.
@@ -215,52 +229,51 @@ impl<'a> Trainer<'a> {
     /// Continues where the checkpoint stands.
     ///
     /// # Errors
-    /// When the checkpoint does not fit the network.
+    /// When the checkpoint is of another network, other options or other data.
     pub fn resume(&mut self, checkpoint: &ModelFile) -> Result<()> {
+        if checkpoint.network != self.network
+            || checkpoint.classes != self.dataset.classes
+            || checkpoint.preprocess != self.preprocess
+        {
+            return other(
+                "the checkpoint is of another network, classes or preprocessing; train anew with --model",
+            );
+        }
+        let (at, steps, optimizer) =
+            checkpoint::read(checkpoint, &self.terms, self.loader.batches())?;
         self.set_weights(&checkpoint.params, &checkpoint.state)?;
-        let fact = |name: &str| checkpoint.facts.get(name).map(String::as_str);
-        let number = |name: &str| -> Result<u64> {
-            let text = fact(name).and_then(|t| t.parse().ok());
-            text.ok_or_else(|| {
-                TrainError::Other(format!("the checkpoint has no `{name}`; it cannot be resumed"))
-            })
-        };
-        let none = Vec::new();
-        let moments = checkpoint.extra.get("optimizer").unwrap_or(&none);
-        self.session.resume(moments, number("steps")?)?;
+        self.session.resume(optimizer, steps)?;
         self.session.set_seed(self.options.seed);
-        let best = number("best_epoch").ok().zip(fact("best").and_then(|t| t.parse().ok()));
-        self.at = Position {
-            epoch: number("epoch")? as usize,
-            batch: number("batch")? as usize,
-            loss: f64::from_bits(number("loss_bits")?),
-            correct: number("correct")? as usize,
-            best: best.map(|(epoch, top1)| (top1, epoch as usize)),
-            rows: self.folder.read_rows()?.into_iter().take(number("epoch")? as usize).collect(),
-        };
+        self.rows = self.folder.read_rows()?.into_iter().filter(|r| r.epoch <= at.epoch).collect();
+        self.at = at;
         Ok(())
     }
 
-    /// Runs to the end, or until `stop` is set.
+    /// Runs to the end, or until `stop` is set; then a checkpoint is left.
     ///
     /// # Errors
     /// When the loss is no number any more, nothing can be read, or the folder cannot be written.
     pub fn run(&mut self, progress: &mut dyn Progress, stop: &AtomicBool) -> Result<Outcome> {
+        self.saved = Instant::now();
         let mut last = None;
         while self.at.epoch < self.options.epochs {
             let start = Instant::now();
-            let first = self.at.batch;
-            if !self.epoch(progress, stop)? {
+            let speed = self.epoch(progress, stop)?;
+            let judged = if speed.is_some() { self.judge(stop)? } else { None };
+            let (Some(speed), Some(evaluation)) = (speed, judged) else {
                 self.checkpoint()?;
                 return Ok(Outcome::Interrupted);
-            }
-            let samples = (self.loader.batches() - first) * self.options.batch;
-            let speed = samples as f64 / start.elapsed().as_secs_f64();
-            last = self.judge()?;
-            let row = self.row(last.as_ref(), start.elapsed().as_secs_f64(), speed);
+            };
+            let row = self.row(evaluation.as_ref(), start.elapsed().as_secs_f64(), speed);
             progress.epoch(&row);
-            self.finish_epoch(row, last.as_ref())?;
+            self.finish_epoch(row, evaluation.as_ref())?;
+            last = Some(evaluation);
         }
+        // A run that was complete already is judged all the same.
+        let last = match last {
+            Some(evaluation) => evaluation,
+            None => self.judge(stop)?.flatten(),
+        };
         Ok(Outcome::Done { last, best: self.at.best })
     }
 
@@ -275,8 +288,8 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// The rest of an epoch; `false` when it was asked to stop.
-    fn epoch(&mut self, progress: &mut dyn Progress, stop: &AtomicBool) -> Result<bool> {
+    /// The rest of an epoch: pictures a second, or `None` when it was asked to stop.
+    fn epoch(&mut self, progress: &mut dyn Progress, stop: &AtomicBool) -> Result<Option<f64>> {
         let rates = self.rates();
         let batches = self.loader.batches();
         let first = self.at.batch;
@@ -284,33 +297,12 @@ impl<'a> Trainer<'a> {
         self.loader.start(self.at.epoch as u64, first);
         while self.at.batch < batches {
             if stop.load(Ordering::Relaxed) {
-                return Ok(false);
+                return Ok(None);
             }
-            let Some(batch) = self.loader.next_batch() else {
-                let why = self
-                    .loader
-                    .problems()
-                    .first()
-                    .map_or(String::new(), |p| format!(": {}: {}", p.path.display(), p.why));
-                return other(format!("no training picture can be read{why}"));
-            };
-            self.session.input_mut().copy_from_slice(&batch.pixels);
-            self.session.labels_mut().copy_from_slice(&batch.labels);
-            self.loader.recycle(batch);
-            let lr = rates.at(self.session.steps());
-            let report = self.session.step(lr)?;
-            if !report.loss.is_finite() {
-                return other(format!(
-                    "the loss is no number any more at epoch {}, batch {}; use a lower --lr than {}; the last good weights are in {}",
-                    self.at.epoch + 1,
-                    self.at.batch + 1,
-                    self.options.lr,
-                    self.folder.path().display()
-                ));
+            self.step(rates.at(self.session.steps()))?;
+            if self.saved.elapsed().as_secs() >= self.options.checkpoint_seconds {
+                self.checkpoint()?;
             }
-            self.at.batch += 1;
-            self.at.loss += f64::from(report.loss);
-            self.at.correct += report.correct;
             let done = self.at.batch - first;
             let seconds = start.elapsed().as_secs_f64();
             let left = (self.options.epochs - self.at.epoch) * batches - self.at.batch;
@@ -325,14 +317,48 @@ impl<'a> Trainer<'a> {
                 seconds_left: seconds / done as f64 * left as f64,
             });
         }
-        Ok(true)
+        let pictures = (batches - first) * self.options.batch;
+        Ok(Some(pictures as f64 / start.elapsed().as_secs_f64()))
     }
 
-    fn judge(&mut self) -> Result<Option<Evaluation>> {
-        let Some((session, loader)) = &mut self.judge else { return Ok(None) };
+    /// One batch.
+    fn step(&mut self, lr: f32) -> Result<()> {
+        let Some(batch) = self.loader.next_batch() else {
+            return other(format!("no training picture can be read{}", why(&self.loader)));
+        };
+        self.session.input_mut().copy_from_slice(&batch.pixels);
+        self.session.labels_mut().copy_from_slice(&batch.labels);
+        self.loader.recycle(batch);
+        let report = self.session.step(lr)?;
+        if !report.loss.is_finite() {
+            let checkpoint = self.folder.checkpoint();
+            let kept = match checkpoint.is_file() {
+                true => format!("; the last good weights are in {}", checkpoint.display()),
+                false => String::new(),
+            };
+            return other(format!(
+                "the loss is no number any more at epoch {}, batch {}; use a lower --lr than {}{kept}",
+                self.at.epoch + 1,
+                self.at.batch + 1,
+                self.options.lr,
+            ));
+        }
+        self.at.batch += 1;
+        self.at.loss += f64::from(report.loss);
+        self.at.correct += report.correct;
+        Ok(())
+    }
+
+    /// Evaluates where there is a split to judge by; `None` when it was asked to stop.
+    fn judge(&mut self, stop: &AtomicBool) -> Result<Option<Option<Evaluation>>> {
+        let Some((session, loader)) = &mut self.judge else { return Ok(Some(None)) };
         session.set_params(self.session.params())?;
         session.set_state(self.session.state())?;
-        evaluate(session, loader, self.dataset.classes.len()).map(Some)
+        let evaluation = evaluate(session, loader, self.dataset.classes.len(), stop)?;
+        if evaluation.as_ref().is_some_and(|e| e.n == 0) {
+            return other(format!("no validation picture can be read{}", why(loader)));
+        }
+        Ok(evaluation.map(Some))
     }
 
     fn row(&self, e: Option<&Evaluation>, seconds: f64, pictures_per_second: f64) -> EpochRow {
@@ -356,7 +382,7 @@ impl<'a> Trainer<'a> {
         if better {
             self.at.best = Some((top1, row.epoch));
         }
-        self.at.rows.push(row);
+        self.rows.push(row);
         (self.at.epoch, self.at.batch) = (self.at.epoch + 1, 0);
         (self.at.loss, self.at.correct) = (0.0, 0);
         let model = self.model(e);
@@ -364,7 +390,7 @@ impl<'a> Trainer<'a> {
         if better {
             model.save(&self.folder.best())?;
         }
-        self.folder.write_rows(&self.at.rows)?;
+        self.folder.write_rows(&self.rows)?;
         self.checkpoint()
     }
 
@@ -386,20 +412,46 @@ impl<'a> Trainer<'a> {
     }
 
     /// Writes what [`Trainer::resume`] needs.
-    fn checkpoint(&self) -> Result<()> {
+    fn checkpoint(&mut self) -> Result<()> {
         let mut model = self.model(None);
-        model.task = "checkpoint".into();
-        let mut fact = |name: &str, value: String| model.facts.insert(name.into(), value);
-        fact("steps", self.session.steps().to_string());
-        fact("epoch", self.at.epoch.to_string());
-        fact("batch", self.at.batch.to_string());
-        fact("loss_bits", self.at.loss.to_bits().to_string());
-        fact("correct", self.at.correct.to_string());
-        if let Some((best, epoch)) = self.at.best {
-            fact("best", best.to_string());
-            fact("best_epoch", epoch.to_string());
-        }
-        model.extra.insert("optimizer".into(), self.session.optimizer_state().to_vec());
-        Ok(model.save(&self.folder.checkpoint())?)
+        let optimizer = self.session.optimizer_state();
+        checkpoint::write(&mut model, &self.at, self.session.steps(), &self.terms, optimizer);
+        model.save(&self.folder.checkpoint())?;
+        self.saved = Instant::now();
+        Ok(())
     }
+}
+
+/// Whether pictures fit the network's input and classes its output.
+fn check(network: &Network, classes: usize, pre: &Preprocess) -> Result<()> {
+    let input = Shape::new(pre.height, pre.width, pre.channels);
+    if network.input_shape() != input {
+        return other(format!(
+            "network `{}` takes {} but the preprocessing makes {input}; make them equal",
+            network.name(),
+            network.input_shape()
+        ));
+    }
+    if network.output_shape() != Shape::vector(classes) {
+        return other(format!(
+            "network `{}` ends in {} but the data has {classes} classes; end it in a dense layer of {classes}",
+            network.name(),
+            network.output_shape()
+        ));
+    }
+    Ok(())
+}
+
+/// The first picture that could not be read.
+fn why(loader: &Loader) -> String {
+    let first = loader.problems().into_iter().next();
+    first.map_or(String::new(), |p| format!(": {}: {}", p.path.display(), p.why))
+}
+
+/// Threads, memory and moments of saving change no result.
+fn terms(options: &TrainOptions, dataset: &Dataset) -> Result<Terms> {
+    let bare = TrainOptions { threads: 0, cache: 0, checkpoint_seconds: 0, ..options.clone() };
+    let options = toml::to_string(&bare)
+        .map_err(|e| TrainError::Other(format!("the options cannot be written: {e}")))?;
+    Ok(Terms { options, data: checkpoint::fingerprint(&dataset.train) })
 }

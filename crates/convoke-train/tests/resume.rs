@@ -2,7 +2,7 @@
 //! that was not; so does a run with another number of threads.
 
 use convoke_data::{Augment, Dataset, Preprocess, Source, Split};
-use convoke_engine::{Builder, Network, Shape, layers::Conv};
+use convoke_engine::{Builder, Network, Optimizer, Shape, layers::Conv};
 use convoke_formats::ModelFile;
 use convoke_train::{BatchInfo, EpochRow, Outcome, Progress, RunFolder, TrainOptions, Trainer};
 use std::path::Path;
@@ -52,50 +52,170 @@ impl Progress for Stop<'_> {
     fn epoch(&mut self, _: &EpochRow) {}
 }
 
-fn options(threads: usize) -> TrainOptions {
-    let augment = Augment { flip: true, shift: 1, erase: 0.3, ..Augment::default() };
-    let suited = TrainOptions::suited(3, 8, &Preprocess::plain(8, 8, 1), threads);
-    TrainOptions { augment, lr: 0.05, ..suited }
+fn plain() -> Preprocess {
+    Preprocess::plain(8, 8, 1)
 }
 
-fn run(folder: &Path, threads: usize, stop_at: Option<usize>) -> (Outcome, Option<ModelFile>) {
-    let set = dataset();
-    let (pre, stop) = (Preprocess::plain(8, 8, 1), AtomicBool::new(false));
+fn options(threads: usize) -> TrainOptions {
+    let augment = Augment { flip: true, shift: 1, erase: 0.3, ..Augment::default() };
+    TrainOptions { augment, lr: 0.05, ..TrainOptions::suited(3, 8, &plain(), threads) }
+}
+
+fn adamw(threads: usize) -> TrainOptions {
+    let (beta1, beta2, epsilon, weight_decay) = (0.9, 0.999, 1e-8, 0.05);
+    let optimizer = Optimizer::AdamW { beta1, beta2, epsilon, weight_decay };
+    TrainOptions { optimizer, lr: 0.01, warmup: 0.5, ..options(threads) }
+}
+
+fn never() -> AtomicBool {
+    AtomicBool::new(false)
+}
+
+/// Runs to the end, or to a batch and then on in a new trainer.
+fn run(folder: &Path, options: TrainOptions, stop_at: Option<usize>) -> (Outcome, ModelFile) {
+    let (set, stop) = (dataset(), never());
     let out = RunFolder::next(folder, "run").unwrap();
-    let mut t = Trainer::new(network(), &set, pre.clone(), options(threads), out.clone()).unwrap();
-    let first = t.run(&mut Stop(stop_at.unwrap_or(usize::MAX), &stop), &stop).unwrap();
-    if stop_at.is_none() {
-        return (first, Some(ModelFile::load(&out.last()).unwrap()));
+    let new = || Trainer::new(network(), &set, plain(), options.clone(), out.clone()).unwrap();
+    let mut outcome = new().run(&mut Stop(stop_at.unwrap_or(usize::MAX), &stop), &stop).unwrap();
+    if stop_at.is_some() {
+        assert_eq!(outcome, Outcome::Interrupted);
+        let mut t = new();
+        t.resume(&ModelFile::load(&out.checkpoint()).unwrap()).unwrap();
+        outcome = t.run(&mut Stop(usize::MAX, &stop), &never()).unwrap();
     }
-    assert_eq!(first, Outcome::Interrupted);
-    stop.store(false, Ordering::Relaxed);
-    let mut t = Trainer::new(network(), &set, pre, options(threads), out.clone()).unwrap();
-    t.resume(&ModelFile::load(&out.checkpoint()).unwrap()).unwrap();
-    let second = t.run(&mut Stop(usize::MAX, &stop), &stop).unwrap();
-    (second, Some(ModelFile::load(&out.last()).unwrap()))
+    (outcome, ModelFile::load(&out.last()).unwrap())
 }
 
 #[test]
 fn threads_and_interruptions_change_no_bit() {
+    for options in [options, adamw] {
+        let folder = tempfile::tempdir().unwrap();
+        let (outcome, straight) = run(folder.path(), options(1), None);
+        let Outcome::Done { last: Some(last), .. } = &outcome else { panic!("done") };
+        assert!(last.top1 > 0.9, "it learns: {}", last.top1);
+        assert_eq!(run(folder.path(), options(2), None), (outcome.clone(), straight.clone()));
+        // In the middle of an epoch, before the first epoch is done, while judging, at the end.
+        for stop_at in [14, 3, 20, 30] {
+            assert_eq!(
+                run(folder.path(), options(1 + stop_at % 2), Some(stop_at)),
+                (outcome.clone(), straight.clone()),
+                "stopped after batch {stop_at}"
+            );
+        }
+        let rows = |n: &str| std::fs::read_to_string(folder.path().join(n).join("results.csv"));
+        let learnt = |text: String| -> Vec<String> {
+            text.lines().map(|l| l.split(',').take(7).collect::<Vec<_>>().join(",")).collect()
+        };
+        assert_eq!(learnt(rows("run").unwrap()), learnt(rows("run-3").unwrap()));
+    }
+}
+
+/// Keeps the checkpoint as it is found at a batch, as a killed process would leave it.
+struct Snatch<'a>(usize, &'a RunFolder, &'a Path);
+
+impl Progress for Snatch<'_> {
+    fn batch(&mut self, info: &BatchInfo) {
+        if info.epoch * info.batches + info.batch == self.0 {
+            std::fs::copy(self.1.checkpoint(), self.2).unwrap();
+        }
+    }
+    fn epoch(&mut self, _: &EpochRow) {}
+}
+
+#[test]
+fn a_killed_run_goes_on_from_its_last_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
-    let (outcome, straight) = run(folder.path(), 1, None);
-    let Outcome::Done { last: Some(last), .. } = outcome else { panic!("done") };
-    assert!(last.top1 > 0.9, "it learns: {}", last.top1);
-    assert_eq!(straight, run(folder.path(), 2, None).1);
-    assert_eq!(straight, run(folder.path(), 2, Some(14)).1);
-    assert_eq!(straight, run(folder.path(), 1, Some(20)).1);
-    let rows = std::fs::read_to_string(folder.path().join("run-3/results.csv")).unwrap();
-    assert_eq!(rows.lines().count(), 4);
+    let (set, copy) = (dataset(), folder.path().join("copy.safetensors"));
+    let out = RunFolder::next(folder.path(), "run").unwrap();
+    let often = TrainOptions { checkpoint_seconds: 0, ..options(1) };
+    let mut t = Trainer::new(network(), &set, plain(), often, out.clone()).unwrap();
+    t.run(&mut Snatch(17, &out, &copy), &never()).unwrap();
+    let straight = ModelFile::load(&out.last()).unwrap();
+    let again = RunFolder::next(folder.path(), "run").unwrap();
+    let mut t = Trainer::new(network(), &set, plain(), options(2), again.clone()).unwrap();
+    let left = ModelFile::load(&copy).unwrap();
+    assert_eq!((left.facts["epoch"].as_str(), left.facts["batch"].as_str()), ("1", "7"));
+    t.resume(&left).unwrap();
+    t.run(&mut Stop(usize::MAX, &never()), &never()).unwrap();
+    assert_eq!(ModelFile::load(&again.last()).unwrap(), straight);
+}
+
+#[test]
+fn a_complete_run_is_judged_again_and_not_trained() {
+    let folder = tempfile::tempdir().unwrap();
+    let (outcome, model) = run(folder.path(), options(1), None);
+    let out = RunFolder::create(&folder.path().join("run")).unwrap();
+    let set = dataset();
+    let mut t = Trainer::new(network(), &set, plain(), options(2), out.clone()).unwrap();
+    t.resume(&ModelFile::load(&out.checkpoint()).unwrap()).unwrap();
+    assert_eq!(t.run(&mut Stop(1, &never()), &never()).unwrap(), outcome);
+    assert_eq!(ModelFile::load(&out.last()).unwrap(), model);
+}
+
+#[test]
+fn a_checkpoint_of_another_run_is_refused_in_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    run(folder.path(), options(1), None);
+    let out = RunFolder::create(&folder.path().join("run")).unwrap();
+    let good = ModelFile::load(&out.checkpoint()).unwrap();
+    let refused = |set: &Dataset, o: TrainOptions, checkpoint: &ModelFile, word: &str| {
+        let mut t = Trainer::new(network(), set, plain(), o, out.clone()).unwrap();
+        let e = t.resume(checkpoint).unwrap_err().to_string();
+        assert!(e.contains(word) && !e.contains('\n'), "{e}");
+    };
+    let set = dataset();
+    refused(&set, TrainOptions { seed: 1, ..options(1) }, &good, "seed = 0");
+    refused(&set, TrainOptions { lr: 0.04, ..options(1) }, &good, "lr = 0.05");
+    let mut fewer = dataset();
+    fewer.train.labels.swap(0, 1);
+    refused(&fewer, options(1), &good, "data has changed");
+    let fact = |name: &str, value: &str| {
+        let mut m = good.clone();
+        m.facts.insert(name.into(), value.into());
+        m
+    };
+    for (name, value) in
+        [("batch", "11"), ("epoch", "18446744073709551615"), ("steps", "7"), ("steps", "-1")]
+    {
+        refused(&set, options(1), &fact(name, value), "train anew");
+    }
+    refused(&set, options(1), &ModelFile::load(&out.last()).unwrap(), "no `options`");
+    let mut none = good.clone();
+    none.extra.clear();
+    refused(&set, options(1), &none, "optimizer numbers");
+    let other = ModelFile { classes: vec!["x".into(), "y".into()], ..good.clone() };
+    refused(&set, options(1), &other, "classes");
+}
+
+#[test]
+fn a_network_that_does_not_fit_the_data_is_refused_in_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let set = dataset();
+    let refused = |net: Network, pre: Preprocess, o: TrainOptions, word: &str| {
+        let out = RunFolder::next(folder.path(), "run").unwrap();
+        let e = Trainer::new(net, &set, pre, o, out).err().unwrap().to_string();
+        assert!(e.contains(word) && !e.contains('\n'), "{e}");
+    };
+    let mut b = Builder::new("three", Shape::new(8, 8, 1));
+    b.flatten().dense(3);
+    refused(b.build().unwrap(), plain(), options(1), "2 classes");
+    let mut b = Builder::new("maps", Shape::new(8, 8, 1));
+    b.conv(Conv::new(2, 3));
+    refused(b.build().unwrap(), plain(), options(1), "dense layer of 2");
+    refused(network(), Preprocess::plain(9, 8, 1), options(1), "preprocessing makes");
+    refused(network(), plain(), TrainOptions { batch: 81, ..options(1) }, "80");
+    refused(network(), plain(), TrainOptions { batch: 0, ..options(1) }, "batch 0");
+    refused(network(), plain(), TrainOptions { lr: f32::NAN, ..options(1) }, "learning rate");
 }
 
 #[test]
 fn a_loss_that_is_no_number_stops_with_a_remedy() {
     let folder = tempfile::tempdir().unwrap();
-    let (set, stop) = (dataset(), AtomicBool::new(false));
+    let set = dataset();
     let out = RunFolder::next(folder.path(), "run").unwrap();
     let options = TrainOptions { lr: 1e30, ..options(1) };
-    let pre = Preprocess::plain(8, 8, 1);
-    let mut t = Trainer::new(network(), &set, pre, options, out).unwrap();
-    let e = t.run(&mut Stop(usize::MAX, &stop), &stop).unwrap_err().to_string();
-    assert!(e.contains("--lr") && !e.contains('\n'), "{e}");
+    let mut t = Trainer::new(network(), &set, plain(), options, out.clone()).unwrap();
+    let e = t.run(&mut Stop(usize::MAX, &never()), &never()).unwrap_err().to_string();
+    assert!(e.contains("--lr") && !e.contains('\n') && !e.contains("last good"), "{e}");
+    assert!(!out.last().exists());
 }
