@@ -1,4 +1,4 @@
-//! The curves of a run as a picture: loss on the left, share right on the right.
+//! The curves of a run as a picture: loss on the left, top-1 on the right.
 
 use crate::run::EpochRow;
 use convoke_data::Picture;
@@ -83,7 +83,7 @@ pub(crate) fn curves(rows: &[EpochRow]) -> Picture {
     let right =
         pair(points(&|r| Some(100.0 * r.train_top1)), points(&|r| r.val_top1.map(|v| 100.0 * v)));
     panel(&mut canvas, 0, "loss", &loss, 0.0);
-    panel(&mut canvas, WIDTH / 2, "right, %", &right, f64::NEG_INFINITY);
+    panel(&mut canvas, WIDTH / 2, "top-1, %", &right, f64::NEG_INFINITY);
     canvas.0
 }
 
@@ -100,7 +100,9 @@ fn panel(canvas: &mut Canvas, left: i32, title: &str, curves: &[Curve], floor: f
     let low = (low / step).floor() * step;
     let high = ((high / step).ceil() * step).max(low + step);
     let place = |p: (f64, f64)| {
-        let x = f64::from(x0) + (p.0 - first) / (last - first).max(1.0) * f64::from(x1 - x0);
+        // One epoch alone stands in the middle.
+        let share = if last > first { (p.0 - first) / (last - first) } else { 0.5 };
+        let x = f64::from(x0) + share * f64::from(x1 - x0);
         let y = f64::from(y0) - (p.1 - low) / (high - low) * f64::from(y0 - y1);
         Point::new(x.round() as i32, y.round() as i32)
     };
@@ -129,7 +131,9 @@ fn panel(canvas: &mut Canvas, left: i32, title: &str, curves: &[Curve], floor: f
         for w in c.points.windows(2) {
             canvas.line(place(w[0]), place(w[1]), c.colour, 2);
         }
-        for &p in &c.points {
+        // Dots closer than this would be a band.
+        let dots = c.points.len() <= 40;
+        for &p in c.points.iter().filter(|_| dots) {
             let Ok(()) = Circle::with_center(place(p), 6)
                 .into_styled(PrimitiveStyle::with_fill(c.colour))
                 .draw(canvas);
@@ -143,4 +147,56 @@ fn panel(canvas: &mut Canvas, left: i32, title: &str, curves: &[Curve], floor: f
 fn nice(v: f64) -> f64 {
     let power = 10f64.powf(v.max(1e-12).log10().floor());
     [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|&m| m >= v * 0.999).unwrap_or(power)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(n: usize, val: bool) -> Vec<EpochRow> {
+        let row = |epoch: usize| {
+            let t = epoch as f64;
+            EpochRow {
+                epoch,
+                train_loss: 2.3 * (-t / 20.0).exp(),
+                train_top1: 1.0 - 0.9 * (-t / 25.0).exp(),
+                val_loss: val.then_some(0.4 + 1.9 * (-t / 12.0).exp() + 0.03 * (t * 7.0).sin()),
+                val_top1: val.then_some(0.8 - 0.7 * (-t / 15.0).exp() + 0.01 * (t * 5.0).cos()),
+                val_top5: None,
+                lr: 0.1,
+                seconds: 1.0,
+                pictures_per_second: 1.0,
+            }
+        };
+        (1..=n).map(row).collect()
+    }
+
+    fn count(p: &Picture, c: Rgb888) -> usize {
+        p.data.chunks_exact(3).filter(|v| **v == [c.r(), c.g(), c.b()]).count()
+    }
+
+    #[test]
+    fn curves_are_drawn_for_any_number_of_epochs() {
+        for n in [1, 2, 3, 17, 120, 2000] {
+            let p = curves(&rows(n, true));
+            if let Ok(folder) = std::env::var("CONVOKE_PLOTS") {
+                convoke_data::write_png(&format!("{folder}/{n}.png").as_ref(), &p).unwrap();
+            }
+            assert!(count(&p, BLUE) > 100 && count(&p, ORANGE) > 100, "{n}");
+        }
+        let p = curves(&rows(5, false));
+        assert!(count(&p, BLUE) > 100 && count(&p, ORANGE) == 0);
+    }
+
+    #[test]
+    fn numbers_that_cannot_be_drawn_are_left_out() {
+        assert_eq!(count(&curves(&[]), BLUE), 0);
+        let mut r = rows(4, true);
+        (r[0].train_loss, r[1].train_loss) = (f64::NAN, f64::INFINITY);
+        (r[2].train_loss, r[3].train_loss) = (1e300, -1e300);
+        r.iter_mut().for_each(|r| r.val_loss = Some(0.0));
+        assert_eq!(curves(&r).data.len(), (WIDTH * HEIGHT * 3) as usize);
+        r.iter_mut().for_each(|r| r.train_loss = 5.0);
+        assert!(count(&curves(&r), BLUE) > 100);
+    }
 }
