@@ -22,7 +22,8 @@ fn stripes(seed: &mut u64, pixels: &mut [f32]) -> Vec<u32> {
             for (i, v) in picture.iter_mut().enumerate() {
                 let along = if label == 0 { i / SIDE } else { i % SIDE } as u64;
                 let noise = random(100) as f32 / 100.0;
-                *v = if (along + phase) / width % 2 == 0 { 1.0 } else { 0.0 } + noise;
+                let lit = ((along + phase) / width).is_multiple_of(2);
+                *v = f32::from(u8::from(lit)) + noise;
             }
             label as u32
         })

@@ -171,10 +171,29 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
+/// The end of a verb that went over several files: the one file's error, or a line for each that was
+/// left out and an error that counts them.
+pub fn left_out(failed: Vec<anyhow::Error>, files: usize, what: &str) -> Result<()> {
+    match failed.len() {
+        0 => Ok(()),
+        1 if files == 1 => failed.into_iter().next().map_or(Ok(()), Err),
+        n => {
+            for e in &failed {
+                eprintln!("left out {}", one_line(e));
+            }
+            bail!("{n} of {files} pictures could not be {what}")
+        }
+    }
+}
+
+fn one_line(e: &anyhow::Error) -> String {
+    let text = e.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// An error in one line.
 pub fn error(e: &anyhow::Error) {
-    let text = e.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
-    eprintln!("error: {}", text.split_whitespace().collect::<Vec<_>>().join(" "));
+    eprintln!("error: {}", one_line(e));
 }
 
 /// Wrong usage: one line and exit code 2; help and version go to standard output.

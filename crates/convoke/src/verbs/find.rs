@@ -1,7 +1,7 @@
 //! `convoke find`.
 
-use crate::common::{Threads, duration, error, model_path};
-use anyhow::{Result, bail};
+use crate::common::{Threads, duration, left_out, model_path};
+use anyhow::Result;
 use convoke_data::{read_picture, write_file, write_png};
 use convoke_vision::draw::{heat_map, mark};
 use convoke_vision::{Detector, FindOptions, Finder, SlideOptions, candidate_sheet};
@@ -33,17 +33,11 @@ pub fn run(args: Args) -> Result<()> {
     let detector = Detector::open(&model_path(&args.model)?)?;
     let slide = SlideOptions { threads: args.threads.count(), ..SlideOptions::default() };
     let mut finder = Finder::new(detector, slide)?;
-    let mut failed = 0;
+    let mut failed = Vec::new();
     for path in &args.pictures {
-        if let Err(e) = one(&args, &mut finder, path) {
-            failed += 1;
-            error(&e);
-        }
+        failed.extend(one(&args, &mut finder, path).err());
     }
-    match failed {
-        0 => Ok(()),
-        n => bail!("{n} of {} pictures could not be searched", args.pictures.len()),
-    }
+    left_out(failed, args.pictures.len(), "searched")
 }
 
 fn one(args: &Args, finder: &mut Finder, path: &Path) -> Result<()> {

@@ -1,7 +1,7 @@
 //! `convoke predict`.
 
-use crate::common::{Threads, error, trained};
-use anyhow::{Result, bail};
+use crate::common::{Threads, left_out, trained};
+use anyhow::Result;
 use convoke_train::Predictor;
 use serde_json::json;
 use std::path::PathBuf;
@@ -30,7 +30,7 @@ const BATCH: usize = 16;
 pub fn run(args: Args) -> Result<()> {
     let batch = BATCH.min(args.pictures.len());
     let mut predictor = Predictor::new(trained(&args.model)?, batch, args.threads.count())?;
-    let mut failed = 0;
+    let mut failed = Vec::new();
     for paths in args.pictures.chunks(batch) {
         let (mut read, mut names) = (Vec::new(), Vec::new());
         for path in paths {
@@ -39,10 +39,7 @@ pub fn run(args: Args) -> Result<()> {
                     read.push(p);
                     names.push(path);
                 }
-                Err(e) => {
-                    failed += 1;
-                    error(&e.into());
-                }
+                Err(e) => failed.push(e.into()),
             }
         }
         for (path, guesses) in names.iter().zip(predictor.predict(&read, args.top as usize)?) {
@@ -56,8 +53,5 @@ pub fn run(args: Args) -> Result<()> {
             }
         }
     }
-    match failed {
-        0 => Ok(()),
-        n => bail!("{n} of {} pictures could not be read", args.pictures.len()),
-    }
+    left_out(failed, args.pictures.len(), "read")
 }

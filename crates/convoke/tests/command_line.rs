@@ -1,0 +1,221 @@
+//! The command as a person uses it: the whole way on tiny pictures, and what it says when things are
+//! wrong: one line, the right exit code, nothing half-written.
+
+use assert_cmd::Command;
+use convoke_data::{Picture, write_png};
+use serde_json::Value;
+use std::path::Path;
+use tempfile::TempDir;
+
+const NET: &str = r#"
+name = "tiny"
+input = [12, 12, 3]
+[[layer]]
+type = "conv"
+filters = 8
+window = 3
+batch_norm = true
+activation = "relu"
+[[layer]]
+type = "max-pool"
+window = 2
+[[layer]]
+type = "dense"
+units = "classes"
+"#;
+
+/// Three classes of twelve pictures: red, green, blue, with some noise.
+fn photos() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (class, name) in ["red", "green", "blue"].into_iter().enumerate() {
+        for i in 0..12 {
+            let mut p = Picture::filled(16, 14, [40, 40, 40]);
+            for (k, pixel) in p.data.chunks_exact_mut(3).enumerate() {
+                pixel[class] = 150 + ((k * 37 + i * 101) % 90) as u8;
+            }
+            write_png(&folder.path().join(format!("photos/{name}/{i}.png")), &p).unwrap();
+        }
+    }
+    std::fs::write(folder.path().join("net.toml"), NET).unwrap();
+    folder
+}
+
+fn convoke(folder: &Path, args: &[&str]) -> (i32, String, String) {
+    let output =
+        Command::cargo_bin("convoke").unwrap().current_dir(folder).args(args).output().unwrap();
+    let text = |b: Vec<u8>| String::from_utf8(b).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+fn train(folder: &Path, out: &str, more: &[&str]) -> (i32, String, String) {
+    let args =
+        ["train", "photos", "--model", "net.toml", "--epochs", "4", "--batch", "8", "--out", out];
+    convoke(folder, &[&args, more].concat())
+}
+
+/// The error is one line and says these words; the exit code is as given.
+fn fails(folder: &Path, args: &[&str], code: i32, words: &str) {
+    let (got, _, err) = convoke(folder, args);
+    assert_eq!(got, code, "{args:?}: {err}");
+    let errors: Vec<&str> = err.lines().filter(|l| l.starts_with("error")).collect();
+    assert_eq!(errors.len(), 1, "{args:?}: {err}");
+    assert!(errors[0].contains(words), "{args:?}: {err}");
+    assert!(!err.contains("panicked"), "{err}");
+}
+
+#[test]
+fn the_whole_way_from_pictures_to_predictions() {
+    let folder = photos();
+    let f = folder.path();
+    let (code, out, err) = train(f, "run", &[]);
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains("right on") && out.contains("next: convoke predict"), "{out}");
+    for file in [
+        "args.toml",
+        "results.csv",
+        "results.png",
+        "split.csv",
+        "weights/best.safetensors",
+        "weights/last.safetensors",
+    ] {
+        assert!(f.join("run").join(file).is_file(), "{file}");
+    }
+    let (code, out, err) = convoke(f, &["val", "run", "photos", "--json"]);
+    assert_eq!(code, 0, "{err}");
+    let v: Value = serde_json::from_str(&out).unwrap();
+    assert!(v["top1"].as_f64().unwrap() > 0.9 && v["n"] == 36, "{out}");
+    assert!(v["top5"] == 1.0 && v["loss"].is_number());
+    let (_, out, _) = convoke(f, &["predict", "run", "photos/green/3.png", "--top", "2", "--json"]);
+    let v: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(v["guesses"][0]["class"], "green");
+    assert_eq!(v["guesses"].as_array().unwrap().len(), 2);
+    // The model file alone is enough.
+    std::fs::rename(f.join("run/weights/best.safetensors"), f.join("m.safetensors")).unwrap();
+    assert_eq!(convoke(f, &["predict", "m.safetensors", "photos/red/1.png"]).0, 0);
+    fails(f, &["train", "photos", "--model", "net.toml", "--out", "run"], 1, "already holds a run");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_file_for_any_number_of_threads() {
+    let folder = photos();
+    let f = folder.path();
+    for (out, threads) in [("one", "1"), ("two", "2")] {
+        assert_eq!(train(f, out, &["--threads", threads]).0, 0);
+    }
+    let read = |run: &str| std::fs::read(f.join(run).join("weights/last.safetensors")).unwrap();
+    assert_eq!(read("one"), read("two"));
+    assert_eq!(train(f, "three", &["--seed", "5"]).0, 0);
+    assert_ne!(read("one"), read("three"));
+}
+
+#[test]
+fn broken_pictures_are_named_and_left_out() {
+    let folder = photos();
+    let f = folder.path();
+    std::fs::write(f.join("photos/red/broken.jpg"), b"\xff\xd8\xff not a picture").unwrap();
+    std::fs::write(f.join("photos/red/notes.txt"), b"text").unwrap();
+    let (code, _, err) = train(f, "run", &[]);
+    assert_eq!(code, 0, "{err}");
+    let (code, out, err) = convoke(f, &["data", "check", "photos"]);
+    assert_eq!(code, 1);
+    assert!(out.contains("broken.jpg") && err.contains("1 pictures cannot be read"), "{out}{err}");
+    fails(f, &["predict", "run", "photos/red/broken.jpg"], 1, "broken.jpg");
+}
+
+#[test]
+fn what_costs_are_is_told_for_machines_too() {
+    let folder = photos();
+    let f = folder.path();
+    let (_, out, _) = convoke(f, &["models", "--json"]);
+    let models: Value = serde_json::from_str(&out).unwrap();
+    let resnet = models.as_array().unwrap().iter().find(|m| m["name"] == "resnet18").unwrap();
+    assert_eq!(resnet["parameters"], 11_689_512);
+    let (_, out, _) = convoke(f, &["plan", "lenet5", "--batch", "64", "--json"]);
+    let plan: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(plan["parameters"], 61_706);
+    let memory = plan["memory"]["train"]["total"].as_u64().unwrap();
+    let args = ["bench", "lenet5", "--batch", "64", "--seconds", "0.2", "--json"];
+    let (code, out, err) = convoke(f, &args);
+    assert_eq!(code, 0, "{err}");
+    let bench: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(bench["plan_memory_bytes"], memory);
+    assert!(bench["images_per_second"].as_f64().unwrap() > 0.0);
+    assert!(bench["peak_fraction"].as_f64().unwrap() > 0.0);
+    let (_, out, _) = convoke(f, &["plan", "net.toml"]);
+    assert!(out.contains("conv1") && out.contains("memory at batch 1"), "{out}");
+}
+
+#[test]
+fn wrong_use_ends_with_two_and_a_hint() {
+    let folder = tempfile::tempdir().unwrap();
+    let f = folder.path();
+    fails(f, &["trian"], 2, "did you mean `train`");
+    fails(f, &["train", "x", "--epcohs", "3"], 2, "did you mean `--epochs`");
+    fails(f, &["train", "x", "--epochs", "many"], 2, "invalid value 'many'");
+    fails(f, &["train", "x", "--epochs", "0"], 2, "0");
+    fails(f, &["bench", "lenet5", "--mode", "trian"], 2, "did you mean `train`");
+    fails(f, &["val", "x"], 2, "DATA");
+    for verb in ["demo", "train", "val", "predict", "find", "plan", "models", "bench"] {
+        let (code, out, _) = convoke(f, &[verb, "--help"]);
+        assert!(code == 0 && out.contains("Usage"), "{verb}");
+    }
+}
+
+#[test]
+fn what_is_missing_or_damaged_ends_with_one_and_a_remedy() {
+    let folder = photos();
+    let f = folder.path();
+    std::fs::create_dir(f.join("empty")).unwrap();
+    std::fs::create_dir_all(f.join("single")).unwrap();
+    write_png(&f.join("single/cat/1.png"), &Picture::filled(8, 8, [1, 2, 3])).unwrap();
+    fails(f, &["train", "nowhere"], 1, "does not exist");
+    fails(f, &["train", "empty"], 1, "put the pictures of each class");
+    fails(f, &["train", "single"], 1, "only one class");
+    fails(f, &["train", "photos", "--model", "resent18"], 1, "did you mean `resnet18`");
+    fails(f, &["train", "photos", "--model", "net.toml", "--batch", "999"], 1, "--batch");
+    fails(
+        f,
+        &["train", "photos", "--model", "net.toml", "--lr", "-1", "--out", "r"],
+        1,
+        "learning rate",
+    );
+    fails(
+        f,
+        &["train", "photos", "--model", "net.toml", "--lr", "1e30", "--out", "n"],
+        1,
+        "lower --lr",
+    );
+    fails(f, &["train", "photos", "--model", "net.toml", "--out", "net.toml/x"], 1, "net.toml/x");
+    fails(f, &["train", "--resume", "empty"], 1, "no run folder");
+    fails(f, &["predict", "lenet5", "x.png"], 1, "has no weights");
+    fails(f, &["predict", "nowhere.safetensors", "x.png"], 1, "nowhere.safetensors");
+    fails(f, &["find", "empty", "x.png"], 1, "no model file");
+    assert_eq!(train(f, "run", &[]).0, 0);
+    let best = f.join("run/weights/best.safetensors");
+    let whole = std::fs::read(&best).unwrap();
+    std::fs::write(&best, &whole[..whole.len() / 2]).unwrap();
+    fails(f, &["predict", "run", "photos/red/1.png"], 1, "copy it again");
+    let mut altered = whole.clone();
+    *altered.last_mut().unwrap() ^= 1;
+    std::fs::write(&best, &altered).unwrap();
+    fails(f, &["predict", "run", "photos/red/1.png"], 1, "copy it again");
+    std::fs::write(&best, &whole).unwrap();
+    fails(f, &["predict", "run", "photos/red/none.png"], 1, "none.png");
+    fails(f, &["find", "run/weights/best.safetensors", "photos/red/1.png"], 1, "not to find");
+    std::fs::write(f.join("bad.toml"), NET.replace("conv", "covn")).unwrap();
+    fails(f, &["plan", "bad.toml"], 1, "did you mean `conv`");
+}
+
+#[test]
+fn a_picture_of_one_pixel_and_a_very_large_one_are_pictures() {
+    let folder = photos();
+    let f = folder.path();
+    assert_eq!(train(f, "run", &[]).0, 0);
+    write_png(&f.join("dot.png"), &Picture::filled(1, 1, [200, 30, 30])).unwrap();
+    let wide = Picture::filled(6000, 4000, [30, 200, 30]);
+    write_png(&f.join("wide.png"), &wide).unwrap();
+    let (code, out, err) = convoke(f, &["predict", "run", "dot.png", "wide.png", "--json"]);
+    assert_eq!(code, 0, "{err}");
+    let second: Value = serde_json::from_str(out.lines().nth(1).unwrap()).unwrap();
+    assert_eq!(second["guesses"][0]["class"], "green");
+}
