@@ -1,7 +1,7 @@
 //! The catalogue of layers, one file each: what it is, its parameters, shape rule, cost, and how it
 //! lowers to calls forward and backward.
 //!
-//! To add a layer: write its file, implement [`Rule`] in it, and add one line to `layers!` below.
+//! To add a layer: write its file, implement `Rule` in it, and add one line to `layers!` below.
 
 use crate::plan::lower::Lower;
 use crate::plan::unit::Unit;
