@@ -8,7 +8,7 @@ use crate::{Ctx, SharedMut};
 /// Rows are walked in items of about this many floats.
 const CHUNK: usize = 16 * 1024;
 
-/// Floats of scratch for [`statistics`] and [`backward`].
+/// Floats of scratch for [`statistics`] and [`backward_sums`].
 pub fn scratch_len(rows: usize, c: usize) -> usize {
     shards(rows, c).1 * 2 * c
 }

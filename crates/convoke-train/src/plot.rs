@@ -180,7 +180,7 @@ mod tests {
         for n in [1, 2, 3, 17, 120, 2000] {
             let p = curves(&rows(n, true));
             if let Ok(folder) = std::env::var("CONVOKE_PLOTS") {
-                convoke_data::write_png(&format!("{folder}/{n}.png").as_ref(), &p).unwrap();
+                convoke_data::write_png(format!("{folder}/{n}.png").as_ref(), &p).unwrap();
             }
             assert!(count(&p, BLUE) > 100 && count(&p, ORANGE) > 100, "{n}");
         }

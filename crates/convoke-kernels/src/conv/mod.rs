@@ -3,7 +3,7 @@
 //! `x [n,h,w,c] · filters [kh,kw,c/groups,d] -> y [n,oh,ow,d]`. A dense layer is a 1×1 convolution
 //! over a 1×1 map. Depthwise convolutions have kernels of their own in [`crate::depthwise`].
 //!
-//! Forward and backward-data are both a [`walk::Walk`]; backward-weights is a [`weights::Weights`].
+//! Forward and backward-data are both a `walk::Walk`; backward-weights is a `weights::Weights`.
 
 mod pack;
 mod walk;
