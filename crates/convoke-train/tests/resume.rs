@@ -219,3 +219,13 @@ fn a_loss_that_is_no_number_stops_with_a_remedy() {
     assert!(e.contains("--lr") && !e.contains('\n') && !e.contains("last good"), "{e}");
     assert!(!out.last().exists());
 }
+
+#[test]
+fn learning_rates_to_begin_with() {
+    let suited = TrainOptions::suited(1, 128, &plain(), 1);
+    assert_eq!(TrainOptions::rate(&network(), suited.optimizer, 128), suited.lr);
+    let mut b = Builder::new("bare", Shape::new(8, 8, 1));
+    let bare = b.flatten().dense(2).build().unwrap();
+    assert!((TrainOptions::rate(&bare, suited.optimizer, 32) - 0.01).abs() < 1e-7);
+    assert_eq!(TrainOptions::rate(&bare, adamw(1).optimizer, 32), 1e-3);
+}
