@@ -63,18 +63,21 @@ impl Network {
     }
 }
 
+/// Saturating: strides multiply along a hostile file's chain of layers.
 fn slide(a: Axis, span: usize, stride: usize, pad: usize) -> Axis {
+    let before = isize::try_from(pad.saturating_mul(a.stride)).unwrap_or(isize::MAX);
     Axis {
-        size: a.size + (span - 1) * a.stride,
-        stride: a.stride * stride,
-        start: a.start - (pad * a.stride) as isize,
+        size: a.size.saturating_add((span - 1).saturating_mul(a.stride)),
+        stride: a.stride.saturating_mul(stride),
+        start: a.start.saturating_sub(before),
     }
 }
 
 fn union(a: Axis, b: Axis) -> Axis {
+    let end = |x: Axis| x.start.saturating_add_unsigned(x.size);
     let start = a.start.min(b.start);
-    let end = (a.start + a.size as isize).max(b.start + b.size as isize);
-    Axis { size: (end - start) as usize, stride: a.stride.max(b.stride), start }
+    let size = end(a).max(end(b)).abs_diff(start);
+    Axis { size, stride: a.stride.max(b.stride), start }
 }
 
 #[cfg(test)]
@@ -89,6 +92,63 @@ mod tests {
         let f = b.build().unwrap().fields();
         assert_eq!((f[2].h.size, f[2].h.stride, f[2].h.start), (5, 1, -1));
         assert_eq!((f[3].w.size, f[3].w.stride), (6, 2));
+    }
+
+    /// A chain of `(window, stride)`.
+    fn size_of(windows: &[(usize, usize)]) -> usize {
+        let mut b = Builder::new("n", Shape::new(224, 224, 1));
+        for &(window, stride) in windows {
+            b.conv(Conv::new(1, window).stride(stride));
+        }
+        b.build().unwrap().fields().last().unwrap().w.size
+    }
+
+    #[test]
+    fn known_networks_see_what_is_published() {
+        // VGG-16's last pooling, Araujo et al. 2019: 212.
+        let stage = |n: usize| [vec![(3, 1); n], vec![(2, 2)]].concat();
+        assert_eq!(size_of(&[2, 2, 3, 3, 3].map(stage).concat()), 212);
+        // ResNet-50: 483 with the stride in the 1x1 of a stage's first bottleneck, as in the paper;
+        // 427 with it in the 3x3 (v1.5). The 1x1 without stride changes nothing.
+        let stage = |blocks: usize, first: [(usize, usize); 2]| {
+            [first.to_vec(), vec![(3, 1); blocks - 1]].concat()
+        };
+        let net = |first| {
+            let later = [4, 6, 3].map(|n| stage(n, first)).concat();
+            size_of(&[vec![(7, 2), (3, 2)], stage(3, [(1, 1), (3, 1)]), later].concat())
+        };
+        assert_eq!(net([(1, 2), (3, 1)]), 483);
+        assert_eq!(net([(1, 1), (3, 2)]), 427);
+    }
+
+    #[test]
+    fn what_sees_the_whole_map_sees_all_its_fields() {
+        // LeNet-5 by hand: 5, 6, 14, 16; then a 5x5 map of stride 4: 16 + 4 * 4.
+        let mut b = Builder::new("n", Shape::new(28, 28, 1));
+        b.conv(Conv::new(6, 5)).layer(MaxPool::new(2));
+        b.conv(Conv::new(16, 5).valid()).layer(MaxPool::new(2)).flatten().dense(120).dense(84);
+        let f = b.build().unwrap().fields();
+        assert_eq!(f.iter().map(|f| f.h.size).collect::<Vec<_>>(), [1, 5, 6, 14, 16, 32, 32, 32]);
+        assert_eq!(f[7].h.start, -2);
+    }
+
+    #[test]
+    fn axes_and_dilation_count_apart() {
+        let mut b = Builder::new("n", Shape::new(1, 64, 2));
+        b.conv(Conv::signal(2, 3).dilation(4)).conv(Conv::signal(2, 5).stride([1, 2]));
+        let f = b.build().unwrap().fields();
+        assert_eq!((f[2].h.size, f[2].w.size, f[2].w.stride), (1, 13, 2));
+    }
+
+    #[test]
+    fn a_chain_of_huge_strides_saturates() {
+        let mut b = Builder::new("n", Shape::new(8, 8, 1));
+        for _ in 0..40 {
+            b.conv(Conv::new(1, 3).stride(64));
+        }
+        let x = b.here();
+        b.add(&[x, x]);
+        assert_eq!(b.build().unwrap().fields().last().unwrap().h.stride, usize::MAX);
     }
 
     #[test]

@@ -17,14 +17,18 @@
 //! ```
 //!
 //! Every layer may have a `name`, and `from = "x"` or `from = ["x", "y"]` where it does not read the
-//! layer before it. `conv1d` is a `conv` over signals. `batch_norm = true` and `activation = "…"` add
-//! those layers behind.
+//! layer before it (`"input"` is the input). `conv1d` is a `conv` over signals. `batch_norm = true`
+//! and `activation = "…"` add those layers behind; who reads such a layer by name reads their end.
+//! `output = "x"` names the output where it is not the last layer. With serde, a network is the same
+//! table in any other format.
+
+mod read;
 
 use crate::layers::Layer;
-use crate::names::{hint, nearest};
 use crate::network::{Network, NodeId};
 use crate::{Error, Result, Shape};
-use std::collections::HashMap;
+use read::{line_at, one_line, read};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::{Table, Value};
 
 /// What the data say, against what the file says.
@@ -36,111 +40,56 @@ pub struct Overrides {
     pub classes: Option<usize>,
 }
 
-/// A file may be that long.
-const MAX_BYTES: usize = 16 << 20;
+/// A file may be that long: ten thousand layers fit, and reading it stays cheap.
+const MAX_BYTES: usize = 1 << 20;
 
 impl Network {
     /// Reads a network file.
     ///
     /// # Errors
-    /// When the text is no TOML, a key or layer type is unknown, or the layers do not fit.
+    /// When the text is no TOML or larger than 1 MiB, a key or layer type is unknown, or the layers
+    /// do not fit: one line that names the line of the file or the layer.
     pub fn from_toml(text: &str, overrides: &Overrides) -> Result<Self> {
         if text.len() > MAX_BYTES {
-            return Err(Error::File("is larger than 16 MiB".into()));
+            return Err(Error::File("is larger than 1 MiB".into()));
         }
-        let mut file: Table = text.parse().map_err(|e: toml::de::Error| {
-            let line =
-                e.span().map_or(0, |s| text[..s.start.min(text.len())].matches('\n').count() + 1);
-            Error::File(format!("line {line}: {}", e.message().replace('\n', " ")))
+        let table: Table = text.parse().map_err(|e: toml::de::Error| {
+            let line = e.span().map_or(1, |s| line_at(text, s.start));
+            Error::File(format!("line {line}: {}", one_line(e.message())))
         })?;
-        let name = match file.remove("name") {
-            None => "network".to_string(),
-            Some(Value::String(s)) => s,
-            Some(_) => return Err(Error::File("`name` must be text".into())),
-        };
-        let input = match (overrides.input, file.remove("input")) {
-            (Some(shape), _) => shape,
-            (None, Some(value)) => value
-                .try_into()
-                .map_err(|_| Error::File("`input` must be [height, width, channels]".into()))?,
-            (None, None) => {
-                return Err(Error::File(
-                    "has no `input`; add input = [height, width, channels]".into(),
-                ));
-            }
-        };
-        let output = file.remove("output");
-        let layers = match file.remove("layer") {
-            Some(Value::Array(layers)) => layers,
-            _ => return Err(Error::File("has no layers; add a [[layer]] with a type".into())),
-        };
-        if let Some(key) = file.keys().next() {
-            let hint = hint(key, ["name", "input", "layer", "output"]);
-            return Err(Error::File(format!("key `{key}` is unknown{hint}")));
-        }
-        let mut reader = Reader { classes: overrides.classes, ..Reader::default() };
-        reader.places.insert("input".into(), NodeId(0));
-        for (i, layer) in layers.into_iter().enumerate() {
-            reader.layer(layer).map_err(|what| Error::File(format!("layer {}: {what}", i + 1)))?;
-        }
-        let mut end = reader.last;
-        if let Some(name) = output {
-            let name = name.as_str().unwrap_or_default().to_string();
-            end = *reader
-                .places
-                .get(&name)
-                .ok_or_else(|| Error::File(format!("output `{name}` is no layer")))?;
-        }
-        Network::assemble(&name, input, reader.layers, end)
+        read(table, overrides).map_err(|m| Error::File(m.told(Some(text))))?.assemble()
     }
 
     /// The network as a file; [`Network::from_toml`] gives it back equal.
     pub fn to_toml(&self) -> String {
-        let mut text = format!("name = {}\n", Value::String(self.name().into()));
-        let Shape { h, w, c } = self.input_shape();
-        text += &format!("input = [{h}, {w}, {c}]\n");
-        if self.output().index() + 1 != self.nodes().len() {
-            text += &format!("output = {}\n", Value::String(self.node(self.output()).name.clone()));
-        }
-        for (id, node) in self.iter().skip(1) {
-            text += "\n[[layer]]\n";
-            let mut table = match Value::try_from(&node.layer) {
-                Ok(Value::Table(t)) => t,
-                _ => Table::new(),
-            };
-            // The kind and name first, then how it is.
-            for (key, value) in [
-                ("type", table.remove("type")),
-                ("name", Some(Value::String(node.name.clone()))),
-                ("from", self.sources_of(id)),
-            ] {
-                if let Some(value) = value {
+        let mut table = to_table(self);
+        let layers = table.remove("layer");
+        let mut text = String::new();
+        let mut section = |mut table: Table| {
+            // What it is first, then how it is.
+            for key in ["type", "name", "from", "input", "output"] {
+                if let Some(value) = table.remove(key) {
                     text += &format!("{key} = {value}\n");
                 }
             }
             for (key, value) in table {
                 text += &format!("{key} = {value}\n");
             }
+            text += "\n[[layer]]\n";
+        };
+        section(table);
+        for layer in layers.as_ref().and_then(Value::as_array).into_iter().flatten() {
+            section(layer.as_table().cloned().unwrap_or_default());
         }
+        text.truncate(text.len() - "\n[[layer]]\n".len());
         text
-    }
-
-    /// The `from` of a layer that does not simply read the one before it.
-    fn sources_of(&self, id: NodeId) -> Option<Value> {
-        let inputs = &self.node(id).inputs;
-        if inputs.len() == 1 && inputs[0].0 + 1 == id.0 {
-            return None;
-        }
-        let names: Vec<Value> =
-            inputs.iter().map(|i| Value::String(self.node(*i).name.clone())).collect();
-        Some(if let [one] = &names[..] { one.clone() } else { Value::Array(names) })
     }
 
     /// The same network for another number of classes: the last dense layer (or, without one, the
     /// last convolution) gets that many outputs.
     ///
     /// # Errors
-    /// When the network has neither.
+    /// When the network has neither, or the layers behind do not fit any more.
     pub fn with_classes(&self, classes: usize) -> Result<Self> {
         let mut layers: Vec<_> = self.nodes()[1..]
             .iter()
@@ -149,7 +98,10 @@ impl Network {
         let last = |of: fn(&Layer) -> bool| layers.iter().rposition(|(_, l, _)| of(l));
         let head = last(|l| matches!(l, Layer::Dense(_)))
             .or_else(|| last(|l| matches!(l, Layer::Conv(_))))
-            .ok_or_else(|| Error::File("has no dense or conv layer to give the classes".into()))?;
+            .ok_or_else(|| Error::Network {
+                network: self.name().into(),
+                what: "has no dense or conv layer to give the classes; add one at its end".into(),
+            })?;
         match &mut layers[head].1 {
             Layer::Dense(d) => d.units = classes,
             Layer::Conv(c) => c.filters = classes,
@@ -159,117 +111,59 @@ impl Network {
     }
 }
 
-#[derive(Default)]
-struct Reader {
-    classes: Option<usize>,
-    layers: Vec<(String, Layer, Vec<NodeId>)>,
-    places: HashMap<String, NodeId>,
-    counts: HashMap<&'static str, usize>,
-    last: NodeId,
-}
-
-impl Reader {
-    fn layer(&mut self, value: Value) -> std::result::Result<(), String> {
-        let Value::Table(mut table) = value else { return Err("is no table".into()) };
-        let name = match table.remove("name") {
-            None => None,
-            Some(Value::String(s)) => Some(s),
-            Some(_) => return Err("`name` must be text".into()),
-        };
-        let from = match table.remove("from") {
-            None => vec![self.last],
-            Some(Value::String(s)) => vec![self.place(&s)?],
-            Some(Value::Array(all)) => all
-                .iter()
-                .map(|v| self.place(v.as_str().unwrap_or_default()))
-                .collect::<std::result::Result<_, _>>()?,
-            Some(_) => return Err("`from` must be a name or a list of names".into()),
-        };
-        let activation = match table.remove("activation") {
-            None => None,
-            Some(Value::String(s)) => Some(s),
-            Some(_) => return Err("`activation` must be text".into()),
-        };
-        let norm = match table.remove("batch_norm") {
-            None => false,
-            Some(Value::Boolean(b)) => b,
-            Some(_) => return Err("`batch_norm` must be true or false".into()),
-        };
-        self.sugar(&mut table)?;
-        let layer = read_layer(table)?;
-        self.push(name, layer, from);
-        if norm {
-            let at = vec![self.last];
-            self.push(None, crate::layers::BatchNorm::default().into(), at);
-        }
-        if let Some(kind) = activation {
-            let layer = match kind.as_str() {
-                "relu6" => crate::layers::Relu { max: Some(6.0) }.into(),
-                _ => read_layer(Table::from_iter([("type".to_string(), Value::String(kind))]))?,
-            };
-            let at = vec![self.last];
-            self.push(None, layer, at);
-        }
-        Ok(())
-    }
-
-    fn place(&self, name: &str) -> std::result::Result<NodeId, String> {
-        self.places.get(name).copied().ok_or_else(|| {
-            let hint = hint(name, self.places.keys().map(String::as_str));
-            format!("reads `{name}`, which is no earlier layer{hint}")
-        })
-    }
-
-    /// `"classes"` becomes the number, `conv1d` a `conv` of one row.
-    fn sugar(&self, table: &mut Table) -> std::result::Result<(), String> {
-        for key in ["units", "filters"] {
-            if table.get(key).and_then(Value::as_str) == Some("classes") {
-                let n = self
-                    .classes
-                    .ok_or("`classes` is not known here; give a number or --classes")?;
-                table.insert(key.into(), Value::Integer(n as i64));
-            }
-        }
-        if table.get("type").and_then(Value::as_str) != Some("conv1d") {
-            return Ok(());
-        }
-        table.insert("type".into(), Value::String("conv".into()));
-        for key in ["window", "stride", "dilation"] {
-            if let Some(Value::Integer(n)) = table.get(key).cloned() {
-                table.insert(key.into(), Value::Array(vec![Value::Integer(1), Value::Integer(n)]));
-            }
-        }
-        if let Some(Value::Integer(n)) = table.get("padding").cloned() {
-            let pads = [0, 0, n, n].map(Value::Integer).to_vec();
-            table.insert("padding".into(), Value::Array(pads));
-        }
-        Ok(())
-    }
-
-    fn push(&mut self, name: Option<String>, layer: Layer, from: Vec<NodeId>) {
-        let count = self.counts.entry(layer.kind()).or_default();
-        *count += 1;
-        let name = name.unwrap_or_else(|| format!("{}{count}", layer.kind()));
-        self.layers.push((name.clone(), layer, from));
-        self.last = NodeId(self.layers.len());
-        self.places.insert(name, self.last);
+/// The form of a network file, in whatever format.
+impl Serialize for Network {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        to_table(self).serialize(serializer)
     }
 }
 
-fn read_layer(table: Table) -> std::result::Result<Layer, String> {
-    let Some(kind) = table.get("type").and_then(Value::as_str).map(String::from) else {
-        return Err("has no `type`".into());
-    };
-    if !Layer::KINDS.contains(&kind.as_str()) {
-        let hint = nearest(&kind, Layer::KINDS.iter().copied()).map_or_else(
-            || format!("; there are {}", Layer::KINDS.join(", ")),
-            |n| format!("; did you mean `{n}`?"),
-        );
-        return Err(format!("type `{kind}` is unknown{hint}"));
+/// The form of a network file, in whatever format.
+impl<'de> Deserialize<'de> for Network {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        use serde::de::Error as _;
+        let table = Table::deserialize(deserializer)?;
+        let parts =
+            read(table, &Overrides::default()).map_err(|m| D::Error::custom(m.told(None)))?;
+        parts.assemble().map_err(D::Error::custom)
     }
-    Value::Table(table)
-        .try_into()
-        .map_err(|e: toml::de::Error| format!("{kind}: {}", e.message().replace('\n', " ")))
+}
+
+fn to_table(net: &Network) -> Table {
+    let text = |s: &str| Value::String(s.into());
+    let Shape { h, w, c } = net.input_shape();
+    let mut table = Table::new();
+    table.insert("name".into(), text(net.name()));
+    table.insert("input".into(), Value::Array([h, w, c].map(|n| Value::Integer(n as i64)).into()));
+    if net.output().index() + 1 != net.nodes().len() {
+        table.insert("output".into(), text(&net.node(net.output()).name));
+    }
+    let layers = net.iter().skip(1).map(|(id, node)| {
+        // Every size was checked when the network was joined, so each fits a TOML integer.
+        let mut layer = match Value::try_from(&node.layer) {
+            Ok(Value::Table(t)) => t,
+            _ => Table::new(),
+        };
+        layer.iter_mut().for_each(|(_, v)| shorten(v));
+        layer.insert("name".into(), text(&node.name));
+        if node.inputs[..] != [NodeId(id.0 - 1)] {
+            let mut from: Vec<_> = node.inputs.iter().map(|i| text(&net.node(*i).name)).collect();
+            let one = from.len() == 1;
+            layer.insert("from".into(), if one { from.remove(0) } else { Value::Array(from) });
+        }
+        Value::Table(layer)
+    });
+    table.insert("layer".into(), Value::Array(layers.collect()));
+    table
+}
+
+/// Writes an f32 with as few digits as give it back: 0.1, not 0.10000000149011612.
+fn shorten(value: &mut Value) {
+    let Value::Float(v) = value else { return };
+    let short = (*v as f32).to_string().parse().unwrap_or(*v);
+    if short as f32 == *v as f32 {
+        *v = short;
+    }
 }
 
 #[cfg(test)]
@@ -310,7 +204,7 @@ units = "classes"
 
     #[test]
     fn a_network_goes_to_a_file_and_back() {
-        let mut b = Builder::new("round", Shape::new(9, 9, 3));
+        let mut b = Builder::new("round \"trip\"\n", Shape::new(9, 9, 3));
         let x = b
             .conv(Conv::new(3, 3).stride(2).padding(Padding::Explicit {
                 top: 0,
@@ -320,38 +214,166 @@ units = "classes"
             }))
             .here();
         let y = b.layer(crate::layers::LeakyRelu { slope: 0.3 }).dropout(0.1).here();
-        b.add(&[y, x]).concat(&[x, y]).relu6();
+        let out = b.add(&[y, x]).concat(&[x, y]).relu6().here();
+        b.batch_norm().at(out);
         let net = b.build().unwrap();
-        assert_eq!(Network::from_toml(&net.to_toml(), &Overrides::default()).unwrap(), net);
+        let text = net.to_toml();
+        assert_eq!(Network::from_toml(&text, &Overrides::default()).unwrap(), net, "{text}");
+        assert!(text.contains("rate = 0.1\n") && text.contains("output = \"relu1\""), "{text}");
+        let json = serde_json::to_string(&net).unwrap();
+        assert_eq!(serde_json::from_str::<Network>(&json).unwrap(), net, "{json}");
     }
 
     #[test]
-    fn mistakes_are_told_in_one_line_with_a_remedy() {
-        for (text, words) in [
-            ("input = [8, 8, 1]\n[[layer]]\ntype = \"covn\"", "did you mean `conv`"),
-            ("input = [8, 8, 1]\n[[layer]]\ntype = \"conv\"\nfilter = 3\nwindow = 3", "filter"),
-            ("input = [8, 8, 1]\n[[layer]]\ntype = \"dense\"\nunits = \"classes\"", "--classes"),
-            ("input = [8, 8, 1]\n[[layer]]\ntype = \"relu\"\nfrom = \"x\"", "no earlier layer"),
-            ("input = [8, 8", "line 1"),
-            ("[[layer]]\ntype = \"relu\"", "input"),
+    fn every_float_keeps_its_bits() {
+        for bits in (0..0x7f80_0000u32).step_by(104_729) {
+            let v = f32::from_bits(bits);
+            let mut value = Value::Float(f64::from(v));
+            shorten(&mut value);
+            assert_eq!(value.as_float().unwrap() as f32, v);
+        }
+    }
+
+    fn told(text: &str) -> String {
+        let e = Network::from_toml(text, &Overrides::default()).unwrap_err().to_string();
+        assert!(!e.contains('\n'), "{e}");
+        e
+    }
+
+    #[test]
+    fn mistakes_are_told_in_one_line_with_line_and_remedy() {
+        let conv = "input = [8, 8, 1]\n\n[[layer]]\ntype = \"conv\"\nfilters = 1\n";
+        for (rest, words) in [
+            ("", "line 3: conv: missing field `window`"),
             (
-                "input = [4, 4, 1]\n[[layer]]\ntype = \"conv\"\nfilters = 1\nwindow = 5\npadding = \"valid\"",
-                "does not fit",
+                "filter = 3\nwindow = 3",
+                "line 6: conv: key `filter` is unknown; did you mean `filters`?",
             ),
             (
-                "input = [8, 8, 1]\n[[layer]]\ntype = \"conv\"\nfilters = 1\nwindow = 3\npadding = \"smae\"",
-                "padding `smae`",
+                "window = 3\nzzzz = 1",
+                "line 7: conv: key `zzzz` is unknown; there is filters, window",
+            ),
+            ("window = 9\npadding = \"valid\"", "conv1: window 9x9 does not fit the 8x8 map"),
+            ("window = \"x\"", "line 6: conv: `window` = \"x\": must be a whole number or a list"),
+            ("window = -3", "line 6: conv: `window` = -3: must be a whole number or a list"),
+            ("window = 3\nbias = 1", "line 7: conv: `bias` = 1: invalid type"),
+            (
+                "window = 3\npadding = \"smae\"",
+                "line 7: conv: `padding` = \"smae\": padding `smae` is unknown; use",
+            ),
+            (
+                "window = 3\nactivation = \"rleu\"",
+                "line 7: activation `rleu` is unknown; did you mean `relu`?",
+            ),
+            ("window = 3\nactivation = 3", "line 7: `activation` must be text"),
+            ("window = 3\nbatch_norm = 1", "line 7: `batch_norm` must be true or false"),
+            (
+                "window = 3\nfrom = \"inptu\"",
+                "line 7: from = \"inptu\" is no earlier layer; did you mean `input`?",
+            ),
+            ("window = 3\nfrom = []", "takes one input but 0 are joined"),
+            (
+                "window = 3\n[[layer]]\ntype = \"dropout\"\nrate = nan",
+                "line 9: dropout: `rate` = nan must be a finite",
+            ),
+            (
+                "window = 3\n[[layer]]\ntype = \"covn\"",
+                "line 8: type `covn` is unknown; did you mean `conv`?",
+            ),
+            ("window = 3\n[[layer]]\nunits = 3", "line 7: a layer has no `type`"),
+            (
+                "window = 3\n[[layer]]\ntype = \"dense\"\nunits = \"classes\"",
+                "line 9: the number of classes is not known",
+            ),
+            (
+                "window = 3\n[[layer]]\ntype = \"relu\"\nname = \"conv1\"",
+                "two layers are named `conv1`",
             ),
         ] {
-            let e = Network::from_toml(text, &Overrides::default()).unwrap_err().to_string();
-            assert!(e.contains(words) && !e.contains('\n'), "{e}");
+            let e = told(&format!("{conv}{rest}"));
+            assert!(e.contains(words), "{rest:?} gives\n{e} without\n{words}");
         }
     }
 
     #[test]
+    fn mistakes_at_the_top_are_told_too() {
+        for (text, words) in [
+            ("input = [8, 8", "line 1"),
+            ("[[layer]]\ntype = \"relu\"", "has no `input`; add input = [height, width, channels]"),
+            ("input = [0, 8, 1]\n[[layer]]\ntype = \"relu\"", "empty"),
+            ("input = [8, 8]\n[[layer]]\ntype = \"relu\"", "line 1: `input` must be"),
+            ("input = [8, 8, 1]", "has no layers"),
+            ("input = [8, 8, 1]\n[layer]\ntype = \"relu\"", "line 2: write [[layer]]"),
+            ("name = 3\ninput = [8, 8, 1]", "line 1: `name` must be text"),
+            (
+                "inptu = [8, 8, 1]\ninput = [8, 8, 1]",
+                "line 1: key `inptu` is unknown; did you mean `input`?",
+            ),
+            (
+                "output = \"x\"\ninput = [8, 8, 1]\n[[layer]]\ntype = \"relu\"",
+                "line 1: output = \"x\" is no earlier layer",
+            ),
+        ] {
+            let e = told(text);
+            assert!(e.contains(words), "{text:?} gives\n{e} without\n{words}");
+        }
+        let e = serde_json::from_str::<Network>(
+            "{\"input\": [8, 8, 1], \"layer\": [{\"type\": \"rleu\"}]}",
+        );
+        let e = e.unwrap_err().to_string();
+        assert!(e.contains("layer 1: type `rleu` is unknown; did you mean `relu`?"), "{e}");
+    }
+
+    #[test]
+    fn hostile_files_are_refused_before_they_cost_anything() {
+        let wide = "input = [8, 8, 1]\n[[layer]]\ntype = \"dense\"\nunits = 9000000000000000000";
+        assert!(told(wide).contains("too many"));
+        let huge = "input = [9000000000, 9000000000, 9000000000]\n[[layer]]\ntype = \"relu\"";
+        assert!(told(huge).contains("too large"));
+        assert!(told(&"a".repeat(MAX_BYTES + 1)).contains("1 MiB"));
+        assert!(told(&format!("x = {}", "[".repeat(500_000))).contains("line 1"));
+        assert!(told(&format!("name = \"{}\"", "\\u001b".repeat(1000))).len() < 500);
+    }
+
+    #[test]
+    fn a_name_stands_for_all_that_was_added_to_its_layer() {
+        let text = "input = [8, 8, 2]\n[[layer]]\ntype = \"conv\"\nname = \"stem\"\nfilters = 2\nwindow = 3\n\
+            batch_norm = true\nactivation = \"relu6\"\n[[layer]]\ntype = \"conv\"\nfilters = 2\nwindow = 1\n\
+            [[layer]]\ntype = \"add\"\nfrom = [\"conv1\", \"stem\"]\nactivation = \"relu\"";
+        // The second convolution is unnamed and counted: the first counts too, so it is conv2.
+        assert!(told(text).contains("`conv1`") || told(text).contains("\"conv1\""));
+        let net =
+            Network::from_toml(&text.replace("conv1", "conv2"), &Overrides::default()).unwrap();
+        let add = net.node(net.find("add1").unwrap());
+        let names: Vec<_> = add.inputs.iter().map(|i| net.node(*i).name.as_str()).collect();
+        assert_eq!(names, ["conv2", "relu1"]);
+    }
+
+    #[test]
+    fn the_data_override_the_file() {
+        let overrides = Overrides { input: Some(Shape::new(32, 20, 3)), classes: Some(7) };
+        let net = Network::from_toml(MINE, &overrides).unwrap();
+        assert_eq!(net.input_shape(), Shape::new(32, 20, 3));
+        assert_eq!(net.output_shape(), Shape::vector(7));
+        assert_eq!(net.with_classes(3).unwrap().output_shape(), Shape::vector(3));
+    }
+
+    #[test]
+    fn the_head_may_be_a_convolution() {
+        let mut b = Builder::new("n", Shape::new(8, 8, 1));
+        b.conv(Conv::new(4, 3)).relu().conv(Conv::new(10, 1)).global_mean_pool();
+        let net = b.build().unwrap().with_classes(5).unwrap();
+        assert_eq!(net.output_shape(), Shape::vector(5));
+        let e = Builder::new("n", Shape::new(8, 8, 1)).relu().build().unwrap().with_classes(5);
+        assert!(e.unwrap_err().to_string().contains("no dense or conv layer"));
+    }
+
+    #[test]
     fn signals_have_layers_of_their_own() {
-        let text = "input = [1, 100, 2]\n[[layer]]\ntype = \"conv1d\"\nfilters = 4\nwindow = 7\nstride = 2";
+        let text = "input = [1, 100, 2]\n[[layer]]\ntype = \"conv1d\"\nfilters = 4\nwindow = 7\nstride = 2\npadding = 3";
         let net = Network::from_toml(text, &Overrides::default()).unwrap();
         assert_eq!(net.output_shape(), Shape::new(1, 50, 4));
+        let conv = Conv::signal(4, 7).stride([1, 2]).pad([0, 3]);
+        assert_eq!(net.nodes()[1].layer, Some(conv.into()));
     }
 }

@@ -15,6 +15,7 @@ mod optimizer;
 pub mod plan;
 mod session;
 mod shape;
+pub mod table;
 mod window;
 
 pub use builder::Builder;
@@ -25,4 +26,5 @@ pub use network::{Network, Node, NodeId, Param};
 pub use plan::{Loss, MemoryReport, Mode, Optimizer, Plan, PlanOptions};
 pub use session::{Session, StepReport};
 pub use shape::Shape;
+pub use table::Row;
 pub use window::{Hw, Padding, Placed, Window};
