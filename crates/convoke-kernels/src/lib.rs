@@ -18,6 +18,7 @@ pub mod peak;
 mod pool;
 pub mod pool2d;
 pub mod reference;
+pub mod shortcut;
 
 pub use isa::{Ctx, Isa};
 pub use pool::{Pool, SharedMut};

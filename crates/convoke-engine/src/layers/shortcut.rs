@@ -1,6 +1,8 @@
 //! The parameter-free shortcut of He et al. 2016 (option A).
 //!
-//! `x [n,h,w,c] -> y [n, ceil(h/s), ceil(w/s), channels]`: every s-th pixel, missing channels zero.
+//! `x [n,h,w,c] -> y [n, ceil(h/s), ceil(w/s), channels]`: every s-th pixel; missing channels are
+//! zero, half of them in front and half behind. The paper leaves their place open; this is where the
+//! known CIFAR weights (Idelbayev, pytorch_resnet_cifar10) have them.
 
 use super::{Reach, Rule, one};
 use crate::plan::arena::{Buf, Memory};
@@ -8,10 +10,10 @@ use crate::plan::lower::Lower;
 use crate::plan::op::{Exec, Op};
 use crate::plan::unit::Unit;
 use crate::{Error, Hw, Padding, Result, Shape, Window};
-use convoke_kernels::elementwise;
+use convoke_kernels::shortcut::{self, ShortcutShape};
 use serde::{Deserialize, Serialize};
 
-/// Every `stride`-th pixel, with zero channels added up to `channels`.
+/// Every `stride`-th pixel, between zero channels up to `channels` in all.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shortcut {
@@ -30,7 +32,10 @@ impl Rule for Shortcut {
         if self.channels < x.c || self.channels > 1 << 20 {
             return Err(Error::layer(
                 name,
-                format!("{} channels; give at least the input's {}", self.channels, x.c),
+                format!(
+                    "{} channels for a map of {x}; give from {} to 2^20",
+                    self.channels, x.c
+                ),
             ));
         }
         Ok(Shape::new(x.h.div_ceil(self.stride.h), x.w.div_ceil(self.stride.w), self.channels))
@@ -47,30 +52,37 @@ impl Rule for Shortcut {
 
     fn forward(&self, unit: &Unit, b: &mut Lower) -> Result<()> {
         let from = b.net.node(unit.main).inputs[0];
-        let (src, small, large) = (b.value(from)?, b.shape(unit.main), b.shape(from));
-        let dst = b.make(unit.output);
-        b.emit(unit.main, "forward", Pick { src, dst, small, large, stride: self.stride });
+        let (shape, len) = (self.shape(b.shape(from)), b.shape(unit.main).len());
+        let (src, dst) = (b.value(from)?, b.make(unit.output));
+        b.emit(unit.main, "forward", Pick { src, dst, shape, len });
         Ok(())
     }
 
     fn backward(&self, unit: &Unit, b: &mut Lower) -> Result<()> {
         let from = b.net.node(unit.main).inputs[0];
-        let (src, small, large) = (b.grad(unit.output)?, b.shape(unit.main), b.shape(from));
+        let (shape, len) = (self.shape(b.shape(from)), b.shape(from).len());
+        let src = b.grad(unit.output)?;
         if let Some((dst, accumulate)) = b.grad_into(from)? {
-            let op = Spread { src, dst, small, large, stride: self.stride, accumulate };
-            b.emit(unit.main, "backward", op);
+            b.emit(unit.main, "backward", Spread { src, dst, shape, len, accumulate });
         }
         Ok(())
     }
 }
 
+impl Shortcut {
+    fn shape(&self, x: Shape) -> ShortcutShape {
+        let stride = (self.stride.h, self.stride.w);
+        ShortcutShape { h: x.h, w: x.w, c: x.c, d: self.channels, stride }
+    }
+}
+
+/// `dst [n, len]` from every stride-th pixel of `src`.
 #[derive(Debug)]
 struct Pick {
     src: Buf,
     dst: Buf,
-    small: Shape,
-    large: Shape,
-    stride: Hw,
+    shape: ShortcutShape,
+    len: usize,
 }
 
 impl Op for Pick {
@@ -80,22 +92,17 @@ impl Op for Pick {
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let [src, dst] = m.get([self.src, self.dst]);
-        let Pick { small, large, stride, .. } = *self;
-        let dst = &mut dst[..e.n * small.len()];
-        elementwise::gather_rows(e.cx, src, dst, (large.c, small.c), false, |row| {
-            let (p, y, x) = (row / small.pixels(), row / small.w % small.h, row % small.w);
-            Some((p * large.h + y * stride.h) * large.w + x * stride.w)
-        });
+        shortcut::forward(e.cx, self.shape, src, &mut dst[..e.n * self.len]);
     }
 }
 
+/// `dst [n, len]` gets the gradient at the pixels that were taken.
 #[derive(Debug)]
 struct Spread {
     src: Buf,
     dst: Buf,
-    small: Shape,
-    large: Shape,
-    stride: Hw,
+    shape: ShortcutShape,
+    len: usize,
     accumulate: bool,
 }
 
@@ -106,13 +113,36 @@ impl Op for Spread {
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let [src, dst] = m.get([self.src, self.dst]);
-        let Spread { small, large, stride, .. } = *self;
-        let dst = &mut dst[..e.n * large.len()];
-        let accumulate = self.accumulate;
-        elementwise::gather_rows(e.cx, src, dst, (small.c, large.c), accumulate, |row| {
-            let (p, y, x) = (row / large.pixels(), row / large.w % large.h, row % large.w);
-            let on = y % stride.h == 0 && x % stride.w == 0;
-            on.then(|| (p * small.h + y / stride.h) * small.w + x / stride.w)
-        });
+        shortcut::backward(e.cx, self.shape, src, &mut dst[..e.n * self.len], self.accumulate);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Builder, Plan, PlanOptions, Session};
+
+    #[test]
+    fn every_second_pixel_between_zero_channels() {
+        let mut b = Builder::new("n", Shape::new(3, 4, 1));
+        b.layer(Shortcut { stride: 2.into(), channels: 4 });
+        let plan = Plan::compile(&b.build().unwrap(), &PlanOptions::predict(1, 1)).unwrap();
+        let mut s = Session::new(plan).unwrap();
+        for (i, x) in s.input_mut().iter_mut().enumerate() {
+            *x = i as f32 + 1.0;
+        }
+        let y = s.predict(1).unwrap();
+        let rows: Vec<_> = y.chunks(4).map(|p| (p[1], p[0] + p[2] + p[3])).collect();
+        assert_eq!(rows, [(1.0, 0.0), (3.0, 0.0), (9.0, 0.0), (11.0, 0.0)]);
+    }
+
+    #[test]
+    fn fewer_channels_than_the_input_are_refused() {
+        let e = Builder::new("n", Shape::new(3, 4, 8))
+            .layer(Shortcut { stride: 2.into(), channels: 4 })
+            .build()
+            .unwrap_err();
+        let wanted = "shortcut1: 4 channels for a map of 3x4x8; give from 8 to 2^20";
+        assert_eq!(e.to_string(), wanted);
     }
 }
