@@ -32,10 +32,7 @@ impl Rule for Shortcut {
         if self.channels < x.c || self.channels > 1 << 20 {
             return Err(Error::layer(
                 name,
-                format!(
-                    "{} channels for a map of {x}; give from {} to 2^20",
-                    self.channels, x.c
-                ),
+                format!("{} channels for a map of {x}; give from {} to 2^20", self.channels, x.c),
             ));
         }
         Ok(Shape::new(x.h.div_ceil(self.stride.h), x.w.div_ceil(self.stride.w), self.channels))
