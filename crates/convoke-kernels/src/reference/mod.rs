@@ -2,3 +2,6 @@
 //! are tested against these.
 
 pub mod conv;
+pub mod norm;
+pub mod pointwise;
+pub mod pool2d;

@@ -1,0 +1,100 @@
+//! Activations, softmax, local response norm, losses and updates as their formulas read, in f64.
+
+use crate::activation::Activation;
+use crate::lrn::Lrn;
+use crate::optim::{Adam, Sgd};
+
+/// `f(x)`.
+pub fn activation(f: Activation, x: f64) -> f64 {
+    match f {
+        Activation::Relu { max } => x.max(0.0).min(f64::from(max)),
+        Activation::LeakyRelu { slope } => {
+            if x > 0.0 {
+                x
+            } else {
+                f64::from(slope) * x
+            }
+        }
+        Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+        Activation::Tanh => x.tanh(),
+    }
+}
+
+/// `f'(x)`.
+pub fn slope(f: Activation, x: f64) -> f64 {
+    match f {
+        Activation::Relu { max } => f64::from(u8::from(x > 0.0 && x < f64::from(max))),
+        Activation::LeakyRelu { slope } => {
+            if x > 0.0 {
+                1.0
+            } else {
+                f64::from(slope)
+            }
+        }
+        Activation::Sigmoid => activation(f, x) * (1.0 - activation(f, x)),
+        Activation::Tanh => 1.0 - x.tanh().powi(2),
+    }
+}
+
+/// Softmax of one row.
+pub fn softmax(x: &[f32]) -> Vec<f64> {
+    let largest = x.iter().fold(f64::NEG_INFINITY, |m, &v| m.max(f64::from(v)));
+    let e: Vec<f64> = x.iter().map(|&v| (f64::from(v) - largest).exp()).collect();
+    let sum: f64 = e.iter().sum();
+    e.iter().map(|v| v / sum).collect()
+}
+
+/// Gradient of a softmax's input from that of its output, one row.
+pub fn softmax_backward(x: &[f32], dy: &[f32]) -> Vec<f64> {
+    let y = softmax(x);
+    let dot: f64 = y.iter().zip(dy).map(|(y, &d)| y * f64::from(d)).sum();
+    y.iter().zip(dy).map(|(y, &d)| y * (f64::from(d) - dot)).collect()
+}
+
+/// Local response norm of one row, and the sums under its exponent.
+pub fn lrn(o: &Lrn, x: &[f32]) -> (Vec<f64>, Vec<f64>) {
+    let half = o.size / 2;
+    let sum = |c: usize| {
+        let near = c.saturating_sub(half)..(c + o.size - half).min(o.c);
+        let squares: f64 = near.map(|k| f64::from(x[k]).powi(2)).sum();
+        f64::from(o.k) + f64::from(o.alpha) / o.size as f64 * squares
+    };
+    let s: Vec<f64> = (0..o.c).map(sum).collect();
+    let y = (0..o.c).map(|c| f64::from(x[c]) * s[c].powf(-f64::from(o.beta))).collect();
+    (y, s)
+}
+
+/// Loss of one row of softmax cross-entropy, and its gradient.
+pub fn softmax_cross_entropy(x: &[f32], label: usize, smoothing: f64) -> (f64, Vec<f64>) {
+    let p = softmax(x);
+    let target =
+        |c: usize| smoothing / x.len() as f64 + if c == label { 1.0 - smoothing } else { 0.0 };
+    let loss = (0..x.len()).map(|c| -target(c) * p[c].ln()).sum();
+    (loss, (0..x.len()).map(|c| p[c] - target(c)).collect())
+}
+
+/// Loss of one number of logistic cross-entropy, and its gradient.
+pub fn sigmoid_cross_entropy(x: f64, t: f64, positive_weight: f64) -> (f64, f64) {
+    let p = 1.0 / (1.0 + (-x).exp());
+    let loss = -positive_weight * t * p.ln() - (1.0 - t) * (1.0 - p).ln();
+    (loss, (1.0 - t) * p - positive_weight * t * (1.0 - p))
+}
+
+/// One weight's update by SGD; returns weight and velocity.
+pub fn sgd(w: f64, g: f64, v: f64, o: &Sgd) -> (f64, f64) {
+    let g = g + f64::from(o.weight_decay) * w;
+    let v = f64::from(o.momentum) * v + g;
+    let step = if o.nesterov { g + f64::from(o.momentum) * v } else { v };
+    (w - f64::from(o.lr) * step, v)
+}
+
+/// One weight's update by Adam or AdamW; returns weight and moments.
+pub fn adam(w: f64, g: f64, m: f64, v: f64, o: &Adam) -> (f64, f64, f64) {
+    let [lr, b1, b2, eps, decay] =
+        [o.lr, o.beta1, o.beta2, o.epsilon, o.weight_decay].map(f64::from);
+    let (w, g) = if o.decoupled { (w * (1.0 - lr * decay), g) } else { (w, g + decay * w) };
+    let (m, v) = (b1 * m + (1.0 - b1) * g, b2 * v + (1.0 - b2) * g * g);
+    let step = o.step as i32;
+    let (m_hat, v_hat) = (m / (1.0 - b1.powi(step)), v / (1.0 - b2.powi(step)));
+    (w - lr * m_hat / (v_hat.sqrt() + eps), m, v)
+}

@@ -1,0 +1,505 @@
+//! Every other kernel against its plain twin, on every instruction set, over odd sizes, and bitwise
+//! equal for 1 and 3 threads.
+
+use convoke_kernels::activation::{self, Activation};
+use convoke_kernels::conv::ConvShape;
+use convoke_kernels::dropout::{self, Mask};
+use convoke_kernels::elementwise::{self, Channels};
+use convoke_kernels::lrn::{self, Lrn};
+use convoke_kernels::norm::{self, Saved, Statistics};
+use convoke_kernels::optim::{self, Adam, Sgd};
+use convoke_kernels::pool2d::{self, PoolShape};
+use convoke_kernels::{Ctx, Isa, Pool, depthwise, loss, reference};
+
+fn numbers(n: usize, seed: u64) -> Vec<f32> {
+    let mut s = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    (0..n)
+        .map(|_| {
+            s ^= s << 13;
+            s ^= s >> 7;
+            s ^= s << 17;
+            (s >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+/// The largest difference is within `tolerance` of the largest number.
+fn close(what: &str, got: &[f32], want: &[f64], tolerance: f64) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    let most = want.iter().fold(1e-3f64, |m, v| m.max(v.abs()));
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        let off = (f64::from(*g) - w).abs();
+        assert!(off <= tolerance * most, "{what}[{i}]: {g} against {w}");
+    }
+}
+
+/// Runs `f` for every instruction set on 1 and 3 threads; the threads must agree bit by bit.
+fn everywhere(f: impl Fn(Ctx) -> Vec<Vec<f32>>) -> Vec<(Isa, Vec<Vec<f32>>)> {
+    let (one, three) = (Pool::new(1), Pool::new(3));
+    let run = |isa| {
+        let bits = |v: Vec<Vec<f32>>| -> Vec<Vec<u32>> {
+            v.iter().map(|v| v.iter().map(|x| x.to_bits()).collect()).collect()
+        };
+        let result = f(Ctx { pool: &one, isa });
+        assert!(
+            bits(result.clone()) == bits(f(Ctx { pool: &three, isa })),
+            "{isa:?}: threads differ"
+        );
+        (isa, result)
+    };
+    Isa::available().into_iter().map(run).collect()
+}
+
+fn wide(v: &[f32]) -> Vec<f64> {
+    v.iter().map(|&x| f64::from(x)).collect()
+}
+
+const SIZES: [(usize, usize); 8] =
+    [(1, 1), (1, 5), (7, 3), (130, 6), (49, 17), (300, 64), (33, 100), (5000, 24)];
+
+#[test]
+fn batch_norm() {
+    for (rows, c) in SIZES {
+        // A large mean against a small deviation, where careless sums lose everything.
+        let x: Vec<f32> = numbers(rows * c, 1).iter().map(|v| 300.0 + v).collect();
+        let (gamma, beta) = (numbers(c, 2), numbers(c, 3));
+        let (residual, dy) = (numbers(rows * c, 4), numbers(rows * c, 5));
+        let (mean, var) = reference::norm::statistics(&x, c);
+        let results = everywhere(|cx| {
+            let [mut m, mut i, mut rm, mut rv, mut scale, mut shift, mut dg, mut db] =
+                std::array::from_fn(|_| vec![0.0; c]);
+            let mut scratch = vec![f32::NAN; norm::scratch_len(rows, c).max(3 * c)];
+            let s = Statistics {
+                mean: &mut m,
+                invstd: &mut i,
+                running_mean: &mut rm,
+                running_var: &mut rv,
+            };
+            norm::statistics(cx, &x, s, 0.1, 1e-5, &mut scratch);
+            norm::scale_shift(&gamma, &beta, &m, &i, &mut scale, &mut shift);
+            let mut y = vec![f32::NAN; rows * c];
+            norm::apply(cx, &x, &scale, &shift, Some(&residual), Some((0.0, 0.9)), &mut y);
+            let saved = Saved { x: &x, y: Some((&y, 0.9)), mean: &m, invstd: &i, gamma: &gamma };
+            let mut masked = dy.clone();
+            norm::backward_sums(cx, saved, &mut masked, &mut dg, &mut db, &mut scratch);
+            let mut dx = vec![f32::NAN; rows * c];
+            norm::backward_data(cx, saved, &mut masked, &dg, &db, Some(&mut dx), &mut scratch);
+            let mut in_place = masked.clone();
+            norm::backward_data(cx, saved, &mut in_place, &dg, &db, None, &mut scratch);
+            assert_eq!(dx, in_place);
+            vec![m, i, rm, rv, y, masked, dg, db, dx]
+        });
+        let invstd: Vec<f64> = var.iter().map(|v| 1.0 / (v + 1e-5).sqrt()).collect();
+        let n = rows as f64;
+        let unbiased: Vec<f64> =
+            var.iter().map(|v| 0.1 * if rows > 1 { v * n / (n - 1.0) } else { *v }).collect();
+        for (isa, r) in results {
+            let name = |what| format!("{isa:?} {rows}x{c} {what}");
+            close(&name("mean"), &r[0], &mean, 1e-6);
+            // Numbers near 300 are themselves only known to 3e-5.
+            close(&name("invstd"), &r[1], &invstd, 1e-3);
+            close(
+                &name("running mean"),
+                &r[2],
+                &mean.iter().map(|m| 0.1 * m).collect::<Vec<_>>(),
+                1e-6,
+            );
+            close(&name("running variance"), &r[3], &unbiased, 1e-3);
+            let mask = |i: usize| r[4][i] > 0.0 && r[4][i] < 0.9;
+            let masked: Vec<f32> =
+                dy.iter().enumerate().map(|(i, &g)| if mask(i) { g } else { 0.0 }).collect();
+            assert_eq!(r[5], masked, "{}", name("masked"));
+            let (dx, dgamma, dbeta) = reference::norm::backward(&x, &masked, &gamma, 1e-5);
+            close(&name("dgamma"), &r[6], &dgamma, 1e-3);
+            close(&name("dbeta"), &r[7], &dbeta, 1e-5);
+            if rows > 1 {
+                close(&name("dx"), &r[8], &dx, 2e-3);
+            }
+        }
+    }
+}
+
+#[test]
+fn pooling() {
+    for (h, w, c, k, stride, pad) in [
+        (1, 1, 1, 1, 1, 0),
+        (7, 7, 3, 3, 2, 1),
+        (8, 5, 17, 2, 2, 0),
+        (9, 9, 64, 3, 1, 1),
+        (6, 7, 33, 2, 3, 0),
+        (28, 28, 6, 2, 2, 0),
+        (13, 11, 5, 5, 4, 2),
+    ] {
+        let n = 3;
+        let out = |size: usize| (size + 2 * pad - k) / stride + 1;
+        let s = PoolShape {
+            h,
+            w,
+            c,
+            kh: k,
+            kw: k,
+            sh: stride,
+            sw: stride,
+            top: pad,
+            left: pad,
+            bottom: pad,
+            right: pad,
+            oh: out(h),
+            ow: out(w),
+        };
+        let (x, dy) = (numbers(n * h * w * c, 1), numbers(n * s.oh * s.ow * c, 2));
+        let first = numbers(n * h * w * c, 3);
+        let results = everywhere(|cx| {
+            let mut y = vec![f32::NAN; dy.len()];
+            let mut arg = vec![0u8; dy.len()];
+            pool2d::max_forward(cx, &s, n, &x, &mut y, &mut arg);
+            let mut dx = first.clone();
+            pool2d::max_backward(cx, &s, n, &dy, &arg, &mut dx, true);
+            let mut all = vec![y, dx];
+            for count in [false, true] {
+                let mut y = vec![f32::NAN; dy.len()];
+                pool2d::mean_forward(cx, &s, n, &x, &mut y, count);
+                let mut dx = vec![f32::NAN; x.len()];
+                pool2d::mean_backward(cx, &s, n, &dy, &mut dx, count, false);
+                all.extend([y, dx]);
+            }
+            let mut y = vec![f32::NAN; n * c];
+            pool2d::global_mean_forward(cx, h * w, c, &x, &mut y);
+            let mut dx = first.clone();
+            pool2d::global_mean_backward(cx, h * w, c, &dy[..n * c], &mut dx, true);
+            all.extend([y, dx]);
+            all
+        });
+        let (y, from) = reference::pool2d::max_forward(&s, n, &x);
+        let dx = reference::pool2d::max_backward(&s, n, &from, &dy);
+        let added: Vec<f64> = dx.iter().zip(&first).map(|(a, b)| a + f64::from(*b)).collect();
+        for (isa, r) in results {
+            let name = |what| format!("{isa:?} {h}x{w}x{c}/{k} {what}");
+            assert_eq!(r[0], y, "{}", name("max"));
+            close(&name("max backward"), &r[1], &added, 1e-6);
+            for (i, count) in [false, true].into_iter().enumerate() {
+                let want = reference::pool2d::mean_forward(&s, n, &x, count);
+                close(&name("mean"), &r[2 + 2 * i], &want, 1e-6);
+                let want = reference::pool2d::mean_backward(&s, n, &dy, count);
+                close(&name("mean backward"), &r[3 + 2 * i], &want, 1e-6);
+            }
+            let mean = |i: usize| {
+                (0..h * w).map(|p| f64::from(x[(i / c * h * w + p) * c + i % c])).sum::<f64>()
+            };
+            let want: Vec<f64> = (0..n * c).map(|i| mean(i) / (h * w) as f64).collect();
+            close(&name("global"), &r[6], &want, 1e-5);
+            let share = |i: usize| f64::from(dy[i / (h * w * c) * c + i % c]) / (h * w) as f64;
+            let want: Vec<f64> = (0..x.len()).map(|i| f64::from(first[i]) + share(i)).collect();
+            close(&name("global backward"), &r[7], &want, 1e-6);
+        }
+    }
+}
+
+#[test]
+fn activations_to_a_millionth() {
+    let mut x: Vec<f32> = numbers(20_001, 1).iter().map(|v| v * 12.0).collect();
+    x.extend([0.0, -0.0, 1e-20, -1e-20, 90.0, -90.0, 1e30, -1e30]);
+    let dy = numbers(x.len(), 2);
+    for f in [
+        Activation::Relu { max: f32::INFINITY },
+        Activation::Relu { max: 6.0 },
+        Activation::LeakyRelu { slope: 0.1 },
+        Activation::Sigmoid,
+        Activation::Tanh,
+    ] {
+        let results = everywhere(|cx| {
+            let (mut y, mut dx) = (vec![f32::NAN; x.len()], vec![0.0; x.len()]);
+            activation::forward(cx, f, &x, &mut y);
+            activation::backward(cx, f, &y, &dy, &mut dx, true);
+            vec![y, dx]
+        });
+        for (isa, r) in results {
+            for i in 0..x.len() {
+                let v = f64::from(x[i]);
+                let want = reference::pointwise::activation(f, v);
+                let off = (f64::from(r[0][i]) - want).abs();
+                assert!(
+                    off <= 1e-6 * want.abs().max(1e-3),
+                    "{isa:?} {f:?}({v}): {} against {want}",
+                    r[0][i]
+                );
+                let want = reference::pointwise::slope(f, v) * f64::from(dy[i]);
+                let off = (f64::from(r[1][i]) - want).abs();
+                assert!(off <= 1e-6, "{isa:?} {f:?}'({v}): {} against {want}", r[1][i]);
+            }
+        }
+    }
+    let cx_pool = Pool::new(1);
+    for isa in Isa::available() {
+        let mut y = [0.0; 2];
+        for f in [Activation::Sigmoid, Activation::Tanh, Activation::Relu { max: 6.0 }] {
+            activation::forward(Ctx { pool: &cx_pool, isa }, f, &[f32::NAN, 1.0], &mut y);
+            assert!(y[0].is_nan() && y[1].is_finite(), "{isa:?} {f:?} hides a NaN");
+        }
+    }
+}
+
+#[test]
+fn softmax_and_local_response_norm() {
+    for (rows, c) in SIZES {
+        let x: Vec<f32> = numbers(rows * c, 1).iter().map(|v| v * 8.0).collect();
+        let dy = numbers(rows * c, 2);
+        let o = Lrn { c, size: 4, alpha: 0.5, beta: 0.75, k: 1.5 };
+        let results = everywhere(|cx| {
+            let [mut y, mut dx, mut s, mut z] = std::array::from_fn(|_| vec![f32::NAN; rows * c]);
+            activation::softmax(cx, &x, &mut y, c);
+            activation::softmax_backward(cx, &y, &dy, &mut dx, c, false);
+            lrn::forward(cx, &o, &x, &mut s, &mut z);
+            vec![y, dx, z, s]
+        });
+        let by_row =
+            |f: &dyn Fn(usize) -> Vec<f64>| -> Vec<f64> { (0..rows).flat_map(f).collect() };
+        let row = |r: usize| &x[r * c..(r + 1) * c];
+        for (isa, r) in results {
+            let name = |what| format!("{isa:?} {rows}x{c} {what}");
+            close(
+                &name("softmax"),
+                &r[0],
+                &by_row(&|i| reference::pointwise::softmax(row(i))),
+                2e-6,
+            );
+            let want = by_row(&|i| {
+                reference::pointwise::softmax_backward(row(i), &dy[i * c..(i + 1) * c])
+            });
+            close(&name("softmax backward"), &r[1], &want, 5e-6);
+            close(&name("lrn"), &r[2], &by_row(&|i| reference::pointwise::lrn(&o, row(i)).0), 2e-6);
+            close(
+                &name("lrn sums"),
+                &r[3],
+                &by_row(&|i| reference::pointwise::lrn(&o, row(i)).1),
+                2e-6,
+            );
+        }
+    }
+}
+
+#[test]
+fn losses() {
+    for (rows, c) in [(1, 2), (7, 10), (100, 3), (33, 1000), (4097, 5)] {
+        let x: Vec<f32> = numbers(rows * c, 1).iter().map(|v| v * 9.0).collect();
+        let targets: Vec<f32> = numbers(rows * c, 2).iter().map(|v| v * 0.5 + 0.5).collect();
+        let labels: Vec<u32> = (0..rows as u32)
+            .map(|i| if i % 5 == 4 { u32::MAX } else { i * 7 % c as u32 })
+            .collect();
+        let results = everywhere(|cx| {
+            let mut scratch = vec![f32::NAN; loss::scratch_len(rows * c, c)];
+            let [mut a, mut b, mut d] = std::array::from_fn(|_| vec![f32::NAN; rows * c]);
+            let r = loss::softmax_cross_entropy(cx, &x, &labels, c, 0.1, &mut a, &mut scratch);
+            let s = loss::sigmoid_cross_entropy(cx, &x, &targets, 3.0, &mut b, &mut scratch);
+            let m = loss::mean_squared_error(cx, &x, &targets, &mut d, &mut scratch);
+            vec![vec![r.loss, s, m], a, b, d, vec![r.correct as f32]]
+        });
+        let counted = labels.iter().filter(|&&l| l != u32::MAX).count() as f64;
+        let (mut sums, mut grads) = ([0.0; 3], [vec![], vec![], vec![]]);
+        let mut correct = 0.0;
+        for r in 0..rows {
+            let row = &x[r * c..(r + 1) * c];
+            if labels[r] == u32::MAX {
+                grads[0].extend(vec![0.0; c]);
+                continue;
+            }
+            let label = labels[r] as usize;
+            let (l, g) = reference::pointwise::softmax_cross_entropy(row, label, 0.1);
+            sums[0] += l / counted;
+            grads[0].extend(g.iter().map(|v| v / counted));
+            correct += f32::from(u8::from(row.iter().all(|&v| v <= row[label])));
+        }
+        let n = (rows * c) as f64;
+        for (&v, &t) in x.iter().zip(&targets) {
+            let (l, g) =
+                reference::pointwise::sigmoid_cross_entropy(f64::from(v), f64::from(t), 3.0);
+            sums[1] += l / n;
+            grads[1].push(g / n);
+            let e = f64::from(v) - f64::from(t);
+            sums[2] += e * e / n;
+            grads[2].push(2.0 * e / n);
+        }
+        for (isa, r) in results {
+            close(&format!("{isa:?} {rows}x{c} losses"), &r[0], &sums, 1e-5);
+            for k in 0..3 {
+                close(&format!("{isa:?} {rows}x{c} gradient {k}"), &r[1 + k], &grads[k], 1e-5);
+            }
+            assert_eq!(r[4], [correct], "{isa:?} {rows}x{c}");
+        }
+    }
+}
+
+#[test]
+fn updates() {
+    let n = 40_003;
+    let (w, g) = (numbers(n, 1), numbers(n, 2));
+    for (momentum, nesterov) in [(0.0, false), (0.9, false), (0.9, true)] {
+        let o = Sgd { lr: 0.1, momentum, nesterov, weight_decay: 0.01 };
+        let results = everywhere(|cx| {
+            let (mut a, mut v) = (w.clone(), vec![0.0; n]);
+            for _ in 0..3 {
+                optim::sgd(cx, &mut a, &g, (momentum > 0.0).then_some(&mut v[..]), &o);
+            }
+            vec![a]
+        });
+        let want: Vec<f64> = (0..n)
+            .map(|i| {
+                let (mut a, mut v) = (f64::from(w[i]), 0.0);
+                for _ in 0..3 {
+                    (a, v) = reference::pointwise::sgd(a, f64::from(g[i]), v, &o);
+                }
+                a
+            })
+            .collect();
+        results.iter().for_each(|(isa, r)| close(&format!("{isa:?} sgd"), &r[0], &want, 1e-6));
+    }
+    for decoupled in [false, true] {
+        let adam = |step| Adam {
+            lr: 0.01,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.1,
+            decoupled,
+            step,
+        };
+        let results = everywhere(|cx| {
+            let (mut a, mut m, mut v) = (w.clone(), vec![0.0; n], vec![0.0; n]);
+            for step in 1..=4 {
+                optim::adam(cx, &mut a, &g, &mut m, &mut v, &adam(step));
+            }
+            vec![a]
+        });
+        let want: Vec<f64> = (0..n)
+            .map(|i| {
+                let (mut a, mut m, mut v) = (f64::from(w[i]), 0.0, 0.0);
+                for step in 1..=4 {
+                    (a, m, v) = reference::pointwise::adam(a, f64::from(g[i]), m, v, &adam(step));
+                }
+                a
+            })
+            .collect();
+        results.iter().for_each(|(isa, r)| close(&format!("{isa:?} adam"), &r[0], &want, 2e-6));
+    }
+}
+
+#[test]
+fn depthwise_convolution() {
+    for (h, w, c, k, stride, dilation, pad) in [
+        (1, 1, 1, 1, 1, 1, 0),
+        (7, 7, 17, 3, 1, 1, 1),
+        (8, 9, 33, 3, 2, 1, 1),
+        (9, 8, 64, 5, 1, 2, 4),
+        (6, 6, 3, 2, 3, 1, 0),
+        (5, 20, 96, 3, 2, 1, 0),
+        (4, 16, 5, 4, 1, 1, 3),
+    ] {
+        let n = 2;
+        let out = |size: usize| (size + 2 * pad - (k - 1) * dilation - 1) / stride + 1;
+        let s = ConvShape {
+            h,
+            w,
+            c,
+            kh: k,
+            kw: k,
+            d: c,
+            sh: stride,
+            sw: stride,
+            top: pad,
+            left: pad,
+            dh: dilation,
+            dw: dilation,
+            groups: c,
+            oh: out(h),
+            ow: out(w),
+        };
+        let (x, f) = (numbers(n * s.x_len(), 1), numbers(s.filter_len(), 2));
+        let (dy, bias) = (numbers(n * s.y_len(), 3), numbers(c, 4));
+        let results = everywhere(|cx| {
+            let (mut y, mut dx) = (vec![f32::NAN; n * s.y_len()], vec![f32::NAN; n * s.x_len()]);
+            let mut dw = vec![f32::NAN; s.filter_len()];
+            let e = depthwise::Epilogue { bias: Some(&bias), clamp: Some((-0.5, 0.8)) };
+            depthwise::forward(cx, &s, n, &x, &f, &mut y, e);
+            depthwise::backward_data(cx, &s, n, &dy, &f, &mut dx, false);
+            let mut scratch = vec![f32::NAN; depthwise::scratch_len(&s, n)];
+            depthwise::backward_weights(cx, &s, n, &x, &dy, &mut dw, &mut scratch);
+            vec![y, dx, dw]
+        });
+        let y = reference::conv::forward(&s, n, &x, &f);
+        let y: Vec<f64> = y
+            .iter()
+            .enumerate()
+            .map(|(i, v)| (v + f64::from(bias[i % c])).clamp(-0.5, f64::from(0.8f32)))
+            .collect();
+        let dx = reference::conv::backward_data(&s, n, &dy, &f);
+        let dw = reference::conv::backward_weights(&s, n, &x, &dy);
+        for (isa, r) in results {
+            let name = |what| format!("{isa:?} {h}x{w}x{c} {what}");
+            close(&name("y"), &r[0], &y, 2e-6);
+            close(&name("dx"), &r[1], &dx, 2e-6);
+            close(&name("dw"), &r[2], &dw, 5e-6);
+        }
+    }
+}
+
+#[test]
+fn sums_and_copies() {
+    for (rows, c) in SIZES {
+        let (a, b) = (numbers(rows * c, 1), numbers(rows * c, 2));
+        let results = everywhere(|cx| {
+            let mut sum = vec![f32::NAN; c];
+            let mut scratch = vec![f32::NAN; elementwise::column_sum_scratch_len(rows, c)];
+            elementwise::column_sum(cx, &a, &mut sum, &mut scratch);
+            let mut both = vec![f32::NAN; rows * c];
+            elementwise::add(cx, &a, &b, &mut both);
+            elementwise::add_assign(cx, &mut both, &b);
+            elementwise::clamp(cx, &mut both, -1.0, 1.5);
+            let mut joined = vec![7.0; rows * (c + 3)];
+            let (from, to) = (Channels { width: c, at: 0 }, Channels { width: c + 3, at: 2 });
+            elementwise::copy_channels(cx, (&a, from), (&mut joined, to), rows, c, false);
+            let mut back = b.clone();
+            elementwise::copy_channels(cx, (&joined, to), (&mut back, from), rows, c, true);
+            vec![sum, both, joined, back]
+        });
+        let sums: Vec<f64> = (0..c).map(|i| wide(&a)[i..].iter().step_by(c).sum()).collect();
+        for (isa, r) in results {
+            close(&format!("{isa:?} {rows}x{c} column sum"), &r[0], &sums, 1e-5);
+            for i in 0..rows * c {
+                assert_eq!(r[1][i], (a[i] + b[i] + b[i]).clamp(-1.0, 1.5));
+                assert_eq!(r[3][i], b[i] + a[i]);
+                assert_eq!(r[2][i / c * (c + 3) + 2 + i % c], a[i]);
+            }
+            assert!(r[2].chunks_exact(c + 3).all(|l| l[0] == 7.0 && l[c + 2] == 7.0));
+        }
+    }
+}
+
+#[test]
+fn dropout_keeps_the_mean_and_depends_on_seed_step_and_layer_alone() {
+    let n = 100_000;
+    let x = vec![1.0f32; n];
+    let mask = |seed, step, layer| Mask { seed, step, layer, rate: 0.3 };
+    let draw = |m: Mask| {
+        let results = everywhere(|cx| {
+            let mut y = vec![0.0; n];
+            dropout::apply(cx, &m, &x, &mut y, false);
+            vec![y]
+        });
+        let first = results[0].1[0].clone();
+        assert!(results.iter().all(|(_, r)| r[0] == first), "instruction sets differ");
+        first
+    };
+    let y = draw(mask(1, 2, 3));
+    let zeros = y.iter().filter(|v| **v == 0.0).count() as f64 / n as f64;
+    assert!((zeros - 0.3).abs() < 0.005, "{zeros}");
+    assert!(y.iter().all(|v| *v == 0.0 || (v - 1.0 / 0.7).abs() < 1e-6));
+    // Neighbours are independent: the share of two zeros in a row is the square.
+    let pairs = y.windows(2).filter(|w| w[0] == 0.0 && w[1] == 0.0).count() as f64 / n as f64;
+    assert!((pairs - 0.09).abs() < 0.005, "{pairs}");
+    assert_eq!(y, draw(mask(1, 2, 3)));
+    for other in [mask(2, 2, 3), mask(1, 3, 3), mask(1, 2, 4)] {
+        let z = draw(other);
+        let same = y.iter().zip(&z).filter(|(a, b)| a == b).count() as f64 / n as f64;
+        assert!((same - 0.58).abs() < 0.01, "masks are related: {same}");
+    }
+}
