@@ -3,7 +3,7 @@
 use crate::common::{self, Model, Threads, bytes, parse_shape};
 use anyhow::Result;
 use clap::ValueEnum;
-use convoke_engine::{Loss, Network, Optimizer, Plan, PlanOptions, Session, Shape};
+use convoke_engine::{CallTime, Loss, Network, Optimizer, Plan, PlanOptions, Session, Shape};
 use convoke_kernels::peak;
 use serde_json::json;
 use std::time::Instant;
@@ -32,6 +32,9 @@ pub struct Args {
     /// line; for measuring in turns with another program
     #[arg(long, hide = true)]
     turns: bool,
+    /// Also print what each call of the schedule takes, slowest first
+    #[arg(long, conflicts_with_all = ["turns", "json"])]
+    profile: bool,
     #[command(flatten)]
     threads: Threads,
 }
@@ -69,12 +72,18 @@ pub fn run(args: Args) -> Result<()> {
         }
         return Ok(());
     }
+    if args.profile {
+        session.begin_profile();
+    }
     let seconds = median(args.seconds, || step(&mut session))?;
     let figures = Figures::of(&args, &network, &session, seconds, baseline);
     if args.json {
-        println!("{}", figures.json())
+        println!("{}", figures.json());
     } else {
-        figures.print(&args)
+        figures.print(&args);
+    }
+    if args.profile {
+        print_profile(&session.profile(), &figures);
     }
     Ok(())
 }
@@ -177,6 +186,29 @@ impl Figures {
         );
         let used = self.peak_memory.map_or("unknown".into(), bytes);
         println!("memory: plan {}, process at most {used}", bytes(self.plan_memory));
+    }
+}
+
+/// Calls, slowest first: share of the time, milliseconds a step, fraction of the multiply-add peak, and the
+/// rate at which its buffers pass if each is touched once.
+fn print_profile(calls: &[CallTime], figures: &Figures) {
+    let all: f64 = calls.iter().map(|c| c.seconds).sum();
+    let mut calls: Vec<_> = calls.iter().filter(|c| c.seconds > 0.0).collect();
+    calls.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+    println!("{:>6} {:>9} {:>8} {:>7}  call", "share", "ms", "of peak", "GB/s");
+    for c in calls {
+        let share = c.seconds / all;
+        let step = share * figures.seconds_per_step;
+        let peak = 2e-9 * c.macs as f64 / step / figures.peak_gflops;
+        let peak = if c.macs > 0 { format!("{:.0} %", 100.0 * peak) } else { String::new() };
+        println!(
+            "{:>5.1}% {:>9.3} {peak:>8} {:>7.1}  {} ({:?})",
+            100.0 * share,
+            1e3 * step,
+            1e-9 * c.bytes as f64 / step,
+            c.name,
+            c.phase
+        );
     }
 }
 
