@@ -61,12 +61,28 @@ pub(crate) type TileFn = unsafe fn(&Tile);
 /// # Safety
 /// See [`TileFn`].
 #[inline(always)]
-unsafe fn tile<S: Simd, const R: usize, const Q: usize, const V: usize, const MASKED: bool>(
+unsafe fn tile<
+    S: Simd,
+    const R: usize,
+    const Q: usize,
+    const V: usize,
+    const MASKED: bool,
+    const UNIT: bool,
+>(
     t: &Tile,
 ) {
     // SAFETY: the caller keeps the contract of `TileFn`.
     unsafe {
         let mask = S::mask(t.last);
+        // Known while compiling, it needs no register per pixel and no addition per load.
+        let a_px = if UNIT { 1 } else { t.a_px };
+        let load_b = |p: *const f32, v: usize| {
+            if MASKED && v == V - 1 && !UNIT {
+                S::load_first(p.add(v * S::LANES), mask)
+            } else {
+                S::load(p.add(v * S::LANES))
+            }
+        };
         let load = |p: *const f32, v: usize| {
             if MASKED && v == V - 1 {
                 S::load_first(p.add(v * S::LANES), mask)
@@ -90,11 +106,12 @@ unsafe fn tile<S: Simd, const R: usize, const Q: usize, const V: usize, const MA
             for _ in 0..t.k {
                 let mut bv = [S::splat(0.0); V];
                 for v in 0..V {
-                    bv[v] = load(b, v);
+                    bv[v] = load_b(b, v);
+                    S::prefetch(b.wrapping_add(8 * t.b_k + v * S::LANES));
                 }
                 for r in 0..R {
                     for q in 0..Q {
-                        let x = S::splat(*a.add(r * t.a_row + q * t.a_px));
+                        let x = S::splat(*a.add(r * t.a_row + q * a_px));
                         for v in 0..V {
                             acc[r][q][v] = S::fma(x, bv[v], acc[r][q][v]);
                         }
@@ -159,6 +176,7 @@ pub(crate) struct Family {
     /// Pixels (rows × columns) per tile at most.
     pub pixels: usize,
     pick: fn(usize, usize, usize, bool) -> Option<TileFn>,
+    pick_unit: fn(usize, usize, bool) -> Option<TileFn>,
 }
 
 impl Family {
@@ -213,6 +231,17 @@ impl Family {
         (self.pick)(rows, pixels, panel.width / self.lanes, masked)
             .expect("walks ask only for tiles that exist")
     }
+
+    /// The tile of one row of `pixels` that lie next to each other in A (`a_px` is 1), and whose B is
+    /// packed: the last panel's missing lanes are there.
+    ///
+    /// # Panics
+    /// When there is no such tile, as [`Family::tile`].
+    pub fn unit_tile(&self, pixels: usize, panel: Panel) -> TileFn {
+        let masked = panel.used < panel.width;
+        (self.pick_unit)(pixels, panel.width / self.lanes, masked)
+            .expect("walks ask only for tiles that exist")
+    }
 }
 
 /// A range of outputs that one tile is wide.
@@ -237,11 +266,19 @@ impl Panel {
 /// Writes the table of tiles of an instruction set: `(rows, pixels)` pairs × vectors × masked.
 macro_rules! family {
     ($(#[$feature:meta])* $name:ident, $wrapper:ident, $simd:ty, vectors $vectors:literal, pixels $pixels:literal,
-     v [$($v:literal),*], $sizes:tt) => {
+     v [$($v:literal),*], $sizes:tt, unit $unit:tt) => {
         $(#[$feature])*
-        unsafe fn $wrapper<const R: usize, const Q: usize, const V: usize, const M: bool>(t: &Tile) {
+        unsafe fn $wrapper<
+            const R: usize,
+            const Q: usize,
+            const V: usize,
+            const M: bool,
+            const U: bool,
+        >(
+            t: &Tile,
+        ) {
             // SAFETY: the caller keeps the contract of `TileFn`.
-            unsafe { tile::<$simd, R, Q, V, M>(t) }
+            unsafe { tile::<$simd, R, Q, V, M, U>(t) }
         }
 
         fn $name() -> Family {
@@ -249,13 +286,24 @@ macro_rules! family {
                 $(if v == $v { return family!(@size $wrapper, $v, r, q, masked, $sizes); })*
                 None
             }
-            Family { lanes: <$simd>::LANES, vectors: $vectors, pixels: $pixels, pick }
+            fn pick_unit(q: usize, v: usize, masked: bool) -> Option<TileFn> {
+                $(if v == $v { return family!(@unit $wrapper, $v, q, masked, $unit); })*
+                None
+            }
+            Family { lanes: <$simd>::LANES, vectors: $vectors, pixels: $pixels, pick, pick_unit }
         }
     };
     (@size $wrapper:ident, $v:literal, $r:ident, $q:ident, $masked:ident, [$(($rows:literal, $px:literal)),*]) => {
         match ($r, $q, $masked) {
-            $(($rows, $px, false) => Some($wrapper::<$rows, $px, $v, false> as TileFn),
-              ($rows, $px, true) => Some($wrapper::<$rows, $px, $v, true> as TileFn),)*
+            $(($rows, $px, false) => Some($wrapper::<$rows, $px, $v, false, false> as TileFn),
+              ($rows, $px, true) => Some($wrapper::<$rows, $px, $v, true, false> as TileFn),)*
+            _ => None,
+        }
+    };
+    (@unit $wrapper:ident, $v:literal, $q:ident, $masked:ident, [$($px:literal),*]) => {
+        match ($q, $masked) {
+            $(($px, false) => Some($wrapper::<1, $px, $v, false, true> as TileFn),
+              ($px, true) => Some($wrapper::<1, $px, $v, true, true> as TileFn),)*
             _ => None,
         }
     };
@@ -269,19 +317,23 @@ use super::simd::{Avx2, Avx512};
 family!(#[target_feature(enable = "avx512f")] avx512, tile_avx512f, Avx512, vectors 2, pixels 14, v [1, 2],
     [(1, 1), (1, 2), (1, 3), (1, 4), (1, 5), (1, 6), (1, 7), (1, 8), (1, 9), (1, 10), (1, 11), (1, 12),
      (1, 13), (1, 14), (2, 1), (2, 2), (2, 3), (2, 4), (2, 5), (2, 6), (2, 7), (3, 1), (3, 2), (3, 3), (3, 4),
-     (4, 1), (4, 2), (4, 3)]);
+     (4, 1), (4, 2), (4, 3)],
+    unit [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]);
 
 // 6 × 2 accumulators + 2 of B + 1 of A = 15 of 16 registers.
 #[cfg(target_arch = "x86_64")]
 family!(#[target_feature(enable = "avx2,fma")] avx2, tile_avx2, Avx2, vectors 2, pixels 6, v [1, 2],
-    [(1, 1), (1, 2), (1, 3), (1, 4), (1, 5), (1, 6), (2, 1), (2, 2), (2, 3), (3, 1), (3, 2), (4, 1)]);
+    [(1, 1), (1, 2), (1, 3), (1, 4), (1, 5), (1, 6), (2, 1), (2, 2), (2, 3), (3, 1), (3, 2), (4, 1)],
+    unit [1, 2, 3, 4, 5, 6]);
 
 // 6 × 4 accumulators + 4 of B + 1 of A = 29 of 32 registers.
 #[cfg(target_arch = "aarch64")]
 use super::simd::Neon;
 #[cfg(target_arch = "aarch64")]
 family!(neon, tile_neon, Neon, vectors 4, pixels 6, v [1, 2, 3, 4],
-    [(1, 1), (1, 2), (1, 3), (1, 4), (1, 5), (1, 6), (2, 1), (2, 2), (2, 3), (3, 1), (3, 2), (4, 1)]);
+    [(1, 1), (1, 2), (1, 3), (1, 4), (1, 5), (1, 6), (2, 1), (2, 2), (2, 3), (3, 1), (3, 2), (4, 1)],
+    unit [1, 2, 3, 4, 5, 6]);
 
 family!(portable, tile_portable, Portable, vectors 2, pixels 4, v [1, 2],
-    [(1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (3, 1), (4, 1)]);
+    [(1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (3, 1), (4, 1)],
+    unit [1, 2, 3, 4]);
