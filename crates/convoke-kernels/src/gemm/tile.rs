@@ -109,6 +109,9 @@ unsafe fn tile<
                     bv[v] = load_b(b, v);
                     S::prefetch(b.wrapping_add(8 * t.b_k + v * S::LANES));
                 }
+                if UNIT {
+                    S::prefetch(a.wrapping_add(16 * t.a_k));
+                }
                 for r in 0..R {
                     for q in 0..Q {
                         let x = S::splat(*a.add(r * t.a_row + q * a_px));
