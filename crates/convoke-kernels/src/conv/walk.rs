@@ -51,6 +51,8 @@ pub(super) struct Walk {
     padded: bool,
     /// Whether all pictures are one row of pixels.
     flat: bool,
+    /// Cells in a run: 3 where the row tile takes them (packed `[channel][3][lane]`), else 1.
+    pub run: usize,
     /// Taps for full panels and for the last one.
     taps: [Vec<Tap>; 2],
     tap_k: usize,
@@ -98,6 +100,7 @@ impl Walk {
             groups: s.groups,
             padded: false,
             flat: false,
+            run: 1,
             taps: Default::default(),
             tap_k: 0,
         }
@@ -157,6 +160,7 @@ impl Walk {
                         groups: s.groups,
                         padded: false,
                         flat: false,
+                        run: 1,
                         taps: Default::default(),
                         tap_k: 0,
                     }
@@ -201,7 +205,8 @@ impl Walk {
         // All runs of a window are equally long; if not, fall back to single cells.
         let len = runs.first().map_or(1, |r| r.1);
         let len = if runs.iter().all(|r| r.1 == len) { len } else { 1 };
-        self.tap_k = len * self.channels;
+        self.run = if self.takes_rows(len) { 3 } else { 1 };
+        self.tap_k = if self.run == 3 { self.channels } else { len * self.channels };
         let pitch = self.pitch();
         let pixel = self.groups * self.channels;
         let taps = |width: usize| {
@@ -217,6 +222,15 @@ impl Walk {
         let last = family.panels(self.filters).last().map_or(family.width(), |p| p.width);
         self.taps = [taps(family.width()), taps(last)];
         self
+    }
+
+    /// Whether the row tile serves: windows of runs three places wide over neighbouring pixels.
+    fn takes_rows(&self, run: usize) -> bool {
+        let family = Family::of(self.isa);
+        run == 3
+            && self.step_w == 1
+            && self.out_w >= 3
+            && family.panels(self.filters).all(|p| family.row_pixels(p) > 0)
     }
 
     /// Columns of a padded source row.
@@ -350,12 +364,14 @@ impl Walk {
         let picture = if self.padded { self.fill(block, src, band) } else { 0 };
         let c_px = self.dst_step_w * dst_pixel;
         let c_row = self.dst_step_h * self.dst_w * dst_pixel;
-        let most_rows = family.rows_of(block.cols.len());
+        let rowwise = self.run == 3;
+        let most_rows = if rowwise { 1 } else { family.rows_of(block.cols.len()) };
         for group in 0..self.groups {
             for panel in
                 family.panels(self.filters).skip(block.panels.start).take(block.panels.len())
             {
                 let taps = &self.taps[usize::from(panel.width != family.width())];
+                let strip = if rowwise { family.row_pixels(panel) } else { family.pixels };
                 let column = group * self.filters + panel.start;
                 let b = &pack[group * self.group_pack_len()
                     + self.cells.len() * self.channels * panel.start..];
@@ -393,9 +409,9 @@ impl Walk {
                     let mut i = block.rows.start;
                     while i < block.rows.end {
                         let rows = most_rows.min(block.rows.end - i);
-                        let strips = Even::new(block.cols.len(), family.pixels / rows);
-                        for strip in 0..strips.parts {
-                            let strip = strips.range(strip);
+                        let strips = Even::new(block.cols.len(), strip / rows);
+                        for part in 0..strips.parts {
+                            let strip = strips.range(part);
                             let j = block.cols.start + strip.start;
                             let a = origin
                                 + (i * self.step_h * pitch
@@ -411,7 +427,11 @@ impl Walk {
                                 if let Some(r) = epilogue.residual {
                                     tile.residual = r.as_ptr().add(c);
                                 }
-                                family.tile(rows, strip.len(), panel)(&tile);
+                                let kernel = match self.run {
+                                    3 => family.row_tile(strip.len(), panel),
+                                    _ => family.tile(rows, strip.len(), panel),
+                                };
+                                kernel(&tile);
                             }
                         }
                         i += rows;
