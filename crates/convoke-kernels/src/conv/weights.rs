@@ -5,7 +5,7 @@
 //! channels as the tile has pixels and dy in panels of as many filters as it has lanes, so that every
 //! tile reads two short runs of memory whatever the strides of the maps are. Where channels are few,
 //! a whole window row `kw · c` is contiguous behind each pixel and taken as one range of channels
-//! (`merged`).
+//! (`merged`). Windows three places wide take another tile (`places`), which reads x where it lies.
 //!
 //! The batch is cut into `shards` by shape alone; each shard sums into its own buffer and the buffers
 //! are added in order, so the result does not depend on the number of threads.
@@ -34,6 +34,9 @@ pub(super) struct Weights {
     isa: Isa,
     /// Window rows are taken as one range of `kw · c` channels.
     merged: bool,
+    /// The places tile serves: windows three places wide over neighbouring pixels. x is read where it
+    /// lies, and copied rows of dy have two pixels of zeros on both sides.
+    places: bool,
     /// The window is one pixel that never leaves the map: a chunk is one run of pixels.
     single: bool,
     /// Columns of a copied row, the source columns from one to the next, and the copied columns from
@@ -50,7 +53,12 @@ pub(super) struct Weights {
 
 impl Weights {
     pub fn new(s: &ConvShape, isa: Isa, batch: usize) -> Self {
-        let merged = (s.kh, s.kw) != (1, 1) && s.groups == 1 && s.dw == 1 && s.c <= MERGE;
+        let family = Family::of(isa);
+        let places = (s.kw, s.sw, s.dw) == (3, 1, 1)
+            && s.ow >= 3
+            && family.panels(s.d / s.groups).all(|p| family.place_channels(p) > 0);
+        let merged =
+            !places && (s.kh, s.kw) != (1, 1) && s.groups == 1 && s.dw == 1 && s.c <= MERGE;
         let unpadded =
             (s.top, s.left) == (0, 0) && (s.oh - 1) * s.sh < s.h && (s.ow - 1) * s.sw < s.w;
         let (line, line_step, k_step) = match s.kw {
@@ -59,11 +67,12 @@ impl Weights {
         };
         let shards = (PARTIALS / s.filter_len().max(1)).clamp(1, 16);
         let shards = (1 << shards.ilog2()).min(batch.max(1));
-        let panels = (s.d / s.groups).div_ceil(Family::of(isa).width());
+        let panels = (s.d / s.groups).div_ceil(family.width());
         let mut weights = Weights {
             s: *s,
             isa,
             merged,
+            places,
             single: (s.kh, s.kw) == (1, 1) && unpadded,
             line,
             line_step,
@@ -72,7 +81,7 @@ impl Weights {
             parts: panels.min(16usize.div_ceil(shards)),
             chunk_rows: 1,
         };
-        let per_row = line * s.sh * (s.c / s.groups) + s.ow * weights.panels_width();
+        let per_row = line * s.sh * (s.c / s.groups) + weights.dy_line() * weights.panels_width();
         let pixels = (CHUNK * s.ow / per_row.max(1)).clamp(PIXELS.start, PIXELS.end);
         weights.chunk_rows = pixels.div_ceil(s.ow).min(MAX_ROWS);
         weights
@@ -91,9 +100,17 @@ impl Weights {
         if self.shards > 1 { self.shards * self.s.filter_len() } else { 0 }
     }
 
+    /// Pixels of a copied row of dy.
+    fn dy_line(&self) -> usize {
+        if self.places { self.s.ow + 4 } else { self.s.ow }
+    }
+
     /// Source rows copied for a chunk at most.
     fn slots(&self) -> usize {
         let s = &self.s;
+        if self.places {
+            return 0;
+        }
         if s.kh == 1 {
             return self.chunk_rows;
         }
@@ -105,7 +122,7 @@ impl Weights {
     /// Floats of copied x and of copied dy per worker.
     fn band_lens(&self) -> (usize, usize) {
         let cg = self.s.c / self.s.groups;
-        (self.slots() * self.line * cg, self.chunk_rows * self.s.ow * self.panels_width())
+        (self.slots() * self.line * cg, self.chunk_rows * self.dy_line() * self.panels_width())
     }
 
     pub fn scratch_len(&self, threads: usize) -> usize {
@@ -174,12 +191,18 @@ impl Weights {
             let end = (start + self.chunk_rows).min(rows.end);
             let chunk = Chunk { rows: start..end, first: start == rows.start };
             for group in 0..self.s.groups {
-                self.copy_x(&family, &chunk, group, x, x_band);
+                if !self.places {
+                    self.copy_x(&family, &chunk, group, x, x_band);
+                }
                 self.copy_dy(&family, &chunk, group, panels.clone(), dy, dy_band);
                 let of_group = family.panels(self.s.d / self.s.groups);
                 for (i, panel) in of_group.skip(panels.start).take(panels.len()).enumerate() {
-                    let dy = &dy_band[i * family.width() * chunk.rows.len() * self.s.ow..];
-                    self.panel(&family, &chunk, group, panel, x_band, dy, out);
+                    let dy = &dy_band[i * family.width() * chunk.rows.len() * self.dy_line()..];
+                    if self.places {
+                        self.panel_of_places(&family, &chunk, group, panel, x, dy, out);
+                    } else {
+                        self.panel(&family, &chunk, group, panel, x_band, dy, out);
+                    }
                 }
             }
             start = end;
@@ -246,6 +269,71 @@ impl Weights {
                     // the window reaches; `c` addresses this panel's part of dw.
                     unsafe { family.unit_tile(m.len(), panel)(&tile) };
                 }
+            }
+        }
+    }
+
+    /// [`Weights::panel`] with the places tile.
+    fn panel_of_places(
+        &self,
+        family: &Family,
+        chunk: &Chunk,
+        group: usize,
+        panel: Panel,
+        x: &[f32],
+        dy: &[f32],
+        out: *mut f32,
+    ) {
+        let s = &self.s;
+        let cg = s.c / s.groups;
+        let filters = group * (s.d / s.groups) + panel.start;
+        let blocks = Even::new(cg, family.place_channels(panel));
+        // Columns of x that some place of the window reaches.
+        let columns = s.w.min((s.ow + 2).saturating_sub(s.left));
+        let mut taps = [Tap { a: 0, b: 0 }; MAX_ROWS];
+        for kh in 0..s.kh {
+            let mut ntaps = 0;
+            self.each_picture(chunk, |picture| {
+                for (i, oy) in picture.outputs.clone().enumerate() {
+                    let y = (oy * s.sh + kh * s.dh).checked_sub(s.top).filter(|&y| y < s.h);
+                    if let Some(y) = y.filter(|_| columns > 0) {
+                        let pixel = (picture.first + i) * self.dy_line() + 2 + s.left;
+                        taps[ntaps] = Tap {
+                            a: ((picture.index * s.h + y) * s.w * s.c) as isize,
+                            b: (pixel * panel.width) as isize,
+                        };
+                        ntaps += 1;
+                    }
+                }
+            });
+            if ntaps == 0 && !chunk.first {
+                continue;
+            }
+            for block in 0..blocks.parts {
+                let m = blocks.range(block);
+                let tile = Tile {
+                    taps: taps.as_ptr(),
+                    ntaps,
+                    k: columns,
+                    a: x[(group * cg + m.start).min(x.len())..].as_ptr(),
+                    a_row: 0,
+                    a_px: 1,
+                    a_k: s.c,
+                    b: dy.as_ptr(),
+                    b_k: panel.width,
+                    // SAFETY: within this panel's part of dw.
+                    c: unsafe { out.add((kh * 3 * cg + m.start) * s.d + filters) },
+                    c_row: cg * s.d,
+                    c_px: s.d,
+                    last: panel.last(),
+                    start: if chunk.first { Start::Zero } else { Start::Load },
+                    bias: std::ptr::null(),
+                    residual: std::ptr::null(),
+                    clamp: None,
+                };
+                // SAFETY: columns lie on the map; a copied row of dy has `ow + 4` pixels, of which
+                // `left .. left + 2 + columns` are read; `c` addresses this panel's part of dw.
+                unsafe { family.places_tile(m.len(), panel)(&tile) };
             }
         }
     }
@@ -380,17 +468,40 @@ impl Weights {
         let end = (panels.end * width).min(dg);
         let from = &dy[chunk.rows.start * s.ow * s.d + group * dg + begin..];
         let full = (end - begin) / width;
+        // Rows with zeros around them one by one, others as one run of pixels.
+        let (rows, row, line) = match self.places {
+            true => (chunk.rows.len(), s.ow, self.dy_line()),
+            false => (1, pixels, pixels),
+        };
+        let margin = (line - row) / 2;
+        if margin > 0 {
+            for panel in 0..(end - begin).div_ceil(width) {
+                let width = (end - begin - panel * width).min(width).next_multiple_of(family.lanes);
+                let lines = &mut band[panel * family.width() * rows * line..];
+                for line in lines.chunks_exact_mut(line * width).take(rows) {
+                    line[..margin * width].fill(0.0);
+                    line[(margin + row) * width..].fill(0.0);
+                }
+            }
+        }
         if full > 0 {
-            let pieces = Even::new(full * width, width);
-            copy_pixels(self.isa, from, s.d, pixels, Pieces { pieces, at: 0, of: pixels }, band);
+            for r in 0..rows {
+                let pieces = Even::new(full * width, width);
+                let to = Pieces { pieces, at: r * line + margin, of: rows * line };
+                copy_pixels(self.isa, &from[r * row * s.d..], s.d, row, to, band);
+            }
         }
         let used = (end - begin) % width;
         if used > 0 {
-            let padded = used.div_ceil(family.lanes) * family.lanes;
-            let to = &mut band[full * width * pixels..][..pixels * padded];
-            for (i, to) in to.chunks_exact_mut(padded).enumerate() {
-                to[..used].copy_from_slice(&from[i * s.d + full * width..][..used]);
-                to[used..].fill(0.0);
+            let padded = used.next_multiple_of(family.lanes);
+            let to = &mut band[full * width * rows * line..][..rows * line * padded];
+            for r in 0..rows {
+                let to = &mut to[(r * line + margin) * padded..][..row * padded];
+                for (i, to) in to.chunks_exact_mut(padded).enumerate() {
+                    let at = (r * row + i) * s.d + full * width;
+                    to[..used].copy_from_slice(&from[at..][..used]);
+                    to[used..].fill(0.0);
+                }
             }
         }
     }
