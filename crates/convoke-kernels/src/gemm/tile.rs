@@ -198,7 +198,7 @@ unsafe fn places_tile<S: Simd, const M: usize, const V: usize, const MASKED: boo
                 pixel!(1);
                 pixel!(2);
             }
-            if t.k % 3 > 0 {
+            if !t.k.is_multiple_of(3) {
                 pixel!(0);
             }
             if t.k % 3 > 1 {
