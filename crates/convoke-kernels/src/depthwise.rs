@@ -5,8 +5,8 @@ use crate::conv::ConvShape;
 use crate::gemm::{Even, Simd};
 use crate::isa::simd;
 
-/// Taps that one pass keeps in registers.
-const TAPS: usize = 12;
+/// Outputs of a row whose sums are kept in registers together.
+const BLOCK: usize = 4;
 /// Shards of the filters' gradient at most.
 const SHARDS: usize = 16;
 
@@ -50,33 +50,127 @@ unsafe fn forward_row<S: Simd>(
     y: &mut [f32],
     e: Epilogue,
 ) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        match (s.kw, s.sw, s.dw) {
+            (3, 1, 1) => forward_line::<S, 3, 1>(s, oy, x, filters, y, e),
+            (3, 2, 1) => forward_line::<S, 3, 2>(s, oy, x, filters, y, e),
+            (5, 1, 1) => forward_line::<S, 5, 1>(s, oy, x, filters, y, e),
+            (5, 2, 1) => forward_line::<S, 5, 2>(s, oy, x, filters, y, e),
+            (7, 1, 1) => forward_line::<S, 7, 1>(s, oy, x, filters, y, e),
+            _ => (0..s.ow).for_each(|ox| forward_pixel::<S>(s, (oy, ox), x, filters, y, e)),
+        }
+    }
+}
+
+/// A row in blocks of [`BLOCK`] outputs whose windows lie on the map, the others one by one.
+#[inline(always)]
+unsafe fn forward_line<S: Simd, const KW: usize, const STEP: usize>(
+    s: ConvShape,
+    oy: usize,
+    x: &[f32],
+    filters: &[f32],
+    y: &mut [f32],
+    e: Epilogue,
+) {
+    let inside = inside(&s);
+    let mut ox = 0;
+    while ox < s.ow {
+        // SAFETY: the caller's contract; a block's windows lie inside.
+        unsafe {
+            if ox >= inside.start && ox + BLOCK <= inside.end {
+                forward_block::<S, KW, STEP>(s, (oy, ox), x, filters, y, e);
+                ox += BLOCK;
+            } else {
+                forward_pixel::<S>(s, (oy, ox), x, filters, y, e);
+                ox += 1;
+            }
+        }
+    }
+}
+
+/// Outputs of a row whose windows lie on the map.
+#[inline(always)]
+fn inside(s: &ConvShape) -> std::ops::Range<usize> {
+    let last = (s.w + s.left).checked_sub((s.kw - 1) * s.dw + 1);
+    s.left.div_ceil(s.sw)..last.map_or(0, |last| (last / s.sw + 1).min(s.ow))
+}
+
+#[inline(always)]
+unsafe fn forward_block<S: Simd, const KW: usize, const STEP: usize>(
+    s: ConvShape,
+    (oy, ox): (usize, usize),
+    x: &[f32],
+    filters: &[f32],
+    y: &mut [f32],
+    e: Epilogue,
+) {
     let (lo, hi) = e.clamp.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
     let rows = taps(oy * s.sh, s.top, s.dh, s.kh, s.h);
-    for ox in 0..s.ow {
-        let cols = taps(ox * s.sw, s.left, s.dw, s.kw, s.w);
-        let mut at = 0;
-        while at < s.c {
-            // SAFETY: taps lie on the map; lanes stay below `c`.
-            unsafe {
-                let m = S::mask((s.c - at).min(S::LANES));
-                let mut sum = match e.bias {
-                    Some(b) => S::load_first(b.as_ptr().add(at), m),
-                    None => S::splat(0.0),
-                };
-                for kh in rows.clone() {
-                    let line = (oy * s.sh + kh * s.dh - s.top) * s.w;
-                    for kw in cols.clone() {
-                        let pixel = line + ox * s.sw + kw * s.dw - s.left;
-                        let v = S::load_first(x.as_ptr().add(pixel * s.c + at), m);
-                        let f = S::load_first(filters.as_ptr().add((kh * s.kw + kw) * s.c + at), m);
-                        sum = S::fma(v, f, sum);
+    let mut at = 0;
+    while at < s.c {
+        // SAFETY: taps lie on the map; lanes stay below `c`.
+        unsafe {
+            let m = S::mask((s.c - at).min(S::LANES));
+            let start = match e.bias {
+                Some(b) => S::load_first(b.as_ptr().add(at), m),
+                None => S::splat(0.0),
+            };
+            let mut sums = [start; BLOCK];
+            for kh in rows.clone() {
+                let pixel = (oy * s.sh + kh * s.dh - s.top) * s.w + ox * STEP - s.left;
+                let (line, f) = (x.as_ptr().add(pixel * s.c + at), kh * KW * s.c + at);
+                for k in 0..KW {
+                    let f = S::load_first(filters.as_ptr().add(f + k * s.c), m);
+                    for (p, sum) in sums.iter_mut().enumerate() {
+                        let v = S::load_first(line.add((p * STEP + k) * s.c), m);
+                        *sum = S::fma(v, f, *sum);
                     }
                 }
-                let v = S::clamp(sum, S::splat(lo), S::splat(hi));
-                S::store_first(y.as_mut_ptr().add(ox * s.c + at), v, m);
             }
-            at += S::LANES;
+            for (p, sum) in sums.into_iter().enumerate() {
+                let v = S::clamp(sum, S::splat(lo), S::splat(hi));
+                S::store_first(y.as_mut_ptr().add((ox + p) * s.c + at), v, m);
+            }
         }
+        at += S::LANES;
+    }
+}
+
+#[inline(always)]
+unsafe fn forward_pixel<S: Simd>(
+    s: ConvShape,
+    (oy, ox): (usize, usize),
+    x: &[f32],
+    filters: &[f32],
+    y: &mut [f32],
+    e: Epilogue,
+) {
+    let (lo, hi) = e.clamp.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
+    let rows = taps(oy * s.sh, s.top, s.dh, s.kh, s.h);
+    let cols = taps(ox * s.sw, s.left, s.dw, s.kw, s.w);
+    let mut at = 0;
+    while at < s.c {
+        // SAFETY: taps lie on the map; lanes stay below `c`.
+        unsafe {
+            let m = S::mask((s.c - at).min(S::LANES));
+            let mut sum = match e.bias {
+                Some(b) => S::load_first(b.as_ptr().add(at), m),
+                None => S::splat(0.0),
+            };
+            for kh in rows.clone() {
+                let line = (oy * s.sh + kh * s.dh - s.top) * s.w;
+                for kw in cols.clone() {
+                    let pixel = line + ox * s.sw + kw * s.dw - s.left;
+                    let v = S::load_first(x.as_ptr().add(pixel * s.c + at), m);
+                    let f = S::load_first(filters.as_ptr().add((kh * s.kw + kw) * s.c + at), m);
+                    sum = S::fma(v, f, sum);
+                }
+            }
+            let v = S::clamp(sum, S::splat(lo), S::splat(hi));
+            S::store_first(y.as_mut_ptr().add(ox * s.c + at), v, m);
+        }
+        at += S::LANES;
     }
 }
 
@@ -141,26 +235,116 @@ unsafe fn data_row<S: Simd>(
     dx: &mut [f32],
     accumulate: bool,
 ) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        match (s.kw, s.sw, s.dw) {
+            (3, 1, 1) => data_line::<S, 3, 1, BLOCK>(s, iy, dy, filters, dx, accumulate),
+            (3, 2, 1) => data_line::<S, 3, 2, { 2 * BLOCK }>(s, iy, dy, filters, dx, accumulate),
+            (5, 1, 1) => data_line::<S, 5, 1, BLOCK>(s, iy, dy, filters, dx, accumulate),
+            (5, 2, 1) => data_line::<S, 5, 2, { 2 * BLOCK }>(s, iy, dy, filters, dx, accumulate),
+            (7, 1, 1) => data_line::<S, 7, 1, BLOCK>(s, iy, dy, filters, dx, accumulate),
+            _ => (0..s.w).for_each(|ix| data_pixel::<S>(s, (iy, ix), dy, filters, dx, accumulate)),
+        }
+    }
+}
+
+/// A row in blocks of `SPAN` inputs all of whose windows lie on the map, the others one by one. A block
+/// begins where `ix + left` is a multiple of the step, so that each place knows its window places.
+#[inline(always)]
+unsafe fn data_line<S: Simd, const KW: usize, const STEP: usize, const SPAN: usize>(
+    s: ConvShape,
+    iy: usize,
+    dy: &[f32],
+    filters: &[f32],
+    dx: &mut [f32],
+    accumulate: bool,
+) {
+    let mut ix = 0;
+    while ix < s.w {
+        let first = ix + s.left;
+        let whole = first.is_multiple_of(STEP) && first + 1 >= KW && ix + SPAN <= s.w;
+        // SAFETY: the caller's contract; all outputs that see the block lie on the map.
+        unsafe {
+            if whole && (first + SPAN - 1) / STEP < s.ow {
+                data_block::<S, KW, STEP, SPAN>(s, (iy, ix), dy, filters, dx, accumulate);
+                ix += SPAN;
+            } else {
+                data_pixel::<S>(s, (iy, ix), dy, filters, dx, accumulate);
+                ix += 1;
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn data_block<S: Simd, const KW: usize, const STEP: usize, const SPAN: usize>(
+    s: ConvShape,
+    (iy, ix): (usize, usize),
+    dy: &[f32],
+    filters: &[f32],
+    dx: &mut [f32],
+    accumulate: bool,
+) {
     let rows = seen_by(iy, s.top, s.dh, s.sh, s.kh, s.oh);
-    for ix in 0..s.w {
-        let mut at = 0;
-        while at < s.c {
-            // SAFETY: outputs lie on the map; lanes stay below `c`.
-            unsafe {
-                let m = S::mask((s.c - at).min(S::LANES));
-                let out = dx.as_mut_ptr().add(ix * s.c + at);
-                let mut sum = if accumulate { S::load_first(out, m) } else { S::splat(0.0) };
-                for (oy, kh) in rows.clone() {
-                    for (ox, kw) in seen_by(ix, s.left, s.dw, s.sw, s.kw, s.ow) {
-                        let v = S::load_first(dy.as_ptr().add((oy * s.ow + ox) * s.c + at), m);
-                        let f = S::load_first(filters.as_ptr().add((kh * s.kw + kw) * s.c + at), m);
-                        sum = S::fma(v, f, sum);
+    let mut at = 0;
+    while at < s.c {
+        // SAFETY: outputs lie on the map; lanes stay below `c`.
+        unsafe {
+            let m = S::mask((s.c - at).min(S::LANES));
+            let out = dx.as_mut_ptr().add(ix * s.c + at);
+            let mut sums = [S::splat(0.0); SPAN];
+            if accumulate {
+                for (p, sum) in sums.iter_mut().enumerate() {
+                    *sum = S::load_first(out.add(p * s.c), m);
+                }
+            }
+            for (oy, kh) in rows.clone() {
+                let pixel = oy * s.ow + (ix + s.left) / STEP;
+                let (line, f) = (dy.as_ptr().add(pixel * s.c + at), kh * KW * s.c + at);
+                for k in 0..KW {
+                    let f = S::load_first(filters.as_ptr().add(f + k * s.c), m);
+                    for p in (k % STEP..SPAN).step_by(STEP) {
+                        let column = (p as isize - k as isize) / STEP as isize;
+                        let v = S::load_first(line.offset(column * s.c as isize), m);
+                        sums[p] = S::fma(v, f, sums[p]);
                     }
                 }
-                S::store_first(out, sum, m);
             }
-            at += S::LANES;
+            for (p, sum) in sums.into_iter().enumerate() {
+                S::store_first(out.add(p * s.c), sum, m);
+            }
         }
+        at += S::LANES;
+    }
+}
+
+#[inline(always)]
+unsafe fn data_pixel<S: Simd>(
+    s: ConvShape,
+    (iy, ix): (usize, usize),
+    dy: &[f32],
+    filters: &[f32],
+    dx: &mut [f32],
+    accumulate: bool,
+) {
+    let rows = seen_by(iy, s.top, s.dh, s.sh, s.kh, s.oh);
+    let mut at = 0;
+    while at < s.c {
+        // SAFETY: outputs lie on the map; lanes stay below `c`.
+        unsafe {
+            let m = S::mask((s.c - at).min(S::LANES));
+            let out = dx.as_mut_ptr().add(ix * s.c + at);
+            let mut sum = if accumulate { S::load_first(out, m) } else { S::splat(0.0) };
+            for (oy, kh) in rows.clone() {
+                for (ox, kw) in seen_by(ix, s.left, s.dw, s.sw, s.kw, s.ow) {
+                    let v = S::load_first(dy.as_ptr().add((oy * s.ow + ox) * s.c + at), m);
+                    let f = S::load_first(filters.as_ptr().add((kh * s.kw + kw) * s.c + at), m);
+                    sum = S::fma(v, f, sum);
+                }
+            }
+            S::store_first(out, sum, m);
+        }
+        at += S::LANES;
     }
 }
 
@@ -203,32 +387,109 @@ pub fn backward_weights(
     crate::elementwise::merge(partial, &mut dw[..len]);
 }
 
-/// Adds one output row's products to the sums, up to `TAPS` window places of a row in registers.
+/// Adds one output row's products to the sums.
 #[inline(always)]
 unsafe fn weights_row<S: Simd>(s: ConvShape, oy: usize, x: &[f32], dy: &[f32], sums: &mut [f32]) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        match (s.kw, s.sw, s.dw) {
+            (3, 1, 1) => weights_line::<S, 3, 1>(s, oy, x, dy, sums),
+            (3, 2, 1) => weights_line::<S, 3, 2>(s, oy, x, dy, sums),
+            (5, 1, 1) => weights_line::<S, 5, 1>(s, oy, x, dy, sums),
+            (5, 2, 1) => weights_line::<S, 5, 2>(s, oy, x, dy, sums),
+            (7, 1, 1) => weights_line::<S, 7, 1>(s, oy, x, dy, sums),
+            _ => (0..s.ow).for_each(|ox| weights_pixel::<S>(s, (oy, ox), x, dy, sums)),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn weights_line<S: Simd, const KW: usize, const STEP: usize>(
+    s: ConvShape,
+    oy: usize,
+    x: &[f32],
+    dy: &[f32],
+    sums: &mut [f32],
+) {
+    let inside = inside(&s);
+    let mut ox = 0;
+    while ox < s.ow {
+        // SAFETY: the caller's contract; a block's windows lie inside.
+        unsafe {
+            if ox >= inside.start && ox + BLOCK <= inside.end {
+                weights_block::<S, KW, STEP>(s, (oy, ox), x, dy, sums);
+                ox += BLOCK;
+            } else {
+                weights_pixel::<S>(s, (oy, ox), x, dy, sums);
+                ox += 1;
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn weights_block<S: Simd, const KW: usize, const STEP: usize>(
+    s: ConvShape,
+    (oy, ox): (usize, usize),
+    x: &[f32],
+    dy: &[f32],
+    sums: &mut [f32],
+) {
+    let rows = taps(oy * s.sh, s.top, s.dh, s.kh, s.h);
     let mut at = 0;
     while at < s.c {
         // SAFETY: taps lie on the map; lanes stay below `c`.
         unsafe {
             let m = S::mask((s.c - at).min(S::LANES));
-            for kh in taps(oy * s.sh, s.top, s.dh, s.kh, s.h) {
+            let mut g = [S::splat(0.0); BLOCK];
+            for (p, g) in g.iter_mut().enumerate() {
+                *g = S::load_first(dy.as_ptr().add((ox + p) * s.c + at), m);
+            }
+            for kh in rows.clone() {
+                let pixel = (oy * s.sh + kh * s.dh - s.top) * s.w + ox * STEP - s.left;
+                let line = x.as_ptr().add(pixel * s.c + at);
+                let out = sums.as_mut_ptr().add(kh * KW * s.c + at);
+                let mut acc = [S::splat(0.0); KW];
+                for (k, a) in acc.iter_mut().enumerate() {
+                    *a = S::load_first(out.add(k * s.c), m);
+                }
+                for (p, &g) in g.iter().enumerate() {
+                    for (k, a) in acc.iter_mut().enumerate() {
+                        *a = S::fma(S::load_first(line.add((p * STEP + k) * s.c), m), g, *a);
+                    }
+                }
+                for (k, a) in acc.into_iter().enumerate() {
+                    S::store_first(out.add(k * s.c), a, m);
+                }
+            }
+        }
+        at += S::LANES;
+    }
+}
+
+#[inline(always)]
+unsafe fn weights_pixel<S: Simd>(
+    s: ConvShape,
+    (oy, ox): (usize, usize),
+    x: &[f32],
+    dy: &[f32],
+    sums: &mut [f32],
+) {
+    let rows = taps(oy * s.sh, s.top, s.dh, s.kh, s.h);
+    let cols = taps(ox * s.sw, s.left, s.dw, s.kw, s.w);
+    let mut at = 0;
+    while at < s.c {
+        // SAFETY: taps lie on the map; lanes stay below `c`.
+        unsafe {
+            let m = S::mask((s.c - at).min(S::LANES));
+            let g = S::load_first(dy.as_ptr().add(ox * s.c + at), m);
+            for kh in rows.clone() {
                 let line = (oy * s.sh + kh * s.dh - s.top) * s.w;
-                for block in (0..s.kw).step_by(TAPS) {
-                    let places = TAPS.min(s.kw - block);
-                    let mut acc = [S::splat(0.0); TAPS];
-                    for ox in 0..s.ow {
-                        let g = S::load_first(dy.as_ptr().add(ox * s.c + at), m);
-                        let on = taps(ox * s.sw, s.left, s.dw, s.kw, s.w);
-                        for k in on.start.max(block)..on.end.min(block + places) {
-                            let pixel = line + ox * s.sw + k * s.dw - s.left;
-                            let v = S::load_first(x.as_ptr().add(pixel * s.c + at), m);
-                            acc[k - block] = S::fma(v, g, acc[k - block]);
-                        }
-                    }
-                    for (k, a) in acc.iter().enumerate().take(places) {
-                        let out = sums.as_mut_ptr().add((kh * s.kw + block + k) * s.c + at);
-                        S::store_first(out, S::add(S::load_first(out, m), *a), m);
-                    }
+                for kw in cols.clone() {
+                    let pixel = line + ox * s.sw + kw * s.dw - s.left;
+                    let v = S::load_first(x.as_ptr().add(pixel * s.c + at), m);
+                    let out = sums.as_mut_ptr().add((kh * s.kw + kw) * s.c + at);
+                    S::store_first(out, S::fma(v, g, S::load_first(out, m)), m);
                 }
             }
         }

@@ -108,9 +108,18 @@ pub fn column_sum(cx: Ctx, x: &[f32], out: &mut [f32], scratch: &mut [f32]) {
 
 /// `out = sum over shards of partial [shards, columns]`, in order, in f64.
 pub(crate) fn merge(partial: &[f32], out: &mut [f32]) {
+    const WIDTH: usize = 32;
     let columns = out.len();
-    for (c, o) in out.iter_mut().enumerate() {
-        *o = partial[c..].iter().step_by(columns).map(|&p| f64::from(p)).sum::<f64>() as f32;
+    for (i, out) in out.chunks_mut(WIDTH).enumerate() {
+        let mut sums = [0.0; WIDTH];
+        for shard in partial.chunks_exact(columns) {
+            for (s, &p) in sums.iter_mut().zip(&shard[i * WIDTH..][..out.len()]) {
+                *s += f64::from(p);
+            }
+        }
+        for (o, s) in out.iter_mut().zip(sums) {
+            *o = s as f32;
+        }
     }
 }
 

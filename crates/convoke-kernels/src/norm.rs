@@ -47,19 +47,41 @@ pub fn statistics(
         unsafe { simd!(cx.isa, sums_body(part: &[f32], first: &[f32], sums: &mut [f32])) };
     });
     let n = rows as f64;
-    for i in 0..c {
-        let sum = |k: usize| -> f64 {
-            partial[k * c + i..].iter().step_by(2 * c).map(|&p| f64::from(p)).sum()
-        };
-        let shifted = sum(0) / n;
-        let var = (sum(1) / n - shifted * shifted).max(0.0);
+    each_sum(partial, c, |i, [sum, square]| {
+        let shifted = sum / n;
+        let var = (square / n - shifted * shifted).max(0.0);
         let mean = shifted + f64::from(x[i]);
         s.mean[i] = mean as f32;
         s.invstd[i] = (1.0 / (var + f64::from(epsilon)).sqrt()) as f32;
         let unbiased = if rows > 1 { var * n / (n - 1.0) } else { var };
         s.running_mean[i] += momentum * (mean as f32 - s.running_mean[i]);
         s.running_var[i] += momentum * (unbiased as f32 - s.running_var[i]);
+    });
+}
+
+/// Merges `partial [shards, 2, c]` in order, in f64: `f(channel, both sums)`.
+fn each_sum(partial: &[f32], c: usize, mut f: impl FnMut(usize, [f64; 2])) {
+    const WIDTH: usize = 32;
+    for at in (0..c).step_by(WIDTH) {
+        let width = WIDTH.min(c - at);
+        let mut sums = [[0.0; WIDTH]; 2];
+        for shard in partial.chunks_exact(2 * c) {
+            for (k, sums) in sums.iter_mut().enumerate() {
+                for (s, &p) in sums.iter_mut().zip(&shard[k * c + at..][..width]) {
+                    *s += f64::from(p);
+                }
+            }
+        }
+        for i in 0..width {
+            f(at + i, [sums[0][i], sums[1][i]]);
+        }
     }
+}
+
+/// Rows whose sums are taken together, a multiple of four: so many that maps are read nearly as they
+/// lie in memory, page by page.
+fn rows_together(c: usize) -> usize {
+    (1024 / c).max(1).next_multiple_of(4)
 }
 
 /// `sums [2, c]`: of `x − first` and of its square.
@@ -67,27 +89,50 @@ pub fn statistics(
 unsafe fn sums_body<S: Simd>(x: &[f32], first: &[f32], sums: &mut [f32]) {
     let c = first.len();
     let rows = x.len() / c;
-    // SAFETY: lanes stay below `c`, rows below `rows`.
-    unsafe {
-        each_lanes::<S>(c, |at, m| {
-            // Four rows a turn in sums of their own, so that additions do not wait for each other.
-            let shift = S::load_first(first.as_ptr().add(at), m);
-            let zero = S::splat(0.0);
-            let (mut sum, mut square) = ([zero; 4], [zero; 4]);
-            let mut r = 0;
-            while r < rows {
-                for k in 0..4.min(rows - r) {
-                    let v = S::load_first(x.as_ptr().add((r + k) * c + at), m);
-                    let d = S::sub(v, shift);
-                    sum[k] = S::add(sum[k], d);
-                    square[k] = S::fma(d, d, square[k]);
+    sums.fill(0.0);
+    for from in (0..rows).step_by(rows_together(c)) {
+        let to = rows.min(from + rows_together(c));
+        // SAFETY: lanes stay below `c`, rows below `rows`.
+        unsafe {
+            each_lanes::<S>(c, |at, m| {
+                let shift = S::load_first(first.as_ptr().add(at), m);
+                let mut sum = Sum::<S>::load(sums, at, m);
+                let mut square = Sum::<S>::load(sums, c + at, m);
+                for r in (from..to).step_by(4) {
+                    for k in 0..4.min(to - r) {
+                        let d = S::sub(S::load_first(x.as_ptr().add((r + k) * c + at), m), shift);
+                        sum.0[k] = S::add(sum.0[k], d);
+                        square.0[k] = S::fma(d, d, square.0[k]);
+                    }
                 }
-                r += 4;
-            }
-            let all = |v: [S::V; 4]| S::add(S::add(v[0], v[1]), S::add(v[2], v[3]));
-            S::store_first(sums.as_mut_ptr().add(at), all(sum), m);
-            S::store_first(sums.as_mut_ptr().add(c + at), all(square), m);
-        });
+                sum.store(sums, at, m);
+                square.store(sums, c + at, m);
+            });
+        }
+    }
+}
+
+/// A vector of sums, in four parts so that additions do not wait for each other.
+struct Sum<S: Simd>([S::V; 4]);
+
+impl<S: Simd> Sum<S> {
+    /// Goes on from `sums[at..]`.
+    #[inline(always)]
+    unsafe fn load(sums: &[f32], at: usize, m: S::M) -> Self {
+        // SAFETY: the caller's lanes lie within `sums`.
+        unsafe {
+            let zero = S::splat(0.0);
+            Sum([S::load_first(sums.as_ptr().add(at), m), zero, zero, zero])
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, sums: &mut [f32], at: usize, m: S::M) {
+        let Sum([a, b, c, d]) = self;
+        // SAFETY: the caller's lanes lie within `sums`.
+        unsafe {
+            S::store_first(sums.as_mut_ptr().add(at), S::add(S::add(a, b), S::add(c, d)), m);
+        }
     }
 }
 
@@ -174,13 +219,46 @@ unsafe fn apply_body<S: Simd>(
     }
 }
 
+/// How the gradient of a clamped output is masked: it passes where the output lies between 0 and `max`.
+#[derive(Clone, Copy)]
+pub enum Clamped<'a> {
+    /// There was no clamp.
+    No,
+    /// By the output `y [rows, c]`; the masked gradient takes the place of `dy`.
+    Output {
+        /// The output.
+        y: &'a [f32],
+        /// Its upper bound.
+        max: f32,
+    },
+    /// By the output computed anew, `x · scale + shift`, which spares reading it; `dy` stays as it is
+    /// and both passes mask.
+    Anew {
+        /// As in [`apply`].
+        scale: &'a [f32],
+        /// As in [`apply`].
+        shift: &'a [f32],
+        /// The upper bound.
+        max: f32,
+    },
+}
+
+impl<'a> Clamped<'a> {
+    fn rows(self, range: std::ops::Range<usize>) -> Self {
+        match self {
+            Clamped::Output { y, max } => Clamped::Output { y: &y[range], max },
+            other => other,
+        }
+    }
+}
+
 /// What backward needs of forward.
 #[derive(Clone, Copy)]
 pub struct Saved<'a> {
     /// Input of the norm `[rows, c]`.
     pub x: &'a [f32],
-    /// Output after the clamp `[rows, c]` and its upper bound, where there was a clamp.
-    pub y: Option<(&'a [f32], f32)>,
+    /// What followed.
+    pub clamped: Clamped<'a>,
     /// Mean of the batch.
     pub mean: &'a [f32],
     /// `1 / sqrt(variance + epsilon)`.
@@ -189,7 +267,7 @@ pub struct Saved<'a> {
     pub gamma: &'a [f32],
 }
 
-/// First pass: masks `dy` in place where the clamp stood at a bound, and sums `dbeta = Σ dy` and
+/// First pass: masks `dy` where the clamp stood at a bound, and sums `dbeta = Σ dy` and
 /// `dgamma = Σ dy · (x − mean) · invstd`.
 pub fn backward_sums(
     cx: Ctx,
@@ -209,48 +287,77 @@ pub fn backward_sums(
         let to = (from + per_shard).min(rows);
         // SAFETY: shards are disjoint.
         let dy = unsafe { gradients.slice(from * c..to * c) };
-        let part = Saved {
-            x: &s.x[from * c..to * c],
-            y: s.y.map(|(y, max)| (&y[from * c..to * c], max)),
-            ..s
-        };
+        let part =
+            Saved { x: &s.x[from * c..to * c], clamped: s.clamped.rows(from * c..to * c), ..s };
         // SAFETY: all slices are whole rows of `c` (sums: two).
         unsafe { simd!(cx.isa, backward_sums_body(part: Saved, dy: &mut [f32], sums: &mut [f32])) };
     });
-    for i in 0..c {
-        let sum = |k: usize| -> f64 {
-            partial[k * c + i..].iter().step_by(2 * c).map(|&p| f64::from(p)).sum()
-        };
-        dbeta[i] = sum(0) as f32;
-        dgamma[i] = (sum(1) * f64::from(s.invstd[i])) as f32;
-    }
+    each_sum(partial, c, |i, [sum, product]| {
+        dbeta[i] = sum as f32;
+        dgamma[i] = (product * f64::from(s.invstd[i])) as f32;
+    });
 }
 
 #[inline(always)]
 unsafe fn backward_sums_body<S: Simd>(s: Saved, dy: &mut [f32], sums: &mut [f32]) {
+    // SAFETY: the caller's contract; each gradient is masked before it is summed.
+    unsafe {
+        let zero = S::splat(0.0);
+        match s.clamped {
+            Clamped::No => sums_of::<S>(s, dy, sums, |_, _, m, g, _| S::load_first(g, m)),
+            Clamped::Output { y, max } => {
+                let max = S::splat(max);
+                sums_of::<S>(s, dy, sums, |i, _, m, g, _| {
+                    let y = S::load_first(y.as_ptr().add(i), m);
+                    let masked = S::keep_between(S::load_first(g, m), y, zero, max);
+                    S::store_first(g, masked, m);
+                    masked
+                })
+            }
+            Clamped::Anew { scale, shift, max } => {
+                let max = S::splat(max);
+                sums_of::<S>(s, dy, sums, |_, at, m, g, x| {
+                    let (scale, shift) = (scale.as_ptr().add(at), shift.as_ptr().add(at));
+                    let y = S::fma(x, S::load_first(scale, m), S::load_first(shift, m));
+                    S::keep_between(S::load_first(g, m), y, zero, max)
+                })
+            }
+        }
+    }
+}
+
+/// The sums of [`backward_sums`]; `masked(number, channel, mask, gradient, x)` is a masked gradient.
+#[inline(always)]
+unsafe fn sums_of<S: Simd>(
+    s: Saved,
+    dy: &mut [f32],
+    sums: &mut [f32],
+    mut masked: impl FnMut(usize, usize, S::M, *mut f32, S::V) -> S::V,
+) {
     let c = s.mean.len();
     let rows = dy.len() / c;
-    // SAFETY: offsets stay within whole rows.
-    unsafe {
-        each_lanes::<S>(c, |at, m| {
-            let mean = S::load_first(s.mean.as_ptr().add(at), m);
-            let zero = S::splat(0.0);
-            let (mut sum, mut product) = ([zero; 2], [zero; 2]);
-            let max = S::splat(s.y.map_or(0.0, |(_, max)| max));
-            for r in 0..rows {
-                let i = r * c + at;
-                let mut g = S::load_first(dy.as_ptr().add(i), m);
-                if let Some((y, _)) = s.y {
-                    g = S::keep_between(g, S::load_first(y.as_ptr().add(i), m), zero, max);
-                    S::store_first(dy.as_mut_ptr().add(i), g, m);
+    sums.fill(0.0);
+    for from in (0..rows).step_by(rows_together(c)) {
+        let to = rows.min(from + rows_together(c));
+        // SAFETY: offsets stay within whole rows.
+        unsafe {
+            each_lanes::<S>(c, |at, m| {
+                let mean = S::load_first(s.mean.as_ptr().add(at), m);
+                let mut sum = Sum::<S>::load(sums, at, m);
+                let mut product = Sum::<S>::load(sums, c + at, m);
+                for r in (from..to).step_by(4) {
+                    for k in 0..4.min(to - r) {
+                        let i = (r + k) * c + at;
+                        let x = S::load_first(s.x.as_ptr().add(i), m);
+                        let g = masked(i, at, m, dy.as_mut_ptr().add(i), x);
+                        sum.0[k] = S::add(sum.0[k], g);
+                        product.0[k] = S::fma(g, S::sub(x, mean), product.0[k]);
+                    }
                 }
-                let d = S::sub(S::load_first(s.x.as_ptr().add(i), m), mean);
-                sum[r % 2] = S::add(sum[r % 2], g);
-                product[r % 2] = S::fma(g, d, product[r % 2]);
-            }
-            S::store_first(sums.as_mut_ptr().add(at), S::add(sum[0], sum[1]), m);
-            S::store_first(sums.as_mut_ptr().add(c + at), S::add(product[0], product[1]), m);
-        });
+                sum.store(sums, at, m);
+                product.store(sums, c + at, m);
+            });
+        }
     }
 }
 
@@ -289,7 +396,7 @@ pub fn backward_data(
     });
     cx.pool.run(len.div_ceil(block), &|i, _| {
         let range = i * block..((i + 1) * block).min(len);
-        let x = &s.x[range.clone()];
+        let (x, clamped) = (&s.x[range.clone()], s.clamped);
         // SAFETY: blocks are disjoint.
         let (dy, dx) = unsafe {
             let dx = out.as_ref().map(|o| o.slice(range.clone()).as_mut_ptr());
@@ -299,27 +406,54 @@ pub fn backward_data(
         // SAFETY: `dy` and `dx` hold as many numbers as `x`, whole rows of `c`; where they are the same
         // place, each number is read before it is written.
         unsafe {
-            simd!(cx.isa, data_body(x: &[f32], dy: *const f32, coefficients: [&[f32]; 3], dx: *mut f32))
+            simd!(cx.isa, data_body(x: &[f32], dy: *const f32, coefficients: [&[f32]; 3], clamped: Clamped, dx: *mut f32))
         };
     });
 }
 
 #[inline(always)]
-unsafe fn data_body<S: Simd>(x: &[f32], dy: *const f32, [a, b, k]: [&[f32]; 3], dx: *mut f32) {
+unsafe fn data_body<S: Simd>(
+    x: &[f32],
+    dy: *const f32,
+    coefficients: [&[f32]; 3],
+    clamped: Clamped,
+    dx: *mut f32,
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        match clamped {
+            Clamped::Anew { scale, shift, max } => {
+                let (zero, max) = (S::splat(0.0), S::splat(max));
+                data_of::<S>(x, dy, coefficients, dx, |at, m, g, x| {
+                    let (scale, shift) = (scale.as_ptr().add(at), shift.as_ptr().add(at));
+                    let y = S::fma(x, S::load_first(scale, m), S::load_first(shift, m));
+                    S::keep_between(g, y, zero, max)
+                })
+            }
+            _ => data_of::<S>(x, dy, coefficients, dx, |_, _, g, _| g),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn data_of<S: Simd>(
+    x: &[f32],
+    dy: *const f32,
+    [a, b, k]: [&[f32]; 3],
+    dx: *mut f32,
+    masked: impl Fn(usize, S::M, S::V, S::V) -> S::V,
+) {
     let c = a.len();
     // SAFETY: offsets stay within whole rows.
     unsafe {
         for r in 0..x.len() / c {
             each_lanes::<S>(c, |at, m| {
                 let i = r * c + at;
-                let v = S::fma(
-                    S::load_first(x.as_ptr().add(i), m),
-                    S::load_first(b.as_ptr().add(at), m),
-                    S::load_first(k.as_ptr().add(at), m),
-                );
-                let g = S::load_first(dy.add(i), m);
-                let v = S::fma(g, S::load_first(a.as_ptr().add(at), m), v);
-                S::store_first(dx.add(i), v, m);
+                let x = S::load_first(x.as_ptr().add(i), m);
+                let g = masked(at, m, S::load_first(dy.add(i), m), x);
+                let (a, b, k) = (a.as_ptr().add(at), b.as_ptr().add(at), k.as_ptr().add(at));
+                let v = S::fma(x, S::load_first(b, m), S::load_first(k, m));
+                S::store_first(dx.add(i), S::fma(g, S::load_first(a, m), v), m);
             });
         }
     }

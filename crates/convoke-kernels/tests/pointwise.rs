@@ -6,7 +6,7 @@ use convoke_kernels::conv::ConvShape;
 use convoke_kernels::dropout::{self, Mask};
 use convoke_kernels::elementwise::{self, Channels};
 use convoke_kernels::lrn::{self, Lrn};
-use convoke_kernels::norm::{self, Saved, Statistics};
+use convoke_kernels::norm::{self, Clamped, Saved, Statistics};
 use convoke_kernels::optim::{self, Adam, Sgd};
 use convoke_kernels::pool2d::{self, PoolShape};
 use convoke_kernels::{Ctx, Isa, Pool, depthwise, loss, reference};
@@ -57,6 +57,24 @@ fn wide(v: &[f32]) -> Vec<f64> {
 const SIZES: [(usize, usize); 8] =
     [(1, 1), (1, 5), (7, 3), (130, 6), (49, 17), (300, 64), (33, 100), (5000, 24)];
 
+/// Without a residual, masking by the output and by the output computed anew must give the same bits.
+fn clamp_computed_anew(cx: Ctx, saved: Saved, dy: &[f32], scale: &[f32], shift: &[f32]) {
+    let (rows, c) = (saved.x.len() / scale.len(), scale.len());
+    let mut y = vec![f32::NAN; rows * c];
+    norm::apply(cx, saved.x, scale, shift, None, Some((0.0, 0.9)), &mut y);
+    let both = [Clamped::Output { y: &y, max: 0.9 }, Clamped::Anew { scale, shift, max: 0.9 }].map(
+        |clamped| {
+            let s = Saved { clamped, ..saved };
+            let (mut dy, mut dg, mut db) = (dy.to_vec(), vec![0.0; c], vec![0.0; c]);
+            let mut scratch = vec![f32::NAN; norm::scratch_len(rows, c).max(3 * c)];
+            norm::backward_sums(cx, s, &mut dy, &mut dg, &mut db, &mut scratch);
+            norm::backward_data(cx, s, &mut dy, &dg, &db, None, &mut scratch);
+            (dy, dg, db)
+        },
+    );
+    assert!(both[0] == both[1], "{:?} {rows}x{c}: the mask differs", cx.isa);
+}
+
 #[test]
 fn batch_norm() {
     for (rows, c) in SIZES {
@@ -79,7 +97,8 @@ fn batch_norm() {
             norm::scale_shift(&gamma, &beta, &m, &i, &mut scale, &mut shift);
             let mut y = vec![f32::NAN; rows * c];
             norm::apply(cx, &x, &scale, &shift, Some(&residual), Some((0.0, 0.9)), &mut y);
-            let saved = Saved { x: &x, y: Some((&y, 0.9)), mean: &m, invstd: &i, gamma: &gamma };
+            let clamped = Clamped::Output { y: &y, max: 0.9 };
+            let saved = Saved { x: &x, clamped, mean: &m, invstd: &i, gamma: &gamma };
             let mut masked = dy.clone();
             norm::backward_sums(cx, saved, &mut masked, &mut dg, &mut db, &mut scratch);
             let mut dx = vec![f32::NAN; rows * c];
@@ -87,6 +106,7 @@ fn batch_norm() {
             let mut in_place = masked.clone();
             norm::backward_data(cx, saved, &mut in_place, &dg, &db, None, &mut scratch);
             assert_eq!(dx, in_place);
+            clamp_computed_anew(cx, saved, &dy, &scale, &shift);
             vec![m, i, rm, rv, y, masked, dg, db, dx]
         });
         let invstd: Vec<f64> = var.iter().map(|v| 1.0 / (v + 1e-5).sqrt()).collect();
@@ -397,6 +417,12 @@ fn depthwise_convolution() {
         (6, 6, 3, 2, 3, 1, 0),
         (5, 20, 96, 3, 2, 1, 0),
         (4, 16, 5, 4, 1, 1, 3),
+        (9, 23, 20, 3, 1, 1, 1),
+        (12, 30, 48, 3, 1, 1, 0),
+        (10, 25, 7, 5, 1, 1, 2),
+        (11, 26, 18, 5, 2, 1, 2),
+        (9, 27, 34, 5, 2, 1, 1),
+        (8, 19, 40, 7, 1, 1, 3),
     ] {
         let n = 2;
         let out = |size: usize| (size + 2 * pad - (k - 1) * dilation - 1) / stride + 1;

@@ -11,7 +11,7 @@ use crate::plan::op::{Exec, Op};
 use crate::plan::ops;
 use crate::plan::unit::Unit;
 use crate::{Result, Shape};
-use convoke_kernels::norm::{self, Saved, Statistics};
+use convoke_kernels::norm::{self, Clamped, Saved, Statistics};
 use serde::{Deserialize, Serialize};
 
 /// Normalises each channel over batch and pixels.
@@ -89,10 +89,15 @@ impl Rule for BatchNorm {
     fn backward(&self, unit: &Unit, b: &mut Lower) -> Result<()> {
         let (id, from) = (unit.main, b.net.node(unit.main).inputs[0]);
         let (c, len) = (b.shape(id).c, b.shape(id).len());
-        let mask = match unit.clamp(b.net) {
-            Some((_, max)) => Some((b.value(unit.output)?, max)),
-            None => None,
+        let mask = match (unit.clamp(b.net), unit.residual) {
+            (None, _) => Mask::No,
+            (Some((_, max)), None) => {
+                Mask::Anew { scale: b.owned(id, "scale")?, shift: b.owned(id, "shift")?, max }
+            }
+            // A residual's gradient is the masked one, so it is written.
+            (Some((_, max)), Some(_)) => Mask::Output { y: b.value(unit.output)?, max },
         };
+        let writes = matches!(mask, Mask::Output { .. });
         let scratch = b.scratch(norm::scratch_len(b.map_len(from) / c, c).max(3 * c));
         let mut back = Backward {
             x: b.value(from)?,
@@ -102,7 +107,7 @@ impl Rule for BatchNorm {
             gamma: b.param(id, "weight")?,
             dgamma: b.param_grad(id, "weight")?,
             dbeta: b.param_grad(id, "bias")?,
-            dy: if mask.is_some() { b.grad_mut(unit.output)? } else { b.grad(unit.output)? },
+            dy: if writes { b.grad_mut(unit.output)? } else { b.grad(unit.output)? },
             dx: None,
             c,
             len,
@@ -261,8 +266,7 @@ impl Op for Apply {
 #[derive(Debug, Clone, Copy)]
 struct Backward {
     x: Buf,
-    /// Output and upper bound of the clamp.
-    mask: Option<(Buf, f32)>,
+    mask: Mask,
     mean: Buf,
     invstd: Buf,
     gamma: Buf,
@@ -275,19 +279,26 @@ struct Backward {
     scratch: Buf,
 }
 
+/// How the clamp's gradient is masked, see [`Clamped`].
+#[derive(Debug, Clone, Copy)]
+enum Mask {
+    No,
+    Output { y: Buf, max: f32 },
+    Anew { scale: Buf, shift: Buf, max: f32 },
+}
+
 impl Backward {
+    fn fixed(&self) -> [Buf; 8] {
+        [self.x, self.mean, self.invstd, self.gamma, self.dgamma, self.dbeta, self.dy, self.scratch]
+    }
+
     fn buffers(&self) -> Vec<Buf> {
-        let all = [
-            self.x,
-            self.mean,
-            self.invstd,
-            self.gamma,
-            self.dgamma,
-            self.dbeta,
-            self.dy,
-            self.scratch,
-        ];
-        all.into_iter().chain(self.dx).collect()
+        let all = self.fixed();
+        let mask = match self.mask {
+            Mask::Anew { scale, shift, .. } => [Some(scale), Some(shift)],
+            _ => [None, None],
+        };
+        all.into_iter().chain(self.dx).chain(mask.into_iter().flatten()).collect()
     }
 }
 
@@ -297,25 +308,36 @@ struct Sums(Backward);
 
 impl Op for Sums {
     fn buffers(&self) -> Vec<Buf> {
-        self.0.buffers().into_iter().chain(self.0.mask.map(|m| m.0)).collect()
+        let y = match self.0.mask {
+            Mask::Output { y, .. } => Some(y),
+            _ => None,
+        };
+        self.0.buffers().into_iter().chain(y).collect()
     }
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let b = self.0;
         let len = e.n * b.len;
-        let fixed = [b.x, b.mean, b.invstd, b.gamma, b.dgamma, b.dbeta, b.dy, b.scratch];
-        let go = |[x, mean, invstd, gamma, dgamma, dbeta, dy, scratch]: [&mut [f32]; 8], y| {
+        let go = |[x, mean, invstd, gamma, dgamma, dbeta, dy, scratch]: [&mut [f32]; 8],
+                  clamped| {
             let (mean, invstd, gamma) = (&mean[..b.c], &invstd[..b.c], &*gamma);
-            let saved = Saved { x: &x[..len], y, mean, invstd, gamma };
+            let saved = Saved { x: &x[..len], clamped, mean, invstd, gamma };
             norm::backward_sums(e.cx, saved, &mut dy[..len], dgamma, dbeta, scratch);
         };
+        let [f0, f1, f2, f3, f4, f5, f6, f7] = b.fixed();
         match b.mask {
-            None => go(m.get(fixed), None),
-            Some((y, max)) => {
-                let [f0, f1, f2, f3, f4, f5, f6, f7] = fixed;
+            Mask::No => go(m.get(b.fixed()), Clamped::No),
+            Mask::Output { y, max } => {
                 let [s0, s1, s2, s3, s4, s5, s6, s7, y] =
                     m.get([f0, f1, f2, f3, f4, f5, f6, f7, y]);
-                go([s0, s1, s2, s3, s4, s5, s6, s7], Some((&y[..len], max)));
+                let clamped = Clamped::Output { y: &y[..len], max };
+                go([s0, s1, s2, s3, s4, s5, s6, s7], clamped);
+            }
+            Mask::Anew { scale, shift, max } => {
+                let [s0, s1, s2, s3, s4, s5, s6, s7, scale, shift] =
+                    m.get([f0, f1, f2, f3, f4, f5, f6, f7, scale, shift]);
+                let clamped = Clamped::Anew { scale: &scale[..b.c], shift: &shift[..b.c], max };
+                go([s0, s1, s2, s3, s4, s5, s6, s7], clamped);
             }
         }
     }
@@ -333,19 +355,28 @@ impl Op for Data {
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let b = self.0;
         let len = e.n * b.len;
-        let fixed = [b.x, b.mean, b.invstd, b.gamma, b.dgamma, b.dbeta, b.dy, b.scratch];
-        let go = |[x, mean, invstd, gamma, dgamma, dbeta, dy, scratch]: [&mut [f32]; 8], dx| {
+        let go = |[x, mean, invstd, gamma, dgamma, dbeta, dy, scratch]: [&mut [f32]; 8],
+                  clamped,
+                  dx: Option<&mut [f32]>| {
             let (mean, invstd, gamma) = (&mean[..b.c], &invstd[..b.c], &*gamma);
-            let saved = Saved { x: &x[..len], y: None, mean, invstd, gamma };
+            let saved = Saved { x: &x[..len], clamped, mean, invstd, gamma };
+            let dx = dx.map(|dx| &mut dx[..len]);
             norm::backward_data(e.cx, saved, &mut dy[..len], dgamma, dbeta, dx, scratch);
         };
-        match b.dx {
-            None => go(m.get(fixed), None),
-            Some(dx) => {
-                let [f0, f1, f2, f3, f4, f5, f6, f7] = fixed;
+        let [f0, f1, f2, f3, f4, f5, f6, f7] = b.fixed();
+        match (b.mask, b.dx) {
+            // Without a residual dx always takes the place of dy.
+            (Mask::Anew { scale, shift, max }, _) => {
+                let [s0, s1, s2, s3, s4, s5, s6, s7, scale, shift] =
+                    m.get([f0, f1, f2, f3, f4, f5, f6, f7, scale, shift]);
+                let clamped = Clamped::Anew { scale: &scale[..b.c], shift: &shift[..b.c], max };
+                go([s0, s1, s2, s3, s4, s5, s6, s7], clamped, None);
+            }
+            (_, None) => go(m.get(b.fixed()), Clamped::No, None),
+            (_, Some(dx)) => {
                 let [s0, s1, s2, s3, s4, s5, s6, s7, dx] =
                     m.get([f0, f1, f2, f3, f4, f5, f6, f7, dx]);
-                go([s0, s1, s2, s3, s4, s5, s6, s7], Some(&mut dx[..len]));
+                go([s0, s1, s2, s3, s4, s5, s6, s7], Clamped::No, Some(dx));
             }
         }
     }
