@@ -56,7 +56,7 @@ impl Op for LossOp {
     }
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
-        let len = e.n * self.len;
+        let len = e.samples * self.len;
         match (self.loss, self.targets) {
             (Loss::SoftmaxCrossEntropy { label_smoothing }, _) => {
                 let [y, dy, scratch] = m.get([self.y, self.dy, self.scratch]);

@@ -298,6 +298,9 @@ impl Session {
         let mut exec = Exec {
             cx: Ctx { pool, isa: plan.isa() },
             n,
+            lanes: 1,
+            samples: n,
+            share: 1.0,
             labels,
             seed: *seed,
             step: *steps,

@@ -40,9 +40,16 @@ fn network() -> Network {
     b.build().unwrap()
 }
 
-fn allocations(threads: usize, optimizer: Optimizer) -> usize {
+/// Few filters: pictures in the lanes.
+fn narrow() -> Network {
+    let mut b = Builder::new("narrow", Shape::new(12, 12, 1));
+    b.conv(Conv::new(6, 5)).relu().max_pool(2, 2).flatten().dropout(0.2).dense(5);
+    b.build().unwrap()
+}
+
+fn allocations(net: &Network, batch: usize, threads: usize, optimizer: Optimizer) -> usize {
     let loss = Loss::SoftmaxCrossEntropy { label_smoothing: 0.1 };
-    let plan = Plan::compile(&network(), &PlanOptions::train(6, threads, loss, optimizer)).unwrap();
+    let plan = Plan::compile(net, &PlanOptions::train(batch, threads, loss, optimizer)).unwrap();
     let mut s = Session::new(plan).unwrap();
     s.init(1);
     s.input_mut().fill(0.3);
@@ -55,13 +62,13 @@ fn allocations(threads: usize, optimizer: Optimizer) -> usize {
     COUNT.load(SeqCst) - before
 }
 
-fn predictions(threads: usize) -> usize {
-    let plan = Plan::compile(&network(), &PlanOptions::predict(6, threads)).unwrap();
+fn predictions(net: &Network, batch: usize, threads: usize) -> usize {
+    let plan = Plan::compile(net, &PlanOptions::predict(batch, threads)).unwrap();
     let mut s = Session::new(plan).unwrap();
     s.init(1);
-    s.predict(6).unwrap();
+    s.predict(batch).unwrap();
     let before = COUNT.load(SeqCst);
-    for n in 1..=6 {
+    for n in [1, 2, batch] {
         s.predict(n).unwrap();
     }
     COUNT.load(SeqCst) - before
@@ -72,9 +79,12 @@ fn predictions(threads: usize) -> usize {
 fn steps_and_predictions_allocate_nothing() {
     let sgd = Optimizer::Sgd { momentum: 0.9, nesterov: true, weight_decay: 1e-4 };
     let adam = Optimizer::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.05 };
-    for threads in [1, 2] {
-        assert_eq!(allocations(threads, sgd), 0, "sgd, {threads} threads");
-        assert_eq!(allocations(threads, adam), 0, "adamw, {threads} threads");
-        assert_eq!(predictions(threads), 0, "predict, {threads} threads");
+    for (net, batch) in [(network(), 6), (narrow(), 40)] {
+        for threads in [1, 2] {
+            let name = format!("{}, {threads} threads", net.name());
+            assert_eq!(allocations(&net, batch, threads, sgd), 0, "sgd, {name}");
+            assert_eq!(allocations(&net, batch, threads, adam), 0, "adamw, {name}");
+            assert_eq!(predictions(&net, batch, threads), 0, "predict, {name}");
+        }
     }
 }

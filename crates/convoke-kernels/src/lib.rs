@@ -10,6 +10,7 @@ pub mod dropout;
 pub mod elementwise;
 mod gemm;
 mod isa;
+pub mod lanes;
 pub mod loss;
 pub mod lrn;
 pub mod norm;

@@ -205,12 +205,15 @@ fn is_depthwise(s: &ConvShape) -> bool {
 }
 
 impl Conv {
-    /// All sizes in numbers.
     fn sizes(&self, unit: &Unit, b: &Lower) -> Result<ConvShape> {
         let node = b.net.node(unit.main);
-        let x = b.shape(node.inputs[0]);
+        self.sizes_on(&node.name, b.shape(node.inputs[0]))
+    }
+
+    /// All sizes in numbers, on an input of shape `x`.
+    pub(crate) fn sizes_on(&self, name: &str, x: Shape) -> Result<ConvShape> {
         let (groups, d) = self.split(x.c);
-        let p = self.window().place(&node.name, x)?;
+        let p = self.window().place(name, x)?;
         Ok(ConvShape {
             h: x.h,
             w: x.w,

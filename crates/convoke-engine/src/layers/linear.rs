@@ -1,5 +1,6 @@
 //! How convolution and dense layers lower: pack the filters, run the walks.
 
+use super::lanes;
 use crate::layers::{BatchNorm, Layer};
 use crate::plan::arena::{Buf, Kind, Memory};
 use crate::plan::lower::Lower;
@@ -12,6 +13,9 @@ use std::sync::Arc;
 
 /// Emits `y = clamp(x ∗ filters + bias + residual)`, norms folded into filters and bias.
 pub(super) fn forward(unit: &Unit, b: &mut Lower, shape: ConvShape, bias: bool) -> Result<()> {
+    if b.lanes() > 1 {
+        return lanes::forward(unit, b, shape, bias);
+    }
     let (id, from) = (unit.main, b.net.node(unit.main).inputs[0]);
     let conv = Arc::new(Conv::new(shape, b.isa, b.batch(), b.threads()));
     let pack = b.own(id, "forward pack", Kind::Pack, conv.forward_pack_len());
@@ -37,6 +41,9 @@ pub(super) fn forward(unit: &Unit, b: &mut Lower, shape: ConvShape, bias: bool) 
 
 /// Emits the gradients of filters, bias and input.
 pub(super) fn backward(unit: &Unit, b: &mut Lower, shape: ConvShape, bias: bool) -> Result<()> {
+    if b.lanes() > 1 {
+        return lanes::backward(unit, b, shape, bias);
+    }
     let (id, from) = (unit.main, b.net.node(unit.main).inputs[0]);
     let conv = Arc::new(Conv::new(shape, b.isa, b.batch(), b.threads()));
     let dy = unmask(unit, b)?;

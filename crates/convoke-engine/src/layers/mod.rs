@@ -15,6 +15,7 @@ mod dense;
 mod depthwise;
 mod dropout;
 mod join;
+mod lanes;
 mod linear;
 mod lrn;
 mod pool;

@@ -138,7 +138,7 @@ fn sizes(window: Window, unit: &Unit, b: &Lower) -> Result<PoolShape> {
     Ok(PoolShape {
         h: x.h,
         w: x.w,
-        c: x.c,
+        c: x.c * b.lanes(),
         kh: window.size.h,
         kw: window.size.w,
         sh: window.stride.h,
@@ -196,7 +196,7 @@ impl Op for MaxForward {
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let [x, y, arg] = m.get([self.x, self.y, self.arg]);
-        pool2d::max_forward(e.cx, &self.s, e.n, x, y, bytemuck::cast_slice_mut(arg));
+        pool2d::max_forward(e.cx, &self.s, e.maps(), x, y, bytemuck::cast_slice_mut(arg));
     }
 }
 
@@ -217,7 +217,7 @@ impl Op for MaxBackward {
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let [dy, arg, dx] = m.get([self.dy, self.arg, self.dx]);
         let arg = bytemuck::cast_slice(arg);
-        pool2d::max_backward(e.cx, &self.s, e.n, dy, arg, dx, self.accumulate);
+        pool2d::max_backward(e.cx, &self.s, e.maps(), dy, arg, dx, self.accumulate);
     }
 }
 
@@ -264,7 +264,7 @@ impl Op for MeanForward {
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let [x, y] = m.get([self.x, self.y]);
-        pool2d::mean_forward(e.cx, &self.s, e.n, x, y, self.count_padding);
+        pool2d::mean_forward(e.cx, &self.s, e.maps(), x, y, self.count_padding);
     }
 }
 
@@ -284,7 +284,7 @@ impl Op for MeanBackward {
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let [dy, dx] = m.get([self.dy, self.dx]);
-        pool2d::mean_backward(e.cx, &self.s, e.n, dy, dx, self.count_padding, self.accumulate);
+        pool2d::mean_backward(e.cx, &self.s, e.maps(), dy, dx, self.count_padding, self.accumulate);
     }
 }
 
@@ -301,7 +301,11 @@ impl Rule for GlobalMeanPool {
         let from = b.net.node(unit.main).inputs[0];
         let (x, shape) = (b.value(from)?, b.shape(from));
         let y = b.make(unit.output);
-        b.emit(unit.main, "forward", GlobalForward { pixels: shape.pixels(), c: shape.c, x, y });
+        b.emit(
+            unit.main,
+            "forward",
+            GlobalForward { pixels: shape.pixels(), c: shape.c * b.lanes(), x, y },
+        );
         Ok(())
     }
 
@@ -309,7 +313,7 @@ impl Rule for GlobalMeanPool {
         let from = b.net.node(unit.main).inputs[0];
         let (dy, shape) = (b.grad(unit.output)?, b.shape(from));
         if let Some((dx, accumulate)) = b.grad_into(from)? {
-            let (pixels, c) = (shape.pixels(), shape.c);
+            let (pixels, c) = (shape.pixels(), shape.c * b.lanes());
             b.emit(unit.main, "backward", GlobalBackward { pixels, c, dy, dx, accumulate });
         }
         Ok(())
@@ -331,7 +335,7 @@ impl Op for GlobalForward {
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let [x, y] = m.get([self.x, self.y]);
-        let y = &mut y[..e.n * self.c];
+        let y = &mut y[..e.maps() * self.c];
         pool2d::global_mean_forward(e.cx, self.pixels, self.c, x, y);
     }
 }
@@ -352,7 +356,7 @@ impl Op for GlobalBackward {
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let [dy, dx] = m.get([self.dy, self.dx]);
-        let dx = &mut dx[..e.n * self.pixels * self.c];
+        let dx = &mut dx[..e.maps() * self.pixels * self.c];
         pool2d::global_mean_backward(e.cx, self.pixels, self.c, dy, dx, self.accumulate);
     }
 }

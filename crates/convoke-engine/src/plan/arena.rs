@@ -137,7 +137,8 @@ impl Memory<'_> {
         }))
     }
 
-    fn ranges<const N: usize>(&mut self, ranges: [Range<usize>; N]) -> [&mut [f32]; N] {
+    /// Any parts of the arena as slices; they must be disjoint.
+    pub fn ranges<const N: usize>(&mut self, ranges: [Range<usize>; N]) -> [&mut [f32]; N] {
         self.data.get_disjoint_mut(ranges).expect("buffers of one call are disjoint")
     }
 }

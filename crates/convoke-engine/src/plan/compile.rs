@@ -3,8 +3,8 @@
 use super::arena::{Buf, Kind, Layout};
 use super::lower::Lower;
 use super::op::{Call, Phase};
-use super::unit;
 use super::{Loss, MemoryReport, Mode, PlanOptions};
+use super::{lanes, unit};
 use crate::layers::Rule;
 use crate::network::{Network, NodeId, Param};
 use crate::{Error, Result, loss, optimizer};
@@ -29,6 +29,32 @@ pub struct Plan {
     names: Vec<(String, Kind)>,
 }
 
+/// Emits each unit's calls: forward, the loss, backward.
+pub(super) fn layer_by_layer(b: &mut Lower, targets: Option<Buf>) -> Result<()> {
+    let (net, options) = (b.net, b.options);
+    let units = unit::join(net, b.training(), &options.keep);
+    for u in &units {
+        rule(net, u.main)?.forward(u, b)?;
+    }
+    if b.lanes() > 1 {
+        lanes::output_to_rows(b)?;
+    }
+    if let Mode::Train { loss, .. } = options.mode {
+        b.enter(Phase::Backward);
+        loss::lower(b, loss, targets)?;
+        if b.lanes() > 1 {
+            lanes::gradient_to_lanes(b)?;
+        }
+        for u in units.iter().rev() {
+            if b.wants_grad(u.output) && b.has_grad(u.output) {
+                rule(net, u.main)?.backward(u, b)?;
+                b.release_grad(u.output);
+            }
+        }
+    }
+    Ok(())
+}
+
 /// A session may not ask for more than this many floats (1 TiB).
 const MAX_FLOATS: usize = 1 << 38;
 
@@ -40,14 +66,10 @@ impl Plan {
     pub fn compile(net: &Network, options: &PlanOptions) -> Result<Self> {
         check(net, options)?;
         let isa = options.isa.unwrap_or_else(Isa::detect);
+        let group = lanes::group(net, options, isa)?;
         let mut b = Lower::new(net, options, isa);
-        let units = unit::join(net, b.training(), &options.keep);
-        for u in &units {
-            rule(net, u.main)?.forward(u, &mut b)?;
-        }
         let (mut targets, mut labels) = (None, 0);
-        if let Mode::Train { loss, optimizer, decay_all } = &options.mode {
-            b.enter(Phase::Backward);
+        if let Mode::Train { loss, .. } = &options.mode {
             match loss {
                 Loss::SoftmaxCrossEntropy { .. } => {
                     labels = options.batch * net.output_shape().pixels();
@@ -57,13 +79,12 @@ impl Plan {
                     targets = Some(b.own(net.output(), "targets", Kind::Pinned, len));
                 }
             }
-            loss::lower(&mut b, *loss, targets)?;
-            for u in units.iter().rev() {
-                if b.wants_grad(u.output) && b.has_grad(u.output) {
-                    rule(net, u.main)?.backward(u, &mut b)?;
-                    b.release_grad(u.output);
-                }
-            }
+        }
+        match group {
+            Some(group) => lanes::lower(&mut b, group, targets)?,
+            None => layer_by_layer(&mut b, targets)?,
+        }
+        if let Mode::Train { optimizer, decay_all, .. } = &options.mode {
             b.enter(Phase::Update);
             optimizer::lower(&mut b, *optimizer, *decay_all)?;
         }
@@ -183,7 +204,7 @@ impl Plan {
     }
 }
 
-fn rule(net: &Network, id: NodeId) -> Result<&dyn Rule> {
+pub(super) fn rule(net: &Network, id: NodeId) -> Result<&dyn Rule> {
     match &net.node(id).layer {
         Some(layer) => Ok(layer.rule()),
         None => Err(Error::Plan("the input is no layer (a bug in convoke)".into())),

@@ -25,6 +25,7 @@ pub(crate) struct Lower<'a> {
     pub calls: Vec<Call>,
     pub params: Vec<Param>,
     pub state: Vec<Param>,
+    lanes: usize,
     phase: Phase,
     values: Vec<Option<Buf>>,
     grads: Vec<Option<Buf>>,
@@ -45,6 +46,7 @@ impl<'a> Lower<'a> {
             calls: Vec::new(),
             params: net.params(),
             state: net.state(),
+            lanes: 1,
             phase: Phase::Forward,
             values: vec![None; nodes],
             grads: vec![None; nodes],
@@ -69,6 +71,16 @@ impl<'a> Lower<'a> {
         let input = lower.buffer_of("input", Kind::Pinned, lower.map_len(net.input()));
         lower.values[0] = Some(input);
         lower
+    }
+
+    /// The same with pictures in the lanes: maps are `[h, w, c, lanes]` for each group of so many.
+    pub fn in_lanes(net: &'a Network, options: &'a PlanOptions, isa: Isa, lanes: usize) -> Self {
+        Lower { lanes, ..Lower::new(net, options, isa) }
+    }
+
+    /// Samples that share a pixel's numbers; 1 where each has a map of its own.
+    pub fn lanes(&self) -> usize {
+        self.lanes
     }
 
     /// Whether the plan trains.
@@ -182,6 +194,16 @@ impl<'a> Lower<'a> {
         let buf = self.buffer_of(&name, kind, self.map_len(id));
         self.values[id.0] = Some(buf);
         buf
+    }
+
+    /// Puts another buffer in the place of a value.
+    pub fn replace_value(&mut self, id: NodeId, buf: Buf) {
+        self.values[id.0] = Some(buf);
+    }
+
+    /// A new buffer for the gradient of a place, in the place of the one that was there.
+    pub fn replace_grad(&mut self, id: NodeId) -> Buf {
+        self.new_grad(id)
     }
 
     /// Whether a place must have a buffer of its own, which no later call may change.

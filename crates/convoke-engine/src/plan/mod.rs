@@ -5,6 +5,7 @@
 
 pub(crate) mod arena;
 mod compile;
+mod lanes;
 pub(crate) mod lower;
 pub(crate) mod op;
 pub(crate) mod ops;
@@ -103,18 +104,21 @@ pub struct PlanOptions {
     pub isa: Option<Isa>,
     /// Places whose maps must stay readable after a run ([`crate::Session::map`]).
     pub keep: Vec<NodeId>,
+    /// Whether pictures lie in the lanes of vectors, sixteen at a time, which serves networks of few
+    /// filters; `None` leaves it to the plan. A network with a layer that cannot do it runs as always.
+    pub lanes: Option<bool>,
 }
 
 impl PlanOptions {
     /// A plan that predicts up to `batch` samples at a time.
     pub fn predict(batch: usize, threads: usize) -> Self {
-        Self { batch, mode: Mode::Predict, threads, isa: None, keep: Vec::new() }
+        Self { batch, mode: Mode::Predict, threads, isa: None, keep: Vec::new(), lanes: None }
     }
 
     /// A plan that trains `batch` samples at a time.
     pub fn train(batch: usize, threads: usize, loss: Loss, optimizer: Optimizer) -> Self {
         let mode = Mode::Train { loss, optimizer, decay_all: true };
-        Self { batch, mode, threads, isa: None, keep: Vec::new() }
+        Self { batch, mode, threads, isa: None, keep: Vec::new(), lanes: None }
     }
 }
 

@@ -32,8 +32,14 @@ pub(crate) trait Op: fmt::Debug + Send + Sync {
 /// What a run knows beside the memory.
 pub(crate) struct Exec<'a> {
     pub cx: Ctx<'a>,
-    /// Samples of this run.
+    /// Samples that the maps hold.
     pub n: usize,
+    /// Samples that share a pixel's numbers: 1, or 16 where pictures lie in the lanes.
+    pub lanes: usize,
+    /// Samples of this run that exist; fewer than `n` in a group that is not full.
+    pub samples: usize,
+    /// Share of these samples in the mean loss of the batch.
+    pub share: f32,
     /// Labels, one per output pixel.
     pub labels: &'a [u32],
     /// Seed and number of the step, for dropout.
@@ -44,6 +50,13 @@ pub(crate) struct Exec<'a> {
     /// Set by the loss.
     pub loss: f32,
     pub correct: usize,
+}
+
+impl Exec<'_> {
+    /// Maps of this run: each of `lanes` samples.
+    pub fn maps(&self) -> usize {
+        self.n / self.lanes
+    }
 }
 
 /// A call in the schedule.
