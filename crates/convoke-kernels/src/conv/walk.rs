@@ -21,6 +21,12 @@ const BAND: usize = 96 * 1024;
 /// Filters of one slice, in floats: 24 KB, half of the nearest cache.
 const SLICE: usize = 6 * 1024;
 
+/// Filters of the panels that pass over a strip together, in floats: 256 KB, a part of the second cache.
+const TOGETHER: usize = 64 * 1024;
+
+/// Panels that pass over a strip together at most.
+const MOST_PANELS: usize = 32;
+
 /// A part of the sum: some taps, and a range within each.
 #[derive(Debug, Clone)]
 struct Slice {
@@ -376,8 +382,9 @@ impl Walk {
         });
     }
 
-    /// All outputs of one item: panels outside, then slices of the sum, so that filters stay in the
-    /// nearest cache while they pass over the block's pixels.
+    /// All outputs of one item. Filters of a few panels stay in the second cache while all of them pass
+    /// over a strip of pixels, so that outputs are written as they lie. The row tile takes panels one by
+    /// one, in slices of the sum, so that its filters stay in the nearest cache.
     fn block(
         &self,
         block: &Block,
@@ -389,70 +396,97 @@ impl Walk {
         band: &mut [f32],
     ) {
         let family = Family::of(self.isa);
-        let pixel = self.groups * self.filters;
         let picture = if self.padded { self.fill(block, src, band) } else { 0 };
-        for group in 0..self.groups {
-            for panel in
-                family.panels(self.filters).skip(block.panels.start).take(block.panels.len())
-            {
-                let which = usize::from(panel.width != family.width());
-                let (taps, slices) = (&self.taps[which], &self.slices[which]);
-                let column = group * self.filters + panel.start;
-                let b = &pack[group * self.group_pack_len()
-                    + self.cells.len() * self.channels * panel.start..];
-                for (i, slice) in slices.iter().enumerate() {
-                    let last = i + 1 == slices.len();
-                    let load = accumulate || i > 0;
-                    let bias = epilogue.bias.filter(|_| last);
-                    let tile = Tile {
-                        taps: taps[slice.taps.clone()].as_ptr(),
-                        ntaps: slice.taps.len(),
-                        k: slice.k.len(),
-                        a: if self.padded { band.as_ptr() } else { src.as_ptr() },
-                        a_row: self.step_h * self.pitch(),
-                        a_px: self.step_w * self.groups * self.channels,
-                        a_k: 1,
-                        b: b[slice.k.start * self.run * panel.width..].as_ptr(),
-                        b_k: panel.width,
-                        // SAFETY: outputs of this panel.
-                        c: unsafe { dst.as_mut_ptr().add(column) },
-                        c_row: self.dst_step_h * self.dst_w * pixel,
-                        c_px: self.dst_step_w * pixel,
-                        last: panel.last(),
-                        start: if load { Start::Load } else { Start::Zero },
-                        bias: bias.map_or(std::ptr::null(), |b| b[column..].as_ptr()),
-                        residual: std::ptr::null(),
-                        clamp: epilogue.clamp.filter(|_| last),
-                    };
-                    let residual = epilogue.residual.filter(|_| last).map(|r| &r[column..]);
-                    let channel = group * self.channels + slice.k.start;
-                    self.sweep(&family, block, panel, tile, channel, picture, residual);
+        let source = if self.padded { band.as_ptr() } else { src.as_ptr() };
+        let sum_len = self.cells.len() * self.channels;
+        let together = match self.run {
+            1 => (TOGETHER / (sum_len * family.width()).max(1)).clamp(1, MOST_PANELS),
+            _ => 1,
+        };
+        let chunks = Even::new(block.panels.len(), together);
+        for item in 0..self.groups * chunks.parts {
+            let (group, chunk) = (item / chunks.parts, chunks.range(item % chunks.parts));
+            let first = block.panels.start + chunk.start;
+            let panels = family.panels(self.filters).skip(first).take(chunk.len());
+            // Several panels have one slice each.
+            let slices =
+                panels.clone().next().map_or(0, |p| self.slices[self.kind(&family, p)].len());
+            for slice in 0..slices {
+                let mut tiles = [None; MOST_PANELS];
+                for (slot, panel) in tiles.iter_mut().zip(panels.clone()) {
+                    let pack = &pack[group * self.group_pack_len() + sum_len * panel.start..];
+                    let tile = self.tile(panel, group, slice, (source, pack, dst), epilogue);
+                    let load = accumulate || slice > 0;
+                    let start = if load { Start::Load } else { Start::Zero };
+                    *slot = Some((panel, Tile { start, ..tile }));
                 }
+                self.sweep(&family, block, &tiles[..chunk.len()], picture);
             }
         }
     }
 
-    /// Passes one slice of a panel's filters over the block's pixels.
+    /// Which taps and slices a panel has: those of full panels, or of the last one.
+    fn kind(&self, family: &Family, panel: Panel) -> usize {
+        usize::from(panel.width != family.width())
+    }
+
+    /// A panel's tile for one slice of the sum, as it stands at the first pixel of the maps.
+    fn tile(
+        &self,
+        panel: Panel,
+        group: usize,
+        slice: usize,
+        (source, pack, dst): (*const f32, &[f32], &SharedMut<f32>),
+        epilogue: Epilogue,
+    ) -> Tile {
+        let kind = self.kind(&Family::of(self.isa), panel);
+        let slices = &self.slices[kind];
+        let (last, slice) = (slice + 1 == slices.len(), &slices[slice]);
+        let column = group * self.filters + panel.start;
+        let pixel = self.groups * self.filters;
+        let of = |v: Option<&[f32]>| match v.filter(|_| last) {
+            Some(v) => v[column..].as_ptr(),
+            None => std::ptr::null(),
+        };
+        Tile {
+            taps: self.taps[kind][slice.taps.clone()].as_ptr(),
+            ntaps: slice.taps.len(),
+            k: slice.k.len(),
+            a: source.wrapping_add(group * self.channels + slice.k.start),
+            a_row: self.step_h * self.pitch(),
+            a_px: self.step_w * self.groups * self.channels,
+            a_k: 1,
+            b: pack[slice.k.start * self.run * panel.width..].as_ptr(),
+            b_k: panel.width,
+            c: dst.as_mut_ptr().wrapping_add(column),
+            c_row: self.dst_step_h * self.dst_w * pixel,
+            c_px: self.dst_step_w * pixel,
+            last: panel.last(),
+            start: Start::Zero,
+            bias: of(epilogue.bias),
+            residual: of(epilogue.residual),
+            clamp: epilogue.clamp.filter(|_| last),
+        }
+    }
+
+    /// Passes tiles of some panels over the block's pixels, strip by strip.
     fn sweep(
         &self,
         family: &Family,
         block: &Block,
-        panel: Panel,
-        mut tile: Tile,
-        channel: usize,
+        tiles: &[Option<(Panel, Tile)>],
         picture: usize,
-        residual: Option<&[f32]>,
     ) {
+        let Some(Some((panel, one))) = tiles.first() else { return };
         let rowwise = self.run == 3;
         let most_rows = if rowwise { 1 } else { family.rows_of(block.cols.len()) };
-        let most = if rowwise { family.row_pixels(panel) } else { family.pixels };
+        let most = if rowwise { family.row_pixels(*panel) } else { family.pixels };
         let (src_pixel, dst_pixel) = (self.groups * self.channels, self.groups * self.filters);
-        let (base, first) = (tile.a, tile.c);
         for p in block.pictures.clone() {
             // Where output (0, 0)'s window begins, in floats from the source's (or band's) start.
             let origin = if self.padded {
                 let start = (p - block.pictures.start) * picture;
-                start as isize - (block.rows.start * tile.a_row) as isize
+                start as isize - (block.rows.start * one.a_row) as isize
             } else {
                 let rows = (p * self.src_h) as isize - self.top;
                 (rows * self.src_w as isize - self.left) * src_pixel as isize
@@ -465,21 +499,24 @@ impl Walk {
                 for part in 0..strips.parts {
                     let strip = strips.range(part);
                     let j = block.cols.start + strip.start;
-                    let a = origin + (i * tile.a_row + j * tile.a_px + channel) as isize;
-                    let c = corner + i * tile.c_row + j * tile.c_px;
-                    // SAFETY: offsets of windows stay within the source (or its padded band), see
-                    // `finish`; `c` addresses outputs of this item alone.
-                    unsafe {
-                        tile.a = base.offset(a);
-                        tile.c = first.add(c);
-                        if let Some(r) = residual {
-                            tile.residual = r.as_ptr().add(c);
+                    let a = origin + (i * one.a_row + j * one.a_px) as isize;
+                    let c = corner + i * one.c_row + j * one.c_px;
+                    for (panel, tile) in tiles.iter().flatten() {
+                        let mut tile = *tile;
+                        // SAFETY: offsets of windows stay within the source (or its padded band), see
+                        // `finish`; `c` addresses outputs of this item alone.
+                        unsafe {
+                            tile.a = tile.a.offset(a);
+                            tile.c = tile.c.add(c);
+                            if !tile.residual.is_null() {
+                                tile.residual = tile.residual.add(c);
+                            }
+                            let kernel = match self.run {
+                                3 => family.row_tile(strip.len(), *panel),
+                                _ => family.tile(rows, strip.len(), *panel),
+                            };
+                            kernel(&tile);
                         }
-                        let kernel = match self.run {
-                            3 => family.row_tile(strip.len(), panel),
-                            _ => family.tile(rows, strip.len(), panel),
-                        };
-                        kernel(&tile);
                     }
                 }
                 i += rows;

@@ -236,6 +236,20 @@ unsafe fn begin<S: Simd, const R: usize, const Q: usize, const V: usize, const M
     unsafe {
         let mask = S::mask(t.last);
         let mut acc = [[[S::splat(0.0); V]; Q]; R];
+        // What the end of the tile reads and writes comes from main memory while the sums are made.
+        if t.start == Start::Zero {
+            for r in 0..R {
+                for q in 0..Q {
+                    for v in 0..V {
+                        let at = r * t.c_row + q * t.c_px + v * S::LANES;
+                        S::prefetch(t.c.wrapping_add(at));
+                        if !t.residual.is_null() {
+                            S::prefetch(t.residual.wrapping_add(at));
+                        }
+                    }
+                }
+            }
+        }
         if t.start == Start::Load {
             for r in 0..R {
                 for q in 0..Q {
@@ -344,7 +358,7 @@ impl Family {
 
     /// How `n` outputs are cut into panels of whole tiles: `(start, width in memory, lanes used)`.
     /// All panels but the last are full; the last is as few vectors wide as it can be.
-    pub fn panels(&self, n: usize) -> impl Iterator<Item = Panel> + use<> {
+    pub fn panels(&self, n: usize) -> impl Iterator<Item = Panel> + Clone + use<> {
         let (lanes, width) = (self.lanes, self.width());
         (0..n.div_ceil(width)).map(move |i| {
             let used = (n - i * width).min(width);
