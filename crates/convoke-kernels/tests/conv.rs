@@ -182,3 +182,41 @@ fn backward_data_accumulates_when_asked() {
         close(&format!("{isa:?}"), &dx, &want, 81);
     }
 }
+
+/// Large dense layers read the filters as they are.
+#[test]
+fn unpacked_dense_layers_equal_the_reference() {
+    for (n, c, d) in [(1, 700, 400), (5, 1031, 517), (33, 300, 1000), (96, 520, 513)] {
+        let s = ConvShape::dense(c, d);
+        let (x, w) = (numbers(n * c, 1), numbers(c * d, 2));
+        let (dy, bias, first) = (numbers(n * d, 3), numbers(d, 4), numbers(n * c, 5));
+        let y = reference::forward(&s, n, &x, &w);
+        let y: Vec<f64> = y
+            .iter()
+            .enumerate()
+            .map(|(i, y)| (y + f64::from(bias[i % d])).clamp(-3.0, 4.0))
+            .collect();
+        let dx = reference::backward_data(&s, n, &dy, &w);
+        let dx: Vec<f64> = dx.iter().zip(&first).map(|(a, b)| a + f64::from(*b)).collect();
+        for isa in Isa::available() {
+            let results = [1, 2, 3].map(|threads| {
+                let pool = Pool::new(threads);
+                let cx = Ctx { pool: &pool, isa };
+                let conv = Conv::new(s, isa, n, threads).unpacked();
+                assert!(conv.is_unpacked());
+                let (mut got, mut back) = (vec![f32::NAN; n * d], first.clone());
+                let epilogue =
+                    Epilogue { bias: Some(&bias), residual: None, clamp: Some((-3.0, 4.0)) };
+                let mut scratch = vec![f32::NAN; conv.forward_scratch_len()];
+                conv.forward(cx, n, &x, &w, &mut got, epilogue, &mut scratch);
+                let mut scratch = vec![f32::NAN; conv.backward_scratch_len()];
+                conv.backward_data(cx, n, &dy, &w, &mut back, true, &mut scratch);
+                (got, back)
+            });
+            close(&format!("{isa:?} y"), &results[0].0, &y, c);
+            close(&format!("{isa:?} dx"), &results[0].1, &dx, d);
+            assert!(results[0] == results[1] && results[0] == results[2], "threads differ");
+        }
+    }
+    assert!(!Conv::new(ConvShape::dense(100, 100), Isa::Portable, 8, 1).unpacked().is_unpacked());
+}

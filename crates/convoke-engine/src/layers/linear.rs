@@ -17,21 +17,19 @@ pub(super) fn forward(unit: &Unit, b: &mut Lower, shape: ConvShape, bias: bool) 
         return lanes::forward(unit, b, shape, bias);
     }
     let (id, from) = (unit.main, b.net.node(unit.main).inputs[0]);
-    let conv = Arc::new(Conv::new(shape, b.isa, b.batch(), b.threads()));
-    let pack = b.own(id, "forward pack", Kind::Pack, conv.forward_pack_len());
+    let conv = planned(b, shape);
     let weight = b.param(id, "weight")?;
     let mut bias = if bias { Some(b.param(id, "bias")?) } else { None };
-    let conv_for_pack = conv.clone();
-    match unit.norm {
+    let pack = match unit.norm {
         Some(norm) => {
             let folded = b.scratch(shape.filter_len());
             let fold = Fold::new(b, norm, weight, bias, folded, shape.d)?;
             bias = Some(fold.bias_out);
             b.prepare(id, "fold norm", fold);
-            b.prepare(id, "pack", Pack { conv: conv_for_pack, weight: folded, pack, back: false });
+            packed(b, id, &conv, folded, false)
         }
-        None => b.prepare(id, "pack", Pack { conv: conv_for_pack, weight, pack, back: false }),
-    }
+        None => packed(b, id, &conv, weight, false),
+    };
     let scratch = b.scratch(conv.forward_scratch_len());
     let residual = unit.residual.map(|r| b.value(r)).transpose()?;
     let (x, y, clamp) = (b.value(from)?, b.make(unit.output), unit.clamp(b.net));
@@ -45,7 +43,7 @@ pub(super) fn backward(unit: &Unit, b: &mut Lower, shape: ConvShape, bias: bool)
         return lanes::backward(unit, b, shape, bias);
     }
     let (id, from) = (unit.main, b.net.node(unit.main).inputs[0]);
-    let conv = Arc::new(Conv::new(shape, b.isa, b.batch(), b.threads()));
+    let conv = planned(b, shape);
     let dy = unmask(unit, b)?;
     let x = b.value(from)?;
     if bias {
@@ -56,13 +54,40 @@ pub(super) fn backward(unit: &Unit, b: &mut Lower, shape: ConvShape, bias: bool)
     let scratch = b.scratch(conv.weights_scratch_len());
     b.emit(id, "backward weights", BackwardWeights { conv: conv.clone(), x, dy, dw, scratch });
     if let Some((dx, accumulate)) = b.grad_into(from)? {
-        let pack = b.own(id, "backward pack", Kind::Pack, conv.backward_pack_len());
         let weight = b.param(id, "weight")?;
-        b.prepare(id, "pack transposed", Pack { conv: conv.clone(), weight, pack, back: true });
+        let pack = packed(b, id, &conv, weight, true);
         let scratch = b.scratch(conv.backward_scratch_len());
         b.emit(id, "backward data", BackwardData { conv, dy, pack, dx, accumulate, scratch });
     }
     Ok(())
+}
+
+/// The convolution's walks. In training weights change with every step, so those of large dense layers
+/// are not packed.
+fn planned(b: &Lower, shape: ConvShape) -> Arc<Conv> {
+    let conv = Conv::new(shape, b.isa, b.batch(), b.threads());
+    Arc::new(if b.training() { conv.unpacked() } else { conv })
+}
+
+/// The filters as the forward (or backward-data) walk reads them: packed once for prediction, just before
+/// they are used in training, where packs of all layers would take twice the memory of the weights.
+fn packed(b: &mut Lower, id: NodeId, conv: &Arc<Conv>, weight: Buf, back: bool) -> Buf {
+    if conv.is_unpacked() {
+        return weight;
+    }
+    let (name, len) = match back {
+        false => ("pack", conv.forward_pack_len()),
+        true => ("pack transposed", conv.backward_pack_len()),
+    };
+    let kind = if b.training() { Kind::Step } else { Kind::Pack };
+    let pack = b.own(id, name, kind, len);
+    let op = Pack { conv: conv.clone(), weight, pack, back };
+    if b.training() {
+        b.emit(id, name, op);
+    } else {
+        b.prepare(id, name, op);
+    }
+    pack
 }
 
 /// The unit's output gradient with the activation's mask applied.

@@ -5,11 +5,13 @@
 //!
 //! Forward and backward-data are both a `walk::Walk`; backward-weights is a `weights::Weights`.
 
+mod dense;
 mod pack;
 mod walk;
 mod weights;
 
 use crate::{Ctx, Isa};
+use dense::Dense;
 use walk::Walk;
 use weights::Weights;
 
@@ -109,6 +111,8 @@ pub struct Conv {
     forward: Walk,
     backward: Vec<Walk>,
     weights: Weights,
+    /// Forward and backward-data straight from the filters, see [`Conv::unpacked`].
+    dense: Option<[Dense; 2]>,
     batch: usize,
     threads: usize,
 }
@@ -121,9 +125,22 @@ impl Conv {
             forward: Walk::forward(&shape, isa),
             backward: Walk::backward_data(&shape, isa),
             weights: Weights::new(&shape, isa, batch),
+            dense: None,
             batch,
             threads,
         }
+    }
+
+    /// The same, reading the filters themselves in the place of packed ones where they are so many that
+    /// packing would cost as much as using them. Packed filters then take no memory.
+    pub fn unpacked(self) -> Self {
+        let isa = self.forward.isa();
+        Conv { dense: Dense::both(&self.shape, isa, self.batch), ..self }
+    }
+
+    /// Whether filters are read as they are, without packing.
+    pub fn is_unpacked(&self) -> bool {
+        self.dense.is_some()
     }
 
     /// The sizes.
@@ -143,11 +160,18 @@ impl Conv {
 
     /// Floats of work space for [`Conv::forward`].
     pub fn forward_scratch_len(&self) -> usize {
-        self.forward.scratch_len(self.batch, self.threads) * self.threads
+        let one = match &self.dense {
+            Some([forward, _]) => forward.scratch_len(self.batch),
+            None => self.forward.scratch_len(self.batch, self.threads),
+        };
+        one * self.threads
     }
 
     /// Floats of work space for [`Conv::backward_data`].
     pub fn backward_scratch_len(&self) -> usize {
+        if let Some([_, backward]) = &self.dense {
+            return backward.scratch_len(self.batch) * self.threads;
+        }
         let most = self.backward.iter().map(|w| w.scratch_len(self.batch, self.threads)).max();
         most.unwrap_or(0) * self.threads
     }
@@ -184,6 +208,10 @@ impl Conv {
         scratch: &mut [f32],
     ) {
         self.check(n, x, y);
+        if let Some([forward, _]) = &self.dense {
+            assert!(epilogue.residual.is_none(), "dense layers add no residual");
+            return forward.run(cx, n, x, pack, y, false, epilogue, scratch);
+        }
         self.forward.run(cx, n, x, pack, y, false, epilogue, scratch);
     }
 
@@ -199,6 +227,10 @@ impl Conv {
         scratch: &mut [f32],
     ) {
         self.check(n, dx, dy);
+        if let Some([_, backward]) = &self.dense {
+            let plain = Epilogue::default();
+            return backward.run(cx, n, dy, pack, dx, accumulate, plain, scratch);
+        }
         let mut rest = pack;
         for walk in &self.backward {
             let (mine, others) = rest.split_at(walk.pack_len());

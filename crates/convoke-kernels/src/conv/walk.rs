@@ -190,6 +190,10 @@ impl Walk {
         walks
     }
 
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
     /// Decides padding, flatness and taps.
     fn finish(mut self) -> Self {
         let end =

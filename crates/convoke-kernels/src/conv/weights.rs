@@ -195,13 +195,22 @@ impl Weights {
                     self.copy_x(&family, &chunk, group, x, x_band);
                 }
                 self.copy_dy(&family, &chunk, group, panels.clone(), dy, dy_band);
-                let of_group = family.panels(self.s.d / self.s.groups);
-                for (i, panel) in of_group.skip(panels.start).take(panels.len()).enumerate() {
-                    let dy = &dy_band[i * family.width() * chunk.rows.len() * self.dy_line()..];
-                    if self.places {
-                        self.panel_of_places(&family, &chunk, group, panel, x, dy, out);
-                    } else {
-                        self.panel(&family, &chunk, group, panel, x_band, dy, out);
+                // Where every sum is made in one visit, they are visited as they lie in dw.
+                let blocks = self.blocks(&family).parts;
+                let rowwise = self.single && chunk.rows == rows;
+                let passes = if rowwise { blocks } else { 1 };
+                for pass in 0..passes {
+                    let blocks = if rowwise { pass..pass + 1 } else { 0..blocks };
+                    let of_group = family.panels(self.s.d / self.s.groups);
+                    for (i, panel) in of_group.skip(panels.start).take(panels.len()).enumerate() {
+                        let at = i * family.width() * chunk.rows.len() * self.dy_line();
+                        let dy = &dy_band[at..];
+                        if self.places {
+                            self.panel_of_places(&family, &chunk, group, panel, x, dy, out);
+                        } else {
+                            let blocks = blocks.clone();
+                            self.panel(&family, &chunk, group, panel, blocks, x_band, dy, out);
+                        }
                     }
                 }
             }
@@ -212,13 +221,21 @@ impl Weights {
         }
     }
 
-    /// Adds a chunk to the sums of one panel, for all channels and window places.
+    /// Input channels as tiles take them.
+    fn blocks(&self, family: &Family) -> Even {
+        let s = &self.s;
+        let channels = if self.merged { s.kw * s.c } else { s.c / s.groups };
+        Even::new(channels, family.pixels)
+    }
+
+    /// Adds a chunk to the sums of one panel, for some blocks of channels and all window places.
     fn panel(
         &self,
         family: &Family,
         chunk: &Chunk,
         group: usize,
         panel: Panel,
+        blocks: Range<usize>,
         x: &[f32],
         dy: &[f32],
         out: *mut f32,
@@ -228,10 +245,8 @@ impl Weights {
         let filters = group * (s.d / s.groups) + panel.start;
         let mut taps = [Tap { a: 0, b: 0 }; MAX_ROWS];
         let columns = if self.merged { 1 } else { s.kw };
-        let channels = if self.merged { s.kw * s.c } else { cg };
-        let blocks = Even::new(channels, family.pixels);
-        for block in 0..blocks.parts {
-            let m = blocks.range(block);
+        for block in blocks {
+            let m = self.blocks(family).range(block);
             // Merged: all channels of a pixel lie together and a tile takes some of the window row's.
             let (pixel, base) = if self.merged {
                 (s.c, m.start)
