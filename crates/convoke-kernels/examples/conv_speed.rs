@@ -82,9 +82,9 @@ fn main() {
         let flops = 2.0 * n as f64 * shape.macs() as f64;
         let share = |seconds: f64| 100.0 * flops / seconds / 1e9 / peak;
         let e = Epilogue::default();
-        let f = best(|| conv.forward(cx, n, &x, &pack, &mut y, e, &mut scratch));
+        let f = best(|| conv.forward(cx, n, (&x).into(), &pack, &mut y, e, &mut scratch));
         let b = best(|| conv.backward_data(cx, n, &y, &back, &mut dx, false, &mut scratch));
-        let g = best(|| conv.backward_weights(cx, n, &x, &y, &mut dw, &mut scratch));
+        let g = best(|| conv.backward_weights(cx, n, (&x).into(), &y, &mut dw, &mut scratch));
         let name = format!("{k}x{k}/{s} {h}x{h}x{c} -> {d}, batch {n}");
         println!("{name:<34} {:>8.0} {:>8.0} {:>8.0}", share(f), share(b), share(g));
     }

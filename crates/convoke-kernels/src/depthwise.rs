@@ -1,12 +1,15 @@
 //! Depthwise convolution: `x [n,h,w,c] · filters [kh,kw,c] -> y [n,oh,ow,c]`, channels in the lanes.
 
-use crate::Ctx;
 use crate::conv::ConvShape;
 use crate::gemm::{Even, Simd};
 use crate::isa::simd;
+use crate::norm::{Pending, Source};
+use crate::{Ctx, SharedMut};
 
 /// Outputs of a row whose sums are kept in registers together.
 const BLOCK: usize = 4;
+/// Floats of copied input rows: 256 KB.
+const BAND: usize = 64 * 1024;
 /// Shards of the filters' gradient at most.
 const SHARDS: usize = 16;
 
@@ -19,26 +22,85 @@ pub struct Epilogue<'a> {
     pub clamp: Option<(f32, f32)>,
 }
 
-/// `y = epilogue(x ∗ filters)`.
+/// Output rows of an item whose input rows are copied, norm applied: they stay in the second cache.
+fn band_rows(s: &ConvShape) -> usize {
+    let span = (s.kh - 1) * s.dh + 1;
+    let most = (BAND / (s.w * s.c)).saturating_sub(span) / s.sh + 1;
+    most.min(s.oh)
+}
+
+/// Input rows under some output rows, and the convolution as it looks on them alone.
+fn on_band(s: &ConvShape, outputs: std::ops::Range<usize>) -> (std::ops::Range<usize>, ConvShape) {
+    let span = (s.kh - 1) * s.dh + 1;
+    let low = (outputs.start * s.sh).saturating_sub(s.top).min(s.h);
+    let high = ((outputs.end - 1) * s.sh + span).saturating_sub(s.top).clamp(low, s.h);
+    (low..high, ConvShape { h: high - low, top: s.top + low, ..*s })
+}
+
+/// Floats of scratch for [`forward`] of a map with a norm to apply, for each thread.
+pub fn band_len(s: &ConvShape) -> usize {
+    let span = (s.kh - 1) * s.dh + 1;
+    ((band_rows(s) - 1) * s.sh + span).min(s.h) * s.w * s.c
+}
+
+/// `y = epilogue(x ∗ filters)`. Where `x` has a norm to apply, `scratch` holds [`band_len`] for each
+/// thread.
 pub fn forward(
     cx: Ctx,
     s: &ConvShape,
     n: usize,
-    x: &[f32],
+    x: Source,
     filters: &[f32],
     y: &mut [f32],
     e: Epilogue,
+    scratch: &mut [f32],
 ) {
     let line = s.ow * s.c;
     let s = *s;
-    cx.pool.for_chunks_mut(&mut y[..n * s.oh * line], line, |row, y, _| {
-        let (p, oy) = (row / s.oh, row % s.oh);
-        let x = &x[p * s.x_len()..][..s.x_len()];
-        // SAFETY: `x` is one picture, `y` one output row, filters are whole.
-        unsafe {
-            simd!(cx.isa, forward_row(s: ConvShape, oy: usize, x: &[f32], filters: &[f32], y: &mut [f32], e: Epilogue))
-        };
+    let y = &mut y[..n * s.oh * line];
+    let Some(norm) = x.norm else {
+        cx.pool.for_chunks_mut(y, line, |row, y, _| {
+            let (p, oy) = (row / s.oh, row % s.oh);
+            let x = &x.x[p * s.x_len()..][..s.x_len()];
+            // SAFETY: `x` is one picture, `y` one output row, filters are whole.
+            unsafe {
+                simd!(cx.isa, forward_row(s: ConvShape, oy: usize, x: &[f32], filters: &[f32], y: &mut [f32], e: Epilogue))
+            };
+        });
+        return;
+    };
+    let bands = Even::new(s.oh, band_rows(&s));
+    let (y, scratch) = (SharedMut::new(y), SharedMut::new(scratch));
+    cx.pool.run(n * bands.parts, &|item, worker| {
+        let (p, rows) = (item / bands.parts, bands.range(item % bands.parts));
+        // SAFETY: each worker has its own band.
+        let band = unsafe { scratch.slice(worker * band_len(&s)..(worker + 1) * band_len(&s)) };
+        let (s, x) = read_band(cx, &s, p, rows.clone(), (x.x, norm), band);
+        for oy in rows {
+            // SAFETY: every output row belongs to one item.
+            let y = unsafe { y.slice((p * s.oh + oy) * line..(p * s.oh + oy + 1) * line) };
+            // SAFETY: `x` holds the rows that `s` tells of, `y` is one output row, filters are whole.
+            unsafe {
+                simd!(cx.isa, forward_row(s: ConvShape, oy: usize, x: &[f32], filters: &[f32], y: &mut [f32], e: Epilogue))
+            };
+        }
     });
+}
+
+/// Copies the input rows under some output rows of picture `p`, norm applied.
+fn read_band<'a>(
+    cx: Ctx,
+    s: &ConvShape,
+    p: usize,
+    outputs: std::ops::Range<usize>,
+    (x, norm): (&[f32], Pending),
+    band: &'a mut [f32],
+) -> (ConvShape, &'a [f32]) {
+    let (inputs, shape) = on_band(s, outputs);
+    let line = s.w * s.c;
+    let band = &mut band[..inputs.len() * line];
+    norm.copy(cx.isa, &x[p * s.x_len() + inputs.start * line..][..band.len()], band);
+    (shape, band)
 }
 
 #[inline(always)]
@@ -348,7 +410,8 @@ unsafe fn data_pixel<S: Simd>(
     }
 }
 
-/// Floats of scratch for [`backward_weights`] over up to `batch` samples.
+/// Floats of scratch for [`backward_weights`] over up to `batch` samples; where `x` has a norm to apply,
+/// [`band_len`] more for each thread.
 pub fn scratch_len(s: &ConvShape, batch: usize) -> usize {
     shards(s, batch) * s.kh * s.kw * s.c
 }
@@ -362,26 +425,42 @@ pub fn backward_weights(
     cx: Ctx,
     s: &ConvShape,
     n: usize,
-    x: &[f32],
+    x: Source,
     dy: &[f32],
     dw: &mut [f32],
     scratch: &mut [f32],
 ) {
     let len = s.kh * s.kw * s.c;
     let count = shards(s, n);
-    let rows = Even::parts(n * s.oh, count);
-    let partial = &mut scratch[..count * len];
+    let all = Even::parts(n * s.oh, count);
+    let (partial, bands) = scratch.split_at_mut(count * len);
     let s = *s;
-    cx.pool.for_chunks_mut(partial, len, |i, sums, _| {
+    let bands = SharedMut::new(bands);
+    cx.pool.for_chunks_mut(partial, len, |i, sums, worker| {
         sums.fill(0.0);
-        for row in rows.range(i) {
+        let (mut row, end) = (all.range(i).start, all.range(i).end);
+        while row < end {
+            // Some rows of one picture.
             let (p, oy) = (row / s.oh, row % s.oh);
-            let x = &x[p * s.x_len()..][..s.x_len()];
-            let dy = &dy[row * s.ow * s.c..][..s.ow * s.c];
-            // SAFETY: `x` is one picture, `dy` one output row, `sums` the whole filters.
-            unsafe {
-                simd!(cx.isa, weights_row(s: ConvShape, oy: usize, x: &[f32], dy: &[f32], sums: &mut [f32]))
+            let outputs = oy..s.oh.min(oy + band_rows(&s)).min(oy + end - row);
+            let (s, x) = match x.norm {
+                None => (s, &x.x[p * s.x_len()..][..s.x_len()]),
+                Some(norm) => {
+                    let at = worker * band_len(&s);
+                    // SAFETY: each worker has its own band.
+                    let band = unsafe { bands.slice(at..at + band_len(&s)) };
+                    read_band(cx, &s, p, outputs.clone(), (x.x, norm), band)
+                }
             };
+            for oy in outputs.clone() {
+                let dy = &dy[(p * s.oh + oy) * s.ow * s.c..][..s.ow * s.c];
+                // SAFETY: `x` holds the rows that `s` tells of, `dy` is one output row, `sums` the whole
+                // filters.
+                unsafe {
+                    simd!(cx.isa, weights_row(s: ConvShape, oy: usize, x: &[f32], dy: &[f32], sums: &mut [f32]))
+                };
+            }
+            row += outputs.len();
         }
     });
     crate::elementwise::merge(partial, &mut dw[..len]);

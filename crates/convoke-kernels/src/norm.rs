@@ -3,7 +3,7 @@
 use crate::elementwise::shards;
 use crate::gemm::Simd;
 use crate::isa::simd;
-use crate::{Ctx, SharedMut};
+use crate::{Ctx, Isa, SharedMut};
 
 /// Rows are walked in items of about this many floats.
 const CHUNK: usize = 16 * 1024;
@@ -215,6 +215,66 @@ unsafe fn apply_body<S: Simd>(
                 };
                 S::store_first(y.as_mut_ptr().add(i), S::clamp(v, lo, hi), m);
             });
+        }
+    }
+}
+
+/// A norm and a clamp that the reader of a map applies: what it sees is `clamp(x · scale + shift)`, which
+/// is then never written to main memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Pending<'a> {
+    /// As in [`apply`].
+    pub scale: &'a [f32],
+    /// As in [`apply`].
+    pub shift: &'a [f32],
+    /// Lower and upper bound.
+    pub clamp: (f32, f32),
+}
+
+impl Pending<'_> {
+    /// `out = clamp(x · scale + shift)` for whole pixels, as [`apply`] computes it.
+    pub(crate) fn copy(self, isa: Isa, x: &[f32], out: &mut [f32]) {
+        assert!(
+            x.len() == out.len() && x.len().is_multiple_of(self.scale.len()),
+            "not whole pixels"
+        );
+        let (scale, shift, clamp) = (self.scale, &self.shift[..self.scale.len()], Some(self.clamp));
+        let residual = None;
+        // SAFETY: all slices are whole rows of `c`.
+        unsafe {
+            simd!(isa, apply_body(x: &[f32], scale: &[f32], shift: &[f32], residual: Option<&[f32]>,
+                clamp: Option<(f32, f32)>, out: &mut [f32]))
+        };
+    }
+}
+
+/// A map to read, perhaps with a norm to apply.
+#[derive(Debug, Clone, Copy)]
+pub struct Source<'a> {
+    /// The map `[n, h, w, c]`.
+    pub x: &'a [f32],
+    /// Its norm.
+    pub norm: Option<Pending<'a>>,
+}
+
+impl<'a> From<&'a [f32]> for Source<'a> {
+    fn from(x: &'a [f32]) -> Self {
+        Source { x, norm: None }
+    }
+}
+
+impl<'a> From<&'a Vec<f32>> for Source<'a> {
+    fn from(x: &'a Vec<f32>) -> Self {
+        Source { x, norm: None }
+    }
+}
+
+impl Source<'_> {
+    /// `out` = the numbers of a range of whole pixels.
+    pub(crate) fn copy(self, isa: Isa, range: std::ops::Range<usize>, out: &mut [f32]) {
+        match self.norm {
+            Some(norm) => norm.copy(isa, &self.x[range], out),
+            None => out.copy_from_slice(&self.x[range]),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Every convolution walk against the plain reference, over odd shapes, instruction sets and threads.
 
 use convoke_kernels::conv::{Conv, ConvShape, Epilogue};
+use convoke_kernels::norm::{self, Pending, Source};
 use convoke_kernels::reference::conv as reference;
 use convoke_kernels::{Ctx, Isa, Pool};
 
@@ -91,7 +92,7 @@ fn run(case: Case, isa: Isa, threads: usize) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
     conv.pack_forward(cx, &w, &mut pack);
     let mut y = nan(n * s.y_len());
     let mut scratch = nan(conv.forward_scratch_len());
-    conv.forward(cx, n, &x, &pack, &mut y, Epilogue::default(), &mut scratch);
+    conv.forward(cx, n, (&x).into(), &pack, &mut y, Epilogue::default(), &mut scratch);
     let mut back = nan(conv.backward_pack_len());
     conv.pack_backward(cx, &w, &mut back);
     let mut dx = nan(n * s.x_len());
@@ -99,7 +100,7 @@ fn run(case: Case, isa: Isa, threads: usize) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
     conv.backward_data(cx, n, &dy, &back, &mut dx, false, &mut scratch);
     let mut dw = nan(s.filter_len());
     let mut scratch = nan(conv.weights_scratch_len());
-    conv.backward_weights(cx, n, &x, &dy, &mut dw, &mut scratch);
+    conv.backward_weights(cx, n, (&x).into(), &dy, &mut dw, &mut scratch);
     (y, dx, dw)
 }
 
@@ -157,7 +158,7 @@ fn the_epilogue_adds_bias_and_residual_and_clamps() {
         let mut scratch = vec![0.0; conv.forward_scratch_len()];
         let epilogue =
             Epilogue { bias: Some(&bias), residual: Some(&residual), clamp: Some((0.0, 1.5)) };
-        conv.forward(cx, n, &x, &pack, &mut y, epilogue, &mut scratch);
+        conv.forward(cx, n, (&x).into(), &pack, &mut y, epilogue, &mut scratch);
         close(&format!("{isa:?}"), &y, &want, 27);
     }
 }
@@ -208,7 +209,7 @@ fn unpacked_dense_layers_equal_the_reference() {
                 let epilogue =
                     Epilogue { bias: Some(&bias), residual: None, clamp: Some((-3.0, 4.0)) };
                 let mut scratch = vec![f32::NAN; conv.forward_scratch_len()];
-                conv.forward(cx, n, &x, &w, &mut got, epilogue, &mut scratch);
+                conv.forward(cx, n, (&x).into(), &w, &mut got, epilogue, &mut scratch);
                 let mut scratch = vec![f32::NAN; conv.backward_scratch_len()];
                 conv.backward_data(cx, n, &dy, &w, &mut back, true, &mut scratch);
                 (got, back)
@@ -219,4 +220,38 @@ fn unpacked_dense_layers_equal_the_reference() {
         }
     }
     assert!(!Conv::new(ConvShape::dense(100, 100), Isa::Portable, 8, 1).unpacked().is_unpacked());
+}
+
+/// A norm applied while a map is read gives the bits of the norm applied before.
+#[test]
+fn a_pending_norm_is_the_norm_applied_before() {
+    for case in cases() {
+        let Case { n, s } = case;
+        let (x, w) = (numbers(n * s.x_len(), 1), numbers(s.filter_len(), 2));
+        let (scale, shift, dy) = (numbers(s.c, 7), numbers(s.c, 8), numbers(n * s.y_len(), 3));
+        for isa in Isa::available() {
+            for threads in [1, 3] {
+                let pool = Pool::new(threads);
+                let cx = Ctx { pool: &pool, isa };
+                let mut applied = vec![f32::NAN; x.len()];
+                norm::apply(cx, &x, &scale, &shift, None, Some((0.0, 0.7)), &mut applied);
+                let pending = Pending { scale: &scale, shift: &shift, clamp: (0.0, 0.7) };
+                let run = |conv: Conv, source: Source| {
+                    let nan = |len| vec![f32::NAN; len];
+                    let (mut y, mut dw) = (nan(n * s.y_len()), nan(s.filter_len()));
+                    let mut pack = nan(conv.forward_pack_len());
+                    conv.pack_forward(cx, &w, &mut pack);
+                    let mut scratch = nan(conv.forward_scratch_len());
+                    conv.forward(cx, n, source, &pack, &mut y, Epilogue::default(), &mut scratch);
+                    let mut scratch = nan(conv.weights_scratch_len());
+                    conv.backward_weights(cx, n, source, &dy, &mut dw, &mut scratch);
+                    (y, dw)
+                };
+                let conv = Conv::new(s, isa, n, threads);
+                let want = run(conv.clone(), (&applied).into());
+                let got = run(conv.normed(), Source { x: &x, norm: Some(pending) });
+                assert!(got == want, "{isa:?} {threads} threads {s:?}");
+            }
+        }
+    }
 }

@@ -6,7 +6,7 @@ use convoke_kernels::conv::ConvShape;
 use convoke_kernels::dropout::{self, Mask};
 use convoke_kernels::elementwise::{self, Channels};
 use convoke_kernels::lrn::{self, Lrn};
-use convoke_kernels::norm::{self, Clamped, Saved, Statistics};
+use convoke_kernels::norm::{self, Clamped, Pending, Saved, Source, Statistics};
 use convoke_kernels::optim::{self, Adam, Sgd};
 use convoke_kernels::pool2d::{self, PoolShape};
 use convoke_kernels::{Ctx, Isa, Pool, depthwise, loss, reference};
@@ -407,6 +407,25 @@ fn updates() {
     }
 }
 
+/// A norm applied while a map is read gives the bits of the norm applied before.
+fn depthwise_of_a_pending_norm(cx: Ctx, s: &ConvShape, n: usize, [x, f, dy]: [&[f32]; 3]) {
+    let (scale, shift) = (numbers(s.c, 7), numbers(s.c, 8));
+    let mut applied = vec![f32::NAN; x.len()];
+    norm::apply(cx, x, &scale, &shift, None, Some((0.0, 0.7)), &mut applied);
+    let pending = Pending { scale: &scale, shift: &shift, clamp: (0.0, 0.7) };
+    let sources = [applied.as_slice().into(), Source { x, norm: Some(pending) }];
+    let results = sources.map(|source| {
+        let (mut y, mut dw) = (vec![f32::NAN; n * s.y_len()], vec![f32::NAN; s.filter_len()]);
+        let bands = cx.pool.threads() * depthwise::band_len(s);
+        let mut scratch = vec![f32::NAN; bands + depthwise::scratch_len(s, n)];
+        let e = depthwise::Epilogue::default();
+        depthwise::forward(cx, s, n, source, f, &mut y, e, &mut scratch);
+        depthwise::backward_weights(cx, s, n, source, dy, &mut dw, &mut scratch);
+        (y, dw)
+    });
+    assert!(results[0] == results[1], "{:?} {s:?}", cx.isa);
+}
+
 #[test]
 fn depthwise_convolution() {
     for (h, w, c, k, stride, dilation, pad) in [
@@ -449,10 +468,11 @@ fn depthwise_convolution() {
             let (mut y, mut dx) = (vec![f32::NAN; n * s.y_len()], vec![f32::NAN; n * s.x_len()]);
             let mut dw = vec![f32::NAN; s.filter_len()];
             let e = depthwise::Epilogue { bias: Some(&bias), clamp: Some((-0.5, 0.8)) };
-            depthwise::forward(cx, &s, n, &x, &f, &mut y, e);
+            depthwise::forward(cx, &s, n, (&x).into(), &f, &mut y, e, &mut []);
             depthwise::backward_data(cx, &s, n, &dy, &f, &mut dx, false);
             let mut scratch = vec![f32::NAN; depthwise::scratch_len(&s, n)];
-            depthwise::backward_weights(cx, &s, n, &x, &dy, &mut dw, &mut scratch);
+            depthwise::backward_weights(cx, &s, n, (&x).into(), &dy, &mut dw, &mut scratch);
+            depthwise_of_a_pending_norm(cx, &s, n, [&x, &f, &dy]);
             vec![y, dx, dw]
         });
         let y = reference::conv::forward(&s, n, &x, &f);

@@ -6,7 +6,7 @@
 
 use super::{Init, ParamSpec, Rule, one};
 use crate::plan::arena::{Buf, Kind, Memory};
-use crate::plan::lower::Lower;
+use crate::plan::lower::{Lower, PendingNorm};
 use crate::plan::op::{Exec, Op};
 use crate::plan::ops;
 use crate::plan::unit::Unit;
@@ -81,7 +81,13 @@ impl Rule for BatchNorm {
                 Running { batch, gamma, beta, running, epsilon: self.epsilon },
             );
         }
-        let (y, clamp) = (b.make(unit.output), unit.clamp(b.net));
+        let clamp = unit.clamp(b.net);
+        if unit.pending {
+            let clamp = clamp.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
+            b.leave_pending(unit.output, PendingNorm { x, scale, shift, clamp, c });
+            return Ok(());
+        }
+        let y = b.make(unit.output);
         b.emit(id, "forward", Apply { x, residual, y, batch, clamp, c, len });
         Ok(())
     }

@@ -3,12 +3,13 @@
 use super::linear::{Fold, emit_bias_grad, unmask};
 use crate::Result;
 use crate::plan::arena::{Buf, Kind, Memory};
-use crate::plan::lower::Lower;
+use crate::plan::lower::{Lower, PendingNorm};
 use crate::plan::op::{Exec, Op};
 use crate::plan::ops;
 use crate::plan::unit::Unit;
 use convoke_kernels::conv::ConvShape;
 use convoke_kernels::depthwise as kernels;
+use convoke_kernels::norm::Source;
 
 /// Emits `y = clamp(x ∗ filters + bias)`, norms folded; a residual is added by a call of its own.
 pub(super) fn forward(unit: &Unit, b: &mut Lower, s: ConvShape, bias: bool) -> Result<()> {
@@ -21,13 +22,15 @@ pub(super) fn forward(unit: &Unit, b: &mut Lower, s: ConvShape, bias: bool) -> R
         (weight, bias) = (folded, Some(fold.bias_out));
         b.prepare(id, "fold norm", fold);
     }
-    let (x, y, clamp) = (b.value(from)?, b.make(unit.output), unit.clamp(b.net));
+    let (x, norm) = b.source(from)?;
+    let scratch = b.scratch(band_len(b, &s, norm));
+    let (y, clamp) = (b.make(unit.output), unit.clamp(b.net));
     let Some(residual) = unit.residual else {
-        b.emit(id, "forward", Forward { s, x, weight, bias, y, clamp });
+        b.emit(id, "forward", Forward { s, x, norm, weight, bias, y, clamp, scratch });
         return Ok(());
     };
     let (r, len) = (b.value(residual)?, b.shape(unit.output).len());
-    b.emit(id, "forward", Forward { s, x, weight, bias, y, clamp: None });
+    b.emit(id, "forward", Forward { s, x, norm, weight, bias, y, clamp: None, scratch });
     b.emit(id, "residual", ops::AddTo { src: r, dst: y, len });
     if let Some((lo, hi)) = clamp {
         b.emit(id, "clamp", ops::Clamp { dst: y, lo, hi, len });
@@ -43,9 +46,9 @@ pub(super) fn backward(unit: &Unit, b: &mut Lower, s: ConvShape, bias: bool) -> 
         let db = b.param_grad(id, "bias")?;
         emit_bias_grad(b, id, dy, db, s.oh * s.ow, s.d);
     }
-    let (x, dw) = (b.value(from)?, b.param_grad(id, "weight")?);
-    let scratch = b.scratch(kernels::scratch_len(&s, b.batch()));
-    b.emit(id, "backward weights", BackwardWeights { s, x, dy, dw, scratch });
+    let ((x, norm), dw) = (b.source(from)?, b.param_grad(id, "weight")?);
+    let scratch = b.scratch(kernels::scratch_len(&s, b.batch()) + band_len(b, &s, norm));
+    b.emit(id, "backward weights", BackwardWeights { s, x, norm, dy, dw, scratch });
     if let Some((dx, accumulate)) = b.grad_into(from)? {
         let weight = b.param(id, "weight")?;
         b.emit(id, "backward data", BackwardData { s, dy, weight, dx, accumulate });
@@ -53,19 +56,28 @@ pub(super) fn backward(unit: &Unit, b: &mut Lower, s: ConvShape, bias: bool) -> 
     Ok(())
 }
 
+/// Work space of all threads for the norm of the input.
+fn band_len(b: &Lower, s: &ConvShape, norm: Option<PendingNorm>) -> usize {
+    norm.map_or(0, |_| b.threads() * kernels::band_len(s))
+}
+
 #[derive(Debug)]
 struct Forward {
     s: ConvShape,
     x: Buf,
+    norm: Option<PendingNorm>,
     weight: Buf,
     bias: Option<Buf>,
     y: Buf,
     clamp: Option<(f32, f32)>,
+    scratch: Buf,
 }
 
 impl Op for Forward {
     fn buffers(&self) -> Vec<Buf> {
-        [self.x, self.weight, self.y].into_iter().chain(self.bias).collect()
+        let norm = self.norm.iter().flat_map(|n| [n.scale, n.shift]);
+        let all = [self.x, self.weight, self.y, self.scratch];
+        all.into_iter().chain(self.bias).chain(norm).collect()
     }
 
     fn macs(&self) -> u64 {
@@ -73,19 +85,13 @@ impl Op for Forward {
     }
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
-        let clamp = self.clamp;
-        match self.bias {
-            Some(bias) => {
-                let [x, w, y, bias] = m.get([self.x, self.weight, self.y, bias]);
-                let epilogue = kernels::Epilogue { bias: Some(bias), clamp };
-                kernels::forward(e.cx, &self.s, e.n, x, w, y, epilogue);
-            }
-            None => {
-                let [x, w, y] = m.get([self.x, self.weight, self.y]);
-                let epilogue = kernels::Epilogue { bias: None, clamp };
-                kernels::forward(e.cx, &self.s, e.n, x, w, y, epilogue);
-            }
-        }
+        let (scale, shift) = self.norm.map_or((Buf::NONE, Buf::NONE), |n| (n.scale, n.shift));
+        let bias = self.bias.unwrap_or(Buf::NONE);
+        let [x, w, y, scratch, bias, scale, shift] =
+            m.get([self.x, self.weight, self.y, self.scratch, bias, scale, shift]);
+        let epilogue = kernels::Epilogue { bias: self.bias.map(|_| &*bias), clamp: self.clamp };
+        let source = Source { x, norm: self.norm.map(|n| n.over(scale, shift)) };
+        kernels::forward(e.cx, &self.s, e.n, source, w, y, epilogue, scratch);
     }
 }
 
@@ -93,6 +99,7 @@ impl Op for Forward {
 struct BackwardWeights {
     s: ConvShape,
     x: Buf,
+    norm: Option<PendingNorm>,
     dy: Buf,
     dw: Buf,
     scratch: Buf,
@@ -100,7 +107,8 @@ struct BackwardWeights {
 
 impl Op for BackwardWeights {
     fn buffers(&self) -> Vec<Buf> {
-        vec![self.x, self.dy, self.dw, self.scratch]
+        let norm = self.norm.iter().flat_map(|n| [n.scale, n.shift]);
+        [self.x, self.dy, self.dw, self.scratch].into_iter().chain(norm).collect()
     }
 
     fn macs(&self) -> u64 {
@@ -108,8 +116,11 @@ impl Op for BackwardWeights {
     }
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
-        let [x, dy, dw, scratch] = m.get([self.x, self.dy, self.dw, self.scratch]);
-        kernels::backward_weights(e.cx, &self.s, e.n, x, dy, dw, scratch);
+        let (scale, shift) = self.norm.map_or((Buf::NONE, Buf::NONE), |n| (n.scale, n.shift));
+        let [x, dy, dw, scratch, scale, shift] =
+            m.get([self.x, self.dy, self.dw, self.scratch, scale, shift]);
+        let source = Source { x, norm: self.norm.map(|n| n.over(scale, shift)) };
+        kernels::backward_weights(e.cx, &self.s, e.n, source, dy, dw, scratch);
     }
 }
 

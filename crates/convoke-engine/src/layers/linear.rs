@@ -3,11 +3,12 @@
 use super::lanes;
 use crate::layers::{BatchNorm, Layer};
 use crate::plan::arena::{Buf, Kind, Memory};
-use crate::plan::lower::Lower;
+use crate::plan::lower::{Lower, PendingNorm};
 use crate::plan::op::{Exec, Op};
 use crate::plan::unit::Unit;
 use crate::{NodeId, Result};
 use convoke_kernels::conv::{Conv, ConvShape, Epilogue};
+use convoke_kernels::norm::Source;
 use convoke_kernels::{activation, elementwise};
 use std::sync::Arc;
 
@@ -17,7 +18,8 @@ pub(super) fn forward(unit: &Unit, b: &mut Lower, shape: ConvShape, bias: bool) 
         return lanes::forward(unit, b, shape, bias);
     }
     let (id, from) = (unit.main, b.net.node(unit.main).inputs[0]);
-    let conv = planned(b, shape);
+    let (x, norm) = b.source(from)?;
+    let conv = planned(b, shape, norm.is_some());
     let weight = b.param(id, "weight")?;
     let mut bias = if bias { Some(b.param(id, "bias")?) } else { None };
     let pack = match unit.norm {
@@ -32,8 +34,8 @@ pub(super) fn forward(unit: &Unit, b: &mut Lower, shape: ConvShape, bias: bool) 
     };
     let scratch = b.scratch(conv.forward_scratch_len());
     let residual = unit.residual.map(|r| b.value(r)).transpose()?;
-    let (x, y, clamp) = (b.value(from)?, b.make(unit.output), unit.clamp(b.net));
-    b.emit(id, "forward", Forward { conv, x, pack, y, bias, residual, clamp, scratch });
+    let (y, clamp) = (b.make(unit.output), unit.clamp(b.net));
+    b.emit(id, "forward", Forward { conv, x, norm, pack, y, bias, residual, clamp, scratch });
     Ok(())
 }
 
@@ -43,16 +45,20 @@ pub(super) fn backward(unit: &Unit, b: &mut Lower, shape: ConvShape, bias: bool)
         return lanes::backward(unit, b, shape, bias);
     }
     let (id, from) = (unit.main, b.net.node(unit.main).inputs[0]);
-    let conv = planned(b, shape);
+    let (x, norm) = b.source(from)?;
+    let conv = planned(b, shape, norm.is_some());
     let dy = unmask(unit, b)?;
-    let x = b.value(from)?;
     if bias {
         let db = b.param_grad(id, "bias")?;
         emit_bias_grad(b, id, dy, db, shape.oh * shape.ow, shape.d);
     }
     let dw = b.param_grad(id, "weight")?;
     let scratch = b.scratch(conv.weights_scratch_len());
-    b.emit(id, "backward weights", BackwardWeights { conv: conv.clone(), x, dy, dw, scratch });
+    b.emit(
+        id,
+        "backward weights",
+        BackwardWeights { conv: conv.clone(), x, norm, dy, dw, scratch },
+    );
     if let Some((dx, accumulate)) = b.grad_into(from)? {
         let weight = b.param(id, "weight")?;
         let pack = packed(b, id, &conv, weight, true);
@@ -64,9 +70,13 @@ pub(super) fn backward(unit: &Unit, b: &mut Lower, shape: ConvShape, bias: bool)
 
 /// The convolution's walks. In training weights change with every step, so those of large dense layers
 /// are not packed.
-fn planned(b: &Lower, shape: ConvShape) -> Arc<Conv> {
+fn planned(b: &Lower, shape: ConvShape, normed: bool) -> Arc<Conv> {
     let conv = Conv::new(shape, b.isa, b.batch(), b.threads());
-    Arc::new(if b.training() { conv.unpacked() } else { conv })
+    Arc::new(match (normed, b.training()) {
+        (true, _) => conv.normed(),
+        (false, true) => conv.unpacked(),
+        (false, false) => conv,
+    })
 }
 
 /// The filters as the forward (or backward-data) walk reads them: packed once for prediction, just before
@@ -209,6 +219,8 @@ impl Op for Fold {
 struct Forward {
     conv: Arc<Conv>,
     x: Buf,
+    /// In training; then there is neither bias folded nor residual.
+    norm: Option<PendingNorm>,
     pack: Buf,
     y: Buf,
     bias: Option<Buf>,
@@ -217,10 +229,16 @@ struct Forward {
     scratch: Buf,
 }
 
+/// A buffer where there is one, else an empty one.
+fn or_none(b: Option<Buf>) -> Buf {
+    b.unwrap_or(Buf::NONE)
+}
+
 impl Op for Forward {
     fn buffers(&self) -> Vec<Buf> {
         let all = [self.x, self.pack, self.y, self.scratch];
-        all.into_iter().chain(self.bias).chain(self.residual).collect()
+        let norm = self.norm.iter().flat_map(|n| [n.scale, n.shift]);
+        all.into_iter().chain(self.bias).chain(self.residual).chain(norm).collect()
     }
 
     fn macs(&self) -> u64 {
@@ -228,31 +246,21 @@ impl Op for Forward {
     }
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
-        let Forward { conv, clamp, .. } = self;
-        let (x, pack, y, scratch) = (self.x, self.pack, self.y, self.scratch);
-        let go = |x: &[f32], pack: &[f32], y: &mut [f32], scratch: &mut [f32], bias, residual| {
-            let epilogue = Epilogue { bias, residual, clamp: *clamp };
-            conv.forward(e.cx, e.n, x, pack, y, epilogue, scratch);
-        };
         // A residual that is the convolution's own input is read through one slice.
-        match (self.bias, self.residual.filter(|&r| r != x), self.residual.is_some()) {
-            (None, None, own) => {
-                let [x, pack, y, s] = m.get([x, pack, y, scratch]);
-                go(x, pack, y, s, None, own.then_some(&*x));
-            }
-            (Some(b), None, own) => {
-                let [x, pack, y, s, b] = m.get([x, pack, y, scratch, b]);
-                go(x, pack, y, s, Some(&*b), own.then_some(&*x));
-            }
-            (None, Some(r), _) => {
-                let [x, pack, y, s, r] = m.get([x, pack, y, scratch, r]);
-                go(x, pack, y, s, None, Some(&*r));
-            }
-            (Some(b), Some(r), _) => {
-                let [x, pack, y, s, b, r] = m.get([x, pack, y, scratch, b, r]);
-                go(x, pack, y, s, Some(&*b), Some(&*r));
-            }
-        }
+        let apart = or_none(self.residual.filter(|&r| r != self.x));
+        let (scale, shift) = self.norm.map_or((Buf::NONE, Buf::NONE), |n| (n.scale, n.shift));
+        let (bias, fixed) = (or_none(self.bias), [self.x, self.pack, self.y, self.scratch]);
+        let [x, pack, y, scratch] = fixed;
+        let [x, pack, y, scratch, bias, apart, scale, shift] =
+            m.get([x, pack, y, scratch, bias, apart, scale, shift]);
+        let (x, apart) = (&*x, &*apart);
+        let epilogue = Epilogue {
+            bias: self.bias.map(|_| &*bias),
+            residual: self.residual.map(|r| if r == self.x { x } else { apart }),
+            clamp: self.clamp,
+        };
+        let source = Source { x, norm: self.norm.map(|n| n.over(scale, shift)) };
+        self.conv.forward(e.cx, e.n, source, pack, y, epilogue, scratch);
     }
 }
 
@@ -260,6 +268,7 @@ impl Op for Forward {
 struct BackwardWeights {
     conv: Arc<Conv>,
     x: Buf,
+    norm: Option<PendingNorm>,
     dy: Buf,
     dw: Buf,
     scratch: Buf,
@@ -267,7 +276,8 @@ struct BackwardWeights {
 
 impl Op for BackwardWeights {
     fn buffers(&self) -> Vec<Buf> {
-        vec![self.x, self.dy, self.dw, self.scratch]
+        let norm = self.norm.iter().flat_map(|n| [n.scale, n.shift]);
+        [self.x, self.dy, self.dw, self.scratch].into_iter().chain(norm).collect()
     }
 
     fn macs(&self) -> u64 {
@@ -275,8 +285,11 @@ impl Op for BackwardWeights {
     }
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
-        let [x, dy, dw, scratch] = m.get([self.x, self.dy, self.dw, self.scratch]);
-        self.conv.backward_weights(e.cx, e.n, x, dy, dw, scratch);
+        let (scale, shift) = self.norm.map_or((Buf::NONE, Buf::NONE), |n| (n.scale, n.shift));
+        let [x, dy, dw, scratch, scale, shift] =
+            m.get([self.x, self.dy, self.dw, self.scratch, scale, shift]);
+        let source = Source { x, norm: self.norm.map(|n| n.over(scale, shift)) };
+        self.conv.backward_weights(e.cx, e.n, source, dy, dw, scratch);
     }
 }
 

@@ -9,6 +9,11 @@ use std::ops::Range;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Buf(pub(crate) usize);
 
+impl Buf {
+    /// No buffer: an empty slice.
+    pub(crate) const NONE: Buf = Buf(usize::MAX);
+}
+
 /// What a buffer holds; all but `Step` live as long as the session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
@@ -126,7 +131,7 @@ pub(crate) struct Memory<'a> {
 impl Memory<'_> {
     /// The buffers as slices. Buffers of one call never share a place while both live.
     pub fn get<const N: usize>(&mut self, bufs: [Buf; N]) -> [&mut [f32]; N] {
-        self.ranges(bufs.map(|b| self.layout.places[b.0].clone()))
+        self.ranges(bufs.map(|b| self.layout.places.get(b.0).cloned().unwrap_or(0..0)))
     }
 
     /// Whole sections as slices.

@@ -10,11 +10,29 @@ use super::ops;
 use super::{Mode, PlanOptions};
 use crate::network::{Network, NodeId, Param};
 use crate::{Error, Result, Shape};
-use convoke_kernels::Isa;
+use convoke_kernels::{Isa, norm};
 use std::collections::HashMap;
 
 /// The one scratch buffer.
 pub(crate) const SCRATCH: Buf = Buf(0);
+
+/// A norm that its reader applies: `clamp(x · scale + shift)`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PendingNorm {
+    pub x: Buf,
+    pub scale: Buf,
+    pub shift: Buf,
+    pub clamp: (f32, f32),
+    /// Channels.
+    pub c: usize,
+}
+
+impl PendingNorm {
+    /// The norm's numbers as kernels take them.
+    pub fn over<'a>(&self, scale: &'a [f32], shift: &'a [f32]) -> norm::Pending<'a> {
+        norm::Pending { scale: &scale[..self.c], shift: &shift[..self.c], clamp: self.clamp }
+    }
+}
 
 /// The state of lowering: buffers and calls so far.
 pub(crate) struct Lower<'a> {
@@ -28,6 +46,7 @@ pub(crate) struct Lower<'a> {
     lanes: usize,
     phase: Phase,
     values: Vec<Option<Buf>>,
+    pending: HashMap<NodeId, PendingNorm>,
     grads: Vec<Option<Buf>>,
     /// How many places still need what a gradient buffer holds.
     holders: HashMap<Buf, usize>,
@@ -49,6 +68,7 @@ impl<'a> Lower<'a> {
             lanes: 1,
             phase: Phase::Forward,
             values: vec![None; nodes],
+            pending: HashMap::new(),
             grads: vec![None; nodes],
             holders: HashMap::new(),
             needs_grad: vec![false; nodes],
@@ -194,6 +214,22 @@ impl<'a> Lower<'a> {
         let buf = self.buffer_of(&name, kind, self.map_len(id));
         self.values[id.0] = Some(buf);
         buf
+    }
+
+    /// Leaves the norm that makes a place's value to its reader.
+    pub fn leave_pending(&mut self, id: NodeId, norm: PendingNorm) {
+        self.pending.insert(id, norm);
+    }
+
+    /// What a convolution reads: a value, or a raw map and the norm to apply.
+    ///
+    /// # Errors
+    /// When the value has not been made yet: a mistake in a pass.
+    pub fn source(&self, id: NodeId) -> Result<(Buf, Option<PendingNorm>)> {
+        match self.pending.get(&id) {
+            Some(&norm) => Ok((norm.x, Some(norm))),
+            None => Ok((self.value(id)?, None)),
+        }
     }
 
     /// Puts another buffer in the place of a value.

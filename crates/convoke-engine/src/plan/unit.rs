@@ -2,6 +2,9 @@
 //!
 //! Training keeps raw convolution outputs, so a norm starts a unit of its own: `norm [+ residual]
 //! [→ relu]`. Prediction folds the norm into the filters: `conv|dense [→ norm] [+ residual] [→ relu]`.
+//! A norm (with its ReLU) whose only reader is a convolution stays pending: the convolution applies it
+//! while it reads.
+//!
 //! A layer joins only when nobody else reads what lies between and nobody asked to keep it.
 
 use crate::layers::Layer;
@@ -18,6 +21,8 @@ pub struct Unit {
     pub residual: Option<NodeId>,
     /// The ReLU that follows.
     pub act: Option<NodeId>,
+    /// Whether the reader of this unit, a norm, applies it: its value is never written.
+    pub pending: bool,
     /// The place whose value the unit makes: its last layer.
     pub output: NodeId,
 }
@@ -43,7 +48,8 @@ pub(crate) fn join(net: &Network, training: bool, keep: &[NodeId]) -> Vec<Unit> 
         if taken[id.0] || !alive[id.0] {
             continue;
         }
-        let mut unit = Unit { main: id, norm: None, residual: None, act: None, output: id };
+        let mut unit =
+            Unit { main: id, norm: None, residual: None, act: None, pending: false, output: id };
         let mut sum = None;
         let linear = matches!(layer, Layer::Conv(_) | Layer::Dense(_));
         let next = |at: NodeId| -> Option<NodeId> {
@@ -78,6 +84,11 @@ pub(crate) fn join(net: &Network, training: bool, keep: &[NodeId]) -> Vec<Unit> 
         {
             (unit.act, unit.output) = (Some(n), n);
         }
+        // The input of one convolution: it reads the raw map and applies the norm on the way.
+        unit.pending = training
+            && matches!(layer, Layer::BatchNorm(_))
+            && unit.residual.is_none()
+            && next(unit.output).is_some_and(|n| matches!(kind(n), Some(Layer::Conv(_))));
         for part in [unit.norm, sum, unit.act].into_iter().flatten() {
             taken[part.0] = true;
         }

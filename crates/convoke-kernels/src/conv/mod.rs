@@ -10,6 +10,7 @@ mod pack;
 mod walk;
 mod weights;
 
+use crate::norm::Source;
 use crate::{Ctx, Isa};
 use dense::Dense;
 use walk::Walk;
@@ -122,12 +123,22 @@ impl Conv {
     pub fn new(shape: ConvShape, isa: Isa, batch: usize, threads: usize) -> Self {
         Conv {
             shape,
-            forward: Walk::forward(&shape, isa),
+            forward: Walk::forward(&shape, isa, false),
             backward: Walk::backward_data(&shape, isa),
-            weights: Weights::new(&shape, isa, batch),
+            weights: Weights::new(&shape, isa, batch, false),
             dense: None,
             batch,
             threads,
+        }
+    }
+
+    /// The same for an input that may have a norm to apply.
+    pub fn normed(self) -> Self {
+        let isa = self.forward.isa();
+        Conv {
+            forward: Walk::forward(&self.shape, isa, true),
+            weights: Weights::new(&self.shape, isa, self.batch, true),
+            ..self
         }
     }
 
@@ -201,16 +212,17 @@ impl Conv {
         &self,
         cx: Ctx,
         n: usize,
-        x: &[f32],
+        x: Source,
         pack: &[f32],
         y: &mut [f32],
         epilogue: Epilogue,
         scratch: &mut [f32],
     ) {
-        self.check(n, x, y);
+        self.check(n, x.x, y);
         if let Some([forward, _]) = &self.dense {
             assert!(epilogue.residual.is_none(), "dense layers add no residual");
-            return forward.run(cx, n, x, pack, y, false, epilogue, scratch);
+            assert!(x.norm.is_none(), "dense layers apply no norm");
+            return forward.run(cx, n, x.x, pack, y, false, epilogue, scratch);
         }
         self.forward.run(cx, n, x, pack, y, false, epilogue, scratch);
     }
@@ -234,7 +246,7 @@ impl Conv {
         let mut rest = pack;
         for walk in &self.backward {
             let (mine, others) = rest.split_at(walk.pack_len());
-            walk.run(cx, n, dy, mine, dx, accumulate, Epilogue::default(), scratch);
+            walk.run(cx, n, dy.into(), mine, dx, accumulate, Epilogue::default(), scratch);
             rest = others;
         }
     }
@@ -245,12 +257,12 @@ impl Conv {
         &self,
         cx: Ctx,
         n: usize,
-        x: &[f32],
+        x: Source,
         dy: &[f32],
         dw: &mut [f32],
         scratch: &mut [f32],
     ) {
-        self.check(n, x, dy);
+        self.check(n, x.x, dy);
         assert!(dw.len() >= self.shape.filter_len(), "filters' gradient is too short");
         self.weights.run(cx, n, x, dy, dw, scratch);
     }

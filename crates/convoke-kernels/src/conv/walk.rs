@@ -2,6 +2,7 @@
 
 use super::{ConvShape, Epilogue};
 use crate::gemm::{Even, Family, Panel, Start, Tap, Tile};
+use crate::norm::Source;
 use crate::{Ctx, Isa, SharedMut};
 use std::ops::Range;
 
@@ -65,6 +66,8 @@ pub(super) struct Walk {
     pub groups: usize,
     /// Whether the window leaves the source map anywhere, so that rows are copied with their padding.
     padded: bool,
+    /// Whether rows are copied: with their padding, or with the norm of the source applied.
+    banded: bool,
     /// Whether all pictures are one row of pixels.
     flat: bool,
     /// Cells in a run: 3 where the row tile takes them (packed `[channel][3][lane]`), else 1.
@@ -88,7 +91,8 @@ struct Cut {
 }
 
 impl Walk {
-    pub fn forward(s: &ConvShape, isa: Isa) -> Self {
+    /// `normed`: the source may have a norm to apply.
+    pub fn forward(s: &ConvShape, isa: Isa, normed: bool) -> Self {
         let cells = (0..s.kh)
             .flat_map(|kh| (0..s.kw).map(move |kw| (kh, kw)))
             .map(|(kh, kw)| Cell { row: kh * s.dh, col: kw * s.dw, kh, kw })
@@ -116,6 +120,7 @@ impl Walk {
             filters: s.d / s.groups,
             groups: s.groups,
             padded: false,
+            banded: normed,
             flat: false,
             run: 1,
             taps: Default::default(),
@@ -177,6 +182,7 @@ impl Walk {
                         filters: s.c / s.groups,
                         groups: s.groups,
                         padded: false,
+                        banded: false,
                         flat: false,
                         run: 1,
                         taps: Default::default(),
@@ -210,6 +216,7 @@ impl Walk {
             && (self.dst_step_h, self.dst_step_w) == (1, 1)
             && (self.out_h, self.out_w) == (self.src_h, self.src_w)
             && (self.out_h, self.out_w) == (self.dst_h, self.dst_w);
+        self.banded |= self.padded;
         // Neighbouring cells of a row are one run of numbers where a pixel has one group.
         let merge = self.groups == 1;
         let mut runs: Vec<(usize, usize)> = Vec::new();
@@ -281,7 +288,8 @@ impl Walk {
 
     /// Floats from one source row to the next, as the tiles see it.
     fn pitch(&self) -> usize {
-        self.groups * self.channels * if self.padded { self.band_w() } else { self.src_w }
+        let width = if self.banded && !self.flat { self.band_w() } else { self.src_w };
+        self.groups * self.channels * width
     }
 
     /// Source rows under `rows` output rows.
@@ -299,10 +307,14 @@ impl Walk {
         self.cells.len() * self.channels * Family::of(self.isa).padded(self.filters)
     }
 
-    /// Floats of padded rows that one thread needs.
+    /// Floats of copied rows that one thread needs.
     pub fn scratch_len(&self, batch: usize, threads: usize) -> usize {
-        if !self.padded {
+        if !self.banded {
             return 0;
+        }
+        if self.flat {
+            let pixels = self.flat_pixels().min(batch * self.out_h * self.out_w);
+            return pixels * self.groups * self.channels;
         }
         let cut = self.cut(batch, threads);
         let (group, rows) = (cut.group.range(0).len(), cut.bands.range(0).len());
@@ -312,6 +324,12 @@ impl Walk {
         (group * one).max(most * self.band_h(self.out_h) * self.pitch())
     }
 
+    /// Pixels of an item at most, where pictures are one row of pixels.
+    fn flat_pixels(&self) -> usize {
+        let tile = 2 * Family::of(self.isa).pixels;
+        (BAND / (self.groups * self.channels).max(1)).max(tile)
+    }
+
     fn cut(&self, n: usize, threads: usize) -> Cut {
         let family = Family::of(self.isa);
         let wanted = 4 * threads;
@@ -319,7 +337,7 @@ impl Walk {
         let even = Even::parts;
         let cut = if self.flat {
             let pixels = n * self.out_h * self.out_w;
-            let most = (BAND / (self.groups * self.channels).max(1)).max(2 * family.pixels);
+            let most = self.flat_pixels();
             let chunks = pixels.div_ceil(most).max(wanted.min(pixels.div_ceil(2 * family.pixels)));
             let split = if chunks < wanted { panels.min(wanted.div_ceil(chunks)) } else { 1 };
             (1, 1, pixels, even(1, 1), even(1, 1), even(pixels, chunks), even(panels, split))
@@ -348,7 +366,7 @@ impl Walk {
         &self,
         cx: Ctx,
         n: usize,
-        src: &[f32],
+        src: Source,
         pack: &[f32],
         dst: &mut [f32],
         accumulate: bool,
@@ -367,7 +385,8 @@ impl Walk {
         if let Some(r) = epilogue.residual {
             assert!(r.len() >= n * self.dst_h * self.dst_w * self.groups * self.filters);
         }
-        let per_worker = if self.padded { scratch.len() / cx.pool.threads() } else { 0 };
+        assert!(self.banded || src.norm.is_none(), "not planned for a norm");
+        let per_worker = if self.banded { scratch.len() / cx.pool.threads() } else { 0 };
         let (dst, scratch) = (SharedMut::new(dst), SharedMut::new(scratch));
         let items = cut.group.parts * cut.bands.parts * cut.chunks.parts * cut.panels.parts;
         cx.pool.run(items, &|item, worker| {
@@ -392,7 +411,7 @@ impl Walk {
     fn block(
         &self,
         block: &Block,
-        src: &[f32],
+        src: Source,
         pack: &[f32],
         dst: &SharedMut<f32>,
         accumulate: bool,
@@ -400,8 +419,8 @@ impl Walk {
         band: &mut [f32],
     ) {
         let family = Family::of(self.isa);
-        let picture = if self.padded { self.fill(block, src, band) } else { 0 };
-        let source = if self.padded { band.as_ptr() } else { src.as_ptr() };
+        let picture = if self.banded { self.fill(block, src, band) } else { 0 };
+        let source = if self.banded { band.as_ptr() } else { src.x.as_ptr() };
         let sum_len = self.cells.len() * self.channels;
         let together = match self.run {
             1 => (TOGETHER / (sum_len * family.width()).max(1)).clamp(1, MOST_PANELS),
@@ -488,7 +507,9 @@ impl Walk {
         let (src_pixel, dst_pixel) = (self.groups * self.channels, self.groups * self.filters);
         for p in block.pictures.clone() {
             // Where output (0, 0)'s window begins, in floats from the source's (or band's) start.
-            let origin = if self.padded {
+            let origin = if self.banded && self.flat {
+                -((block.cols.start * one.a_px) as isize)
+            } else if self.banded {
                 let start = (p - block.pictures.start) * picture;
                 start as isize - (block.rows.start * one.a_row) as isize
             } else {
@@ -529,8 +550,14 @@ impl Walk {
     }
 
     /// Copies the block's source rows with their padding into `band`; returns the floats per picture.
-    fn fill(&self, block: &Block, src: &[f32], band: &mut [f32]) -> usize {
+    fn fill(&self, block: &Block, src: Source, band: &mut [f32]) -> usize {
         let pixel = self.groups * self.channels;
+        if self.flat {
+            let range = block.cols.start * pixel..block.cols.end * pixel;
+            let len = range.len();
+            src.copy(self.isa, range, &mut band[..len]);
+            return 0;
+        }
         let (pitch, width) = (self.pitch(), self.src_w as isize);
         let rows = self.band_h(block.rows.len());
         let left = self.left.clamp(0, self.band_w() as isize) as usize;
@@ -548,7 +575,7 @@ impl Walk {
                 let (zero, rest) = line.split_at_mut(left * pixel);
                 zero.fill(0.0);
                 let (body, zero) = rest.split_at_mut(copied * pixel);
-                body.copy_from_slice(&src[from..from + copied * pixel]);
+                src.copy(self.isa, from..from + copied * pixel, body);
                 zero.fill(0.0);
             }
         }

@@ -13,6 +13,7 @@
 use super::ConvShape;
 use crate::gemm::{Even, Family, Panel, Simd, Start, Tap, Tile};
 use crate::isa::simd;
+use crate::norm::{Pending, Source};
 use crate::{Ctx, Isa, SharedMut};
 use std::ops::Range;
 
@@ -37,6 +38,8 @@ pub(super) struct Weights {
     /// The places tile serves: windows three places wide over neighbouring pixels. x is read where it
     /// lies, and copied rows of dy have two pixels of zeros on both sides.
     places: bool,
+    /// x may have a norm to apply: the places tile reads copied rows too.
+    normed: bool,
     /// The window is one pixel that never leaves the map: a chunk is one run of pixels.
     single: bool,
     /// Columns of a copied row, the source columns from one to the next, and the copied columns from
@@ -52,7 +55,8 @@ pub(super) struct Weights {
 }
 
 impl Weights {
-    pub fn new(s: &ConvShape, isa: Isa, batch: usize) -> Self {
+    /// `normed`: x may have a norm to apply.
+    pub fn new(s: &ConvShape, isa: Isa, batch: usize, normed: bool) -> Self {
         let family = Family::of(isa);
         let places = (s.kw, s.sw, s.dw) == (3, 1, 1)
             && s.ow >= 3
@@ -73,6 +77,7 @@ impl Weights {
             isa,
             merged,
             places,
+            normed,
             single: (s.kh, s.kw) == (1, 1) && unpadded,
             line,
             line_step,
@@ -108,7 +113,7 @@ impl Weights {
     /// Source rows copied for a chunk at most.
     fn slots(&self) -> usize {
         let s = &self.s;
-        if self.places {
+        if self.places && !self.normed {
             return 0;
         }
         if s.kh == 1 {
@@ -121,8 +126,9 @@ impl Weights {
 
     /// Floats of copied x and of copied dy per worker.
     fn band_lens(&self) -> (usize, usize) {
-        let cg = self.s.c / self.s.groups;
-        (self.slots() * self.line * cg, self.chunk_rows * self.dy_line() * self.panels_width())
+        let s = &self.s;
+        let line = if self.places { s.w * s.c } else { self.line * (s.c / s.groups) };
+        (self.slots() * line, self.chunk_rows * self.dy_line() * self.panels_width())
     }
 
     pub fn scratch_len(&self, threads: usize) -> usize {
@@ -134,7 +140,7 @@ impl Weights {
         &self,
         cx: Ctx,
         n: usize,
-        x: &[f32],
+        x: Source,
         dy: &[f32],
         dw: &mut [f32],
         scratch: &mut [f32],
@@ -178,7 +184,7 @@ impl Weights {
         &self,
         pictures: Range<usize>,
         panels: Range<usize>,
-        x: &[f32],
+        x: Source,
         dy: &[f32],
         out: *mut f32,
         band: &mut [f32],
@@ -193,6 +199,8 @@ impl Weights {
             for group in 0..self.s.groups {
                 if !self.places {
                     self.copy_x(&family, &chunk, group, x, x_band);
+                } else if self.normed && group == 0 {
+                    self.copy_rows(&chunk, x, x_band);
                 }
                 self.copy_dy(&family, &chunk, group, panels.clone(), dy, dy_band);
                 // Where every sum is made in one visit, they are visited as they lie in dw.
@@ -206,6 +214,7 @@ impl Weights {
                         let at = i * family.width() * chunk.rows.len() * self.dy_line();
                         let dy = &dy_band[at..];
                         if self.places {
+                            let x = if self.normed { &*x_band } else { x.x };
                             self.panel_of_places(&family, &chunk, group, panel, x, dy, out);
                         } else {
                             let blocks = blocks.clone();
@@ -314,7 +323,7 @@ impl Weights {
                     if let Some(y) = y.filter(|_| columns > 0) {
                         let pixel = (picture.first + i) * self.dy_line() + 2 + s.left;
                         taps[ntaps] = Tap {
-                            a: ((picture.index * s.h + y) * s.w * s.c) as isize,
+                            a: (self.row_of(picture, y) * s.w * s.c) as isize,
                             b: (pixel * panel.width) as isize,
                         };
                         ntaps += 1;
@@ -408,8 +417,28 @@ impl Weights {
         }
     }
 
+    /// Where row `y` of a picture lies for the places tile: copied, or on the map.
+    fn row_of(&self, picture: &Rows, y: usize) -> usize {
+        if self.normed {
+            picture.slot + y - picture.sources.start
+        } else {
+            picture.index * self.s.h + y
+        }
+    }
+
+    /// Copies the chunk's source rows as they are, norm applied: `[row][column][channel]`.
+    fn copy_rows(&self, chunk: &Chunk, x: Source, band: &mut [f32]) {
+        let s = &self.s;
+        let line = s.w * s.c;
+        self.each_picture(chunk, |picture| {
+            let from = (picture.index * s.h + picture.sources.start) * line;
+            let len = picture.sources.len() * line;
+            x.copy(self.isa, from..from + len, &mut band[picture.slot * line..][..len]);
+        });
+    }
+
     /// Copies the chunk's source rows: `[block][row][column][channel]`, columns off the map zero.
-    fn copy_x(&self, family: &Family, chunk: &Chunk, group: usize, x: &[f32], band: &mut [f32]) {
+    fn copy_x(&self, family: &Family, chunk: &Chunk, group: usize, x: Source, band: &mut [f32]) {
         let s = &self.s;
         let cg = s.c / s.groups;
         let blocks = Even::new(cg, if self.merged { cg } else { family.pixels });
@@ -431,8 +460,9 @@ impl Weights {
             let pixel = (picture * s.h + y) * s.w + first * self.line_step - s.left;
             if self.merged && self.line_step == 1 {
                 let len = (end - first) * s.c;
-                band[(slot * self.line + first) * s.c..][..len]
-                    .copy_from_slice(&x[pixel * s.c..][..len]);
+                let from = pixel * s.c;
+                let to = &mut band[(slot * self.line + first) * s.c..][..len];
+                x.copy(self.isa, from..from + len, to);
                 return;
             }
             let to = Pieces {
@@ -442,7 +472,12 @@ impl Weights {
             };
             copy_pixels(
                 self.isa,
-                &x[pixel * s.c + group * cg..],
+                &x.x[pixel * s.c + group * cg..],
+                x.norm.map(|n| Pending {
+                    scale: &n.scale[group * cg..],
+                    shift: &n.shift[group * cg..],
+                    ..n
+                }),
                 self.line_step * s.c,
                 end - first,
                 to,
@@ -503,7 +538,7 @@ impl Weights {
             for r in 0..rows {
                 let pieces = Even::new(full * width, width);
                 let to = Pieces { pieces, at: r * line + margin, of: rows * line };
-                copy_pixels(self.isa, &from[r * row * s.d..], s.d, row, to, band);
+                copy_pixels(self.isa, &from[r * row * s.d..], None, s.d, row, to, band);
             }
         }
         let used = (end - begin) % width;
@@ -553,18 +588,58 @@ struct Pieces {
 
 /// Copies `n` pixels, `stride` floats from one to the next, in pieces. Whole pixels are read one after
 /// the other, as they lie in memory.
-fn copy_pixels(isa: Isa, from: &[f32], stride: usize, n: usize, p: Pieces, to: &mut [f32]) {
+fn copy_pixels(
+    isa: Isa,
+    from: &[f32],
+    norm: Option<Pending>,
+    stride: usize,
+    n: usize,
+    p: Pieces,
+    to: &mut [f32],
+) {
     let channels = p.pieces.range(p.pieces.parts - 1).end;
     assert!(n == 0 || (n - 1) * stride + channels <= from.len(), "reads past the end");
     assert!(p.at + n <= p.of && p.of * channels <= to.len(), "writes past the end");
     // SAFETY: pixel `n − 1` ends within `from`; every piece has its own `of · m.len()` floats of `to`.
     unsafe {
-        simd!(isa, copy_body(from: &[f32], stride: usize, n: usize, p: Pieces, to: &mut [f32]))
+        simd!(isa, copy_body(from: &[f32], norm: Option<Pending>, stride: usize, n: usize, p: Pieces, to: &mut [f32]))
     };
 }
 
 #[inline(always)]
-unsafe fn copy_body<S: Simd>(from: &[f32], stride: usize, n: usize, p: Pieces, to: &mut [f32]) {
+unsafe fn copy_body<S: Simd>(
+    from: &[f32],
+    norm: Option<Pending>,
+    stride: usize,
+    n: usize,
+    p: Pieces,
+    to: &mut [f32],
+) {
+    // SAFETY: by the caller's contract; a norm has a number for every channel.
+    unsafe {
+        match norm {
+            None => copy_of::<S>(from, stride, n, p, to, |_, _, v| v),
+            Some(Pending { scale, shift, clamp: (lo, hi) }) => {
+                let (lo, hi) = (S::splat(lo), S::splat(hi));
+                copy_of::<S>(from, stride, n, p, to, |channel, m, v| {
+                    let scale = S::load_first(scale.as_ptr().add(channel), m);
+                    let shift = S::load_first(shift.as_ptr().add(channel), m);
+                    S::clamp(S::fma(v, scale, shift), lo, hi)
+                })
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn copy_of<S: Simd>(
+    from: &[f32],
+    stride: usize,
+    n: usize,
+    p: Pieces,
+    to: &mut [f32],
+    f: impl Fn(usize, S::M, S::V) -> S::V,
+) {
     let (from, to) = (from.as_ptr(), to.as_mut_ptr());
     let first = p.pieces.range(0).len();
     let long = (0..p.pieces.parts).take_while(|&i| p.pieces.range(i).len() == first).count();
@@ -581,13 +656,15 @@ unsafe fn copy_body<S: Simd>(from: &[f32], stride: usize, n: usize, p: Pieces, t
                 let ahead = src.wrapping_add(2048);
                 while at + S::LANES <= len {
                     S::prefetch(ahead.wrapping_add(at));
-                    S::store(dst.add(at), S::load(src.add(at)));
+                    let v = f(start + at, S::mask(S::LANES), S::load(src.add(at)));
+                    S::store(dst.add(at), v);
                     at += S::LANES;
                 }
                 if at < len {
                     S::prefetch(ahead.wrapping_add(at));
                     let m = S::mask(len - at);
-                    S::store_first(dst.add(at), S::load_first(src.add(at), m), m);
+                    let v = f(start + at, m, S::load_first(src.add(at), m));
+                    S::store_first(dst.add(at), v, m);
                 }
             }
             start += len;
