@@ -1,0 +1,147 @@
+//! Weights of others give the numbers that others get from them.
+
+use convoke_engine::{Plan, PlanOptions, Session, Shape};
+use convoke_formats::Weights;
+use convoke_formats::weights::{FitOptions, Fitted, fit};
+use convoke_zoo::{Options, build};
+use safetensors::SafeTensors;
+use std::path::{Path, PathBuf};
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+/// A file of the test data, which is not part of the project.
+fn shared(name: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data").join(name);
+    if !path.exists() {
+        eprintln!("skipped: {name} is not there");
+        return None;
+    }
+    Some(path)
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+}
+
+/// Numbers of a `.npy` file of 32-bit floats.
+fn npy(path: &Path) -> Vec<f32> {
+    let bytes = std::fs::read(path).unwrap();
+    let header = u16::from_le_bytes([bytes[8], bytes[9]]) as usize;
+    assert!(bytes[10..10 + header].windows(5).any(|w| w == b"'<f4'"));
+    floats(&bytes[10 + header..])
+}
+
+/// `[n, c, h, w] -> [n, h, w, c]`
+fn nhwc(x: &[f32], s: Shape) -> Vec<f32> {
+    let plane = s.h * s.w;
+    let one =
+        |x: &[f32]| -> Vec<f32> { (0..s.len()).map(|i| x[i % s.c * plane + i / s.c]).collect() };
+    x.chunks_exact(s.len()).flat_map(one).collect()
+}
+
+fn logits(name: &str, file: &Path, x: &[f32]) -> (Vec<f32>, Fitted) {
+    let net = build(name, &Options::default()).unwrap();
+    let fitted = fit(&net, &Weights::open(file).unwrap(), FitOptions::default()).unwrap();
+    let n = x.len() / net.input_shape().len();
+    let mut s = Session::new(Plan::compile(&net, &PlanOptions::predict(n, 2)).unwrap()).unwrap();
+    s.set_params(&fitted.params).unwrap();
+    s.set_state(&fitted.state).unwrap();
+    s.input_mut().copy_from_slice(x);
+    (s.predict(n).unwrap().to_vec(), fitted)
+}
+
+/// Largest difference in units of the largest number.
+fn off(got: &[f32], want: &[f32]) -> f32 {
+    assert_eq!(got.len(), want.len());
+    let largest = want.iter().fold(0f32, |m, v| m.max(v.abs()));
+    got.iter().zip(want).fold(0f32, |m, (a, b)| m.max((a - b).abs())) / largest
+}
+
+#[test]
+fn lenet5_of_the_tutorials_gives_torchs_logits() {
+    let bytes = std::fs::read(fixture("lenet5.expected.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let x = floats(file.tensor("input").unwrap().data());
+    let want = floats(file.tensor("logits").unwrap().data());
+    let (got, _) = logits("lenet5", &fixture("lenet5.pth"), &x);
+    assert!(off(&got, &want) < 1e-5, "{}", off(&got, &want));
+}
+
+#[test]
+fn cifar_resnets_give_the_reference_logits() {
+    for (net, file) in [
+        ("resnet20", "resnet20-12fca82f.th"),
+        ("resnet20", "resnet20-cifar10.safetensors"),
+        ("resnet56", "resnet56-cifar10.safetensors"),
+    ] {
+        let Some(path) = shared(&format!("pretrained/{file}")) else { return };
+        let reference = path.parent().unwrap().join("reference");
+        let x = npy(&reference.join("resnet-cifar10.input8.npy"));
+        let want = npy(&reference.join(format!("{net}-cifar10.logits8.npy")));
+        let (got, fitted) = logits(net, &path, &nhwc(&x, Shape::new(32, 32, 3)));
+        assert!(off(&got, &want) < 1e-5, "{file}: {}", off(&got, &want));
+        assert!(!fitted.folded && fitted.drawn.is_empty());
+    }
+}
+
+#[test]
+fn everything_that_does_not_fit_is_told_in_one_line() {
+    let weights = Weights::open(&fixture("lenet5.pth")).unwrap();
+    let e = |name: &str, classes, swap_head| {
+        let net = build(name, &Options { classes, ..Options::default() }).unwrap();
+        let e = fit(&net, &weights, FitOptions { swap_head }).err()?.to_string();
+        assert!(!e.contains('\n'), "{e}");
+        Some(e)
+    };
+    let other = e("resnet20", None, false).unwrap();
+    for words in [
+        "does not fit `resnet20`",
+        "missing",
+        "`layer1.0.conv1.weight`",
+        "left over",
+        "`fc1.bias`",
+        "more",
+    ] {
+        assert!(other.contains(words), "{other}");
+    }
+    let head = e("lenet5", Some(7), false).unwrap();
+    assert!(head.contains("`fc3.weight` [10, 84] for [7, 84]"), "{head}");
+    assert_eq!(e("lenet5", Some(7), true), None);
+}
+
+#[test]
+fn a_head_for_other_classes_is_left_open() {
+    let weights = Weights::open(&fixture("lenet5.pth")).unwrap();
+    let net = build("lenet5", &Options { classes: Some(7), ..Options::default() }).unwrap();
+    let fitted = fit(&net, &weights, FitOptions { swap_head: true }).unwrap();
+    let head: Vec<_> = net.params().into_iter().filter(|p| p.name.starts_with("dense3")).collect();
+    let ranges: Vec<_> = head.into_iter().map(|p| p.range).collect();
+    assert_eq!(fitted.drawn, ranges);
+    assert_eq!(convoke_formats::weights::classes(&net, &weights), Some(10));
+}
+
+/// Every cut and flip of the real pickles, as of the small ones.
+#[test]
+fn damaged_copies_of_the_pretrained_files_never_panic() {
+    for file in ["resnet20-12fca82f.th", "version-slim-320.pth", "resnet20-cifar10.safetensors"] {
+        let Some(path) = shared(&format!("pretrained/{file}")) else { return };
+        let good = std::fs::read(&path).unwrap();
+        let open = |bytes: Vec<u8>| Weights::from_bytes(Path::new(file), bytes);
+        assert!(open(good.clone()).is_ok());
+        for n in (0..good.len()).step_by(good.len() / 200) {
+            let e = open(good[..n].to_vec()).err().unwrap();
+            assert!(!e.contains('\n'), "{e}");
+        }
+        for i in 0..400 {
+            let mut bytes = good.clone();
+            // The pickle lies at the front.
+            let at = i * 7919 % 14_000;
+            bytes[at] ^= 1 << (i % 8);
+            if let Err(e) = open(bytes) {
+                assert!(!e.contains('\n') && e.len() < 600, "{e}");
+            }
+        }
+    }
+}
