@@ -119,7 +119,7 @@ fn a_head_for_other_classes_is_left_open() {
     let head: Vec<_> = net.params().into_iter().filter(|p| p.name.starts_with("dense3")).collect();
     let ranges: Vec<_> = head.into_iter().map(|p| p.range).collect();
     assert_eq!(fitted.drawn, ranges);
-    assert_eq!(convoke_formats::weights::classes(&net, &weights), Some(10));
+    assert_eq!(convoke_formats::weights::suggest(&net, &weights).classes, Some(10));
 }
 
 /// Every cut and flip of the real pickles, as of the small ones.

@@ -124,7 +124,7 @@ fn storages(p: &Pickle) -> HashMap<&str, Option<Dtype>> {
         &Value::Storage(Storage { ref key, dtype, .. }) => Some((&key[..], dtype)),
         _ => None,
     };
-    p.values.iter().filter_map(|v| storage(v)).collect()
+    p.values.iter().filter_map(storage).collect()
 }
 
 fn entry<'a>(p: &'a Pickle, dict: Id, key: &str) -> Option<&'a Value> {

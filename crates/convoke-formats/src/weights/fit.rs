@@ -37,6 +37,7 @@ struct Found<'a> {
     /// Our name to theirs.
     of: BTreeMap<String, &'a str>,
     recipe: Option<Recipe>,
+    side: usize,
 }
 
 /// Tensors that count steps or costs, of which no network has need.
@@ -59,15 +60,23 @@ pub fn fit(
         .map_err(|what| ModelError::File { path: weights.path().into(), what })
 }
 
-/// The number of classes of a file's last layer, told by its bias or weight; `None` when the file
-/// has no such tensor.
-pub fn classes(network: &Network, weights: &Weights) -> Option<usize> {
+/// What a file says about the network it is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Suggestion {
+    /// Classes of its last layer.
+    pub classes: Option<usize>,
+    /// Side of its input in pixels, where it differs from the family's.
+    pub side: Option<usize>,
+}
+
+/// Classes and input of a file of weights for that network, as far as they can be told.
+pub fn suggest(network: &Network, weights: &Weights) -> Suggestion {
     let known = family(network.name());
     let names = named(network, weights, &known);
-    let head = head(network)?;
-    let head = &network.node(head).name;
-    let theirs = names.of.get(&format!("{head}.weight"))?;
-    weights.shape(theirs)?.first().copied()
+    let theirs = head(network)
+        .and_then(|h| names.of.get(&format!("{}.weight", network.node(h).name)).copied());
+    let classes = theirs.and_then(|n| weights.shape(n)?.first().copied());
+    Suggestion { classes, side: Some(names.side).filter(|&s| s > 0) }
 }
 
 /// The last layer with weights before the output.
@@ -89,7 +98,7 @@ pub fn head(network: &Network) -> Option<NodeId> {
 fn named<'a>(network: &Network, weights: &'a Weights, known: &Family) -> Found<'a> {
     let wanted: BTreeSet<String> =
         network.params().into_iter().chain(network.state()).map(|p| p.name).collect();
-    let plain = Form { names: Names::Table(&[]), recipe: None };
+    let plain = Form { names: Names::Table(&[]), recipe: None, side: 0 };
     let mut best: Option<(usize, Found)> = None;
     for form in std::iter::once(&plain).chain(known.forms) {
         let lines = form.names.lines();
@@ -97,10 +106,10 @@ fn named<'a>(network: &Network, weights: &'a Weights, known: &Family) -> Found<'
             weights.iter().map(|(theirs, _)| (lines.ours(theirs), theirs)).collect();
         let found = of.keys().filter(|n| wanted.contains(*n)).count();
         if best.as_ref().is_none_or(|(most, _)| found > *most) {
-            best = Some((found, Found { of, recipe: form.recipe }));
+            best = Some((found, Found { of, recipe: form.recipe, side: form.side }));
         }
     }
-    best.map_or(Found { of: BTreeMap::new(), recipe: None }, |(_, n)| n)
+    best.map_or(Found { of: BTreeMap::new(), recipe: None, side: 0 }, |(_, n)| n)
 }
 
 struct Fit<'a> {

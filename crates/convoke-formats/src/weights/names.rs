@@ -22,6 +22,8 @@ pub(crate) struct Form {
     pub names: Names,
     /// How these weights want their pictures, when not as the family does.
     pub recipe: Option<Recipe>,
+    /// Side of their input in pixels; 0 for the family's.
+    pub side: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -73,31 +75,32 @@ const FAMILIES: &[Family] = &[
                 ("features.3", "conv2"),
             ]),
             recipe: None,
+            side: 0,
         }],
         recipe: Recipe { resize: 0, mean: [0.0; 3], std: [1.0; 3], ..IMAGENET },
     },
     Family {
         // akamaster/pytorch_resnet_cifar10 and those that call the last layer `fc`.
         networks: &["resnet20", "resnet32", "resnet44", "resnet56", "resnet110"],
-        forms: &[Form { names: Names::Table(&[("fc", "linear")]), recipe: None }],
+        forms: &[Form { names: Names::Table(&[("fc", "linear")]), recipe: None, side: 0 }],
         recipe: WHOLE,
     },
     Family {
         networks: &["mobilenet-v2*"],
         forms: &[
-            Form { names: Names::Made(mobilenet_v2_timm), recipe: None },
-            Form { names: Names::Made(mobilenet_v2_plain), recipe: None },
+            Form { names: Names::Made(mobilenet_v2_timm), recipe: None, side: 0 },
+            Form { names: Names::Made(mobilenet_v2_plain), recipe: None, side: 0 },
         ],
         recipe: IMAGENET,
     },
     Family {
         networks: &["squeezenet1.0", "squeezenet1-0", "squeezenet-1.0", "squeezenet"],
-        forms: &[Form { names: Names::Made(squeezenet_caffe), recipe: Some(CAFFE) }],
+        forms: &[Form { names: Names::Made(squeezenet_caffe), recipe: Some(CAFFE), side: 227 }],
         recipe: IMAGENET,
     },
     Family {
         networks: &["mobilenet-v1*"],
-        forms: &[Form { names: Names::Made(mobilenet_v1_slim), recipe: Some(SLIM) }],
+        forms: &[Form { names: Names::Made(mobilenet_v1_slim), recipe: Some(SLIM), side: 0 }],
         recipe: SLIM,
     },
     Family {
@@ -107,6 +110,10 @@ const FAMILIES: &[Family] = &[
     },
 ];
 
+/// Krizhevsky 2009, in the order of its labels.
+const CIFAR10: [&str; 10] =
+    ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
+
 const OTHER: Family = Family { networks: &["*"], forms: &[], recipe: IMAGENET };
 
 /// What is known about a network of that name; torchvision's ways where nothing else is.
@@ -115,10 +122,16 @@ pub fn family(network: &str) -> Family {
         Some(start) => network.starts_with(start),
         None => network == *pattern,
     };
-    FAMILIES.iter().find(|f| f.networks.iter().any(|n| fits(&n))).copied().unwrap_or(OTHER)
+    FAMILIES.iter().find(|f| f.networks.iter().any(fits)).copied().unwrap_or(OTHER)
 }
 
 impl Family {
+    /// Names of the classes where all known weights of the family are for the same ones.
+    pub fn class_names(&self, count: usize) -> Option<Vec<String>> {
+        let cifar = self.networks.contains(&"resnet20") && count == CIFAR10.len();
+        cifar.then(|| CIFAR10.map(String::from).to_vec())
+    }
+
     /// How pictures become an input of that shape.
     pub fn preprocess(&self, input: Shape) -> Preprocess {
         self.recipe.preprocess(input)
