@@ -53,10 +53,14 @@ impl Picture {
 /// # Errors
 /// When the file cannot be read, is no picture, is cut short, or is larger than [`MAX_SIDE`].
 pub fn read_picture(path: &Path, channels: usize) -> Result<Picture> {
-    let mut decoder = open(path)?.into_decoder().map_err(|e| DataError::picture(path, e))?;
+    let reader = open(path)?;
+    let is_jpeg = reader.format() == Some(image::ImageFormat::Jpeg);
+    let mut decoder = reader.into_decoder().map_err(|e| DataError::picture(path, e))?;
     let orientation = decoder.orientation().map_err(|e| DataError::picture(path, e))?;
-    let mut picture =
-        DynamicImage::from_decoder(decoder).map_err(|e| DataError::picture(path, e))?;
+    let mut picture = match if is_jpeg { jpeg(path)? } else { None } {
+        Some(p) => p,
+        None => DynamicImage::from_decoder(decoder).map_err(|e| DataError::picture(path, e))?,
+    };
     picture.apply_orientation(orientation);
     if picture.color().has_alpha() {
         picture = over_white(picture);
@@ -68,6 +72,38 @@ pub fn read_picture(path: &Path, channels: usize) -> Result<Picture> {
         picture.into_rgb8().into_raw()
     };
     Ok(Picture { width, height, channels: if channels == 1 { 1 } else { 3 }, data })
+}
+
+/// A JPEG with the pixels that libjpeg makes of it, as every other toolkit sees them: decoders are
+/// free in how they round, and networks notice. `None` for colours that are left to `image` (CMYK).
+fn jpeg(path: &Path) -> Result<Option<DynamicImage>> {
+    use libjpeg_turbo_rs::{ColorSpace, Decoder, PixelFormat};
+    let bytes = std::fs::read(path).map_err(|e| DataError::io(path, e))?;
+    // A picture is not worth a crash: the decoder is young.
+    let decoded = std::panic::catch_unwind(|| {
+        let mut decoder = Decoder::new(&bytes)?;
+        let format = match decoder.jpeg_color_space() {
+            ColorSpace::Grayscale => PixelFormat::Grayscale,
+            ColorSpace::YCbCr | ColorSpace::Rgb => PixelFormat::Rgb,
+            _ => return Ok(None),
+        };
+        decoder.set_output_format(format);
+        decoder.set_max_pixels((MAX_BYTES / 3) as usize);
+        decoder.set_max_memory(2 * MAX_BYTES as usize);
+        decoder.decode_image().map(|image| Some((image, format)))
+    });
+    let decoded = decoded.map_err(|_| DataError::picture(path, "cannot be decoded"))?;
+    let Some((image, format)) = decoded.map_err(|e| DataError::picture(path, e))? else {
+        return Ok(None);
+    };
+    let (w, h) = (image.width as u32, image.height as u32);
+    let picture = match format {
+        PixelFormat::Grayscale => {
+            image::GrayImage::from_raw(w, h, image.data).map(DynamicImage::ImageLuma8)
+        }
+        _ => image::RgbImage::from_raw(w, h, image.data).map(DynamicImage::ImageRgb8),
+    };
+    Ok(picture)
 }
 
 /// Width and height from the header alone, before EXIF orientation.
