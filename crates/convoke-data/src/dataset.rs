@@ -119,6 +119,29 @@ impl Dataset {
         folders(path, options)
     }
 
+    /// Files of another format than nearly all the others of their split: `(file, its format, theirs)`.
+    /// In a folder of photos, a lone GIF is more often a web page's placeholder than a photo.
+    pub fn strangers(&self) -> Vec<(PathBuf, String, String)> {
+        let mut found = Vec::new();
+        for split in
+            [Some(&self.train), self.val.as_ref(), self.test.as_ref()].into_iter().flatten()
+        {
+            let Source::Files(files) = &split.source else { continue };
+            let mut counts = std::collections::BTreeMap::<String, usize>::new();
+            for file in files {
+                *counts.entry(format_of(file)).or_default() += 1;
+            }
+            let Some((most, count)) = counts.iter().max_by_key(|c| c.1) else { continue };
+            let rest = files.len() - count;
+            if rest == 0 || rest * 50 > files.len() {
+                continue;
+            }
+            let others = files.iter().filter(|f| format_of(f) != *most);
+            found.extend(others.map(|f| (f.clone(), format_of(f), format!("{most} pictures"))));
+        }
+        found
+    }
+
     /// The split to judge by: validation, or else test.
     pub fn eval(&self) -> Option<&Split> {
         self.val.as_ref().or(self.test.as_ref())
@@ -236,6 +259,12 @@ fn class_folders(path: &Path, ignored: &mut usize) -> Result<(Vec<String>, Vec<V
         files.push(found);
     }
     Ok((classes, files))
+}
+
+/// The format that a file's name tells, as people write it.
+fn format_of(path: &Path) -> String {
+    let ending = path.extension().map_or(String::new(), |e| e.to_string_lossy().to_uppercase());
+    if matches!(ending.as_str(), "JPG" | "JFIF") { "JPEG".into() } else { ending }
 }
 
 fn name(path: &Path) -> String {

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// A file or folder cannot be read or written.
-    #[error("{path}: {source}")]
+    #[error("{path}: {}", plainly(cause))]
     Io {
         /// The file.
         path: PathBuf,
         /// What the system says.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// A picture cannot be decoded.
     #[error("{path}: {what}")]
@@ -31,12 +31,24 @@ pub enum DataError {
     },
 }
 
+/// What the system says, and what to do about it.
+fn plainly(e: &std::io::Error) -> String {
+    use std::io::ErrorKind;
+    match e.kind() {
+        ErrorKind::NotFound => "does not exist; check the path".into(),
+        ErrorKind::PermissionDenied => "permission denied; check who may read and write it".into(),
+        ErrorKind::StorageFull => "the disk is full; free some space or give another folder".into(),
+        ErrorKind::ReadOnlyFilesystem => "the disk is read-only; give another folder".into(),
+        _ => e.to_string(),
+    }
+}
+
 /// Result with this crate's [`DataError`].
 pub type Result<T> = std::result::Result<T, DataError>;
 
 impl DataError {
-    pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
-        DataError::Io { path: path.into(), source }
+    pub(crate) fn io(path: &Path, cause: std::io::Error) -> Self {
+        DataError::Io { path: path.into(), cause }
     }
 
     pub(crate) fn picture(path: &Path, what: impl ToString) -> Self {

@@ -2,7 +2,7 @@
 
 use crate::{DataError, Result};
 use fast_image_resize as fir;
-use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 use std::path::Path;
 
 /// 8-bit pixels, `data [height, width, channels]`.
@@ -54,7 +54,10 @@ impl Picture {
 /// When the file cannot be read, is no picture, is cut short, or is larger than [`MAX_SIDE`].
 pub fn read_picture(path: &Path, channels: usize) -> Result<Picture> {
     let reader = open(path)?;
-    let is_jpeg = reader.format() == Some(image::ImageFormat::Jpeg);
+    let is_jpeg = reader.format() == Some(ImageFormat::Jpeg);
+    if is_jpeg && !jpeg_is_whole(path)? {
+        return Err(DataError::picture(path, "is cut short; copy it again"));
+    }
     let mut decoder = reader.into_decoder().map_err(|e| DataError::picture(path, e))?;
     let orientation = decoder.orientation().map_err(|e| DataError::picture(path, e))?;
     let mut picture = match if is_jpeg { jpeg(path)? } else { None } {
@@ -127,6 +130,25 @@ fn open(path: &Path) -> Result<ImageReader<std::io::BufReader<std::fs::File>>> {
     limits.max_alloc = Some(MAX_BYTES);
     reader.limits(limits);
     Ok(reader)
+}
+
+/// Whether a JPEG's picture data ends with its end marker. The decoder fills what is missing with grey.
+fn jpeg_is_whole(path: &Path) -> Result<bool> {
+    let bytes = std::fs::read(path).map_err(|e| DataError::io(path, e))?;
+    // Segments up to the picture data; a thumbnail within one of them has an end marker of its own.
+    let mut at = 2;
+    while let Some(&[0xFF, marker, high, low]) = bytes.get(at..at + 4) {
+        if marker == 0xFF {
+            at += 1;
+            continue;
+        }
+        at += 2 + usize::from(u16::from_be_bytes([high, low]));
+        if marker == 0xDA {
+            break;
+        }
+    }
+    let data = bytes.get(at..).unwrap_or_default();
+    Ok(data.windows(2).any(|pair| pair == [0xFF, 0xD9]))
 }
 
 fn over_white(picture: DynamicImage) -> DynamicImage {
@@ -274,6 +296,26 @@ mod tests {
             let e = read_picture(&path, 3).unwrap_err().to_string();
             assert!(e.contains("p.png") && !e.contains('\n'), "{n}: {e}");
         }
+    }
+
+    #[test]
+    fn a_cut_jpeg_is_an_error_though_the_decoder_would_fill_it_with_grey() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("p.jpg");
+        let picture = image::RgbImage::from_fn(40, 30, |x, y| {
+            image::Rgb([(x * 6) as u8, (y * 8) as u8, (x * y) as u8])
+        });
+        picture.save(&path).unwrap();
+        assert_eq!(read_picture(&path, 3).unwrap().width, 40);
+        let bytes = std::fs::read(&path).unwrap();
+        for n in (0..bytes.len()).step_by(3) {
+            std::fs::write(&path, &bytes[..n]).unwrap();
+            assert!(read_picture(&path, 3).is_err(), "{n} of {} bytes", bytes.len());
+        }
+        let mut longer = bytes.clone();
+        longer.extend([7; 100]);
+        std::fs::write(&path, longer).unwrap();
+        assert!(read_picture(&path, 3).is_ok(), "bytes behind the picture do no harm");
     }
 
     #[test]

@@ -2,13 +2,15 @@
 
 use crate::layers::Init;
 use crate::plan::arena::{Kind, Memory};
-use crate::plan::op::{Exec, Phase};
+use crate::plan::lower::SCRATCH;
+use crate::plan::op::{Call, Exec, Phase};
 use crate::plan::{Mode, Plan};
 use crate::{Error, NodeId, Result};
 use convoke_kernels::{Ctx, Pool};
 use memmap2::{Advice, MmapMut};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use std::time::Instant;
 
 /// What one training step tells.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -29,6 +31,23 @@ pub struct Session {
     steps: u64,
     /// Weights have changed since the filters were packed.
     stale: bool,
+    /// Seconds of each call so far, when asked for.
+    seconds: Option<Vec<f64>>,
+}
+
+/// What one call of the schedule took.
+#[derive(Debug, Clone)]
+pub struct CallTime {
+    /// Layer and part.
+    pub name: String,
+    /// When it runs.
+    pub phase: Phase,
+    /// Seconds over all runs since the profile began.
+    pub seconds: f64,
+    /// Multiply-accumulates of one run over the whole batch; 0 where they are not what it is for.
+    pub macs: u64,
+    /// Bytes of all buffers that it names, work space apart: what it would move if each were touched once.
+    pub bytes: usize,
 }
 
 impl Session {
@@ -50,7 +69,7 @@ impl Session {
         let _ = arena.advise(Advice::HugePage);
         let pool = Pool::new(plan.options().threads);
         let labels = vec![0; plan.labels];
-        Ok(Session { plan, pool, arena, labels, seed: 0, steps: 0, stale: true })
+        Ok(Session { plan, pool, arena, labels, seed: 0, steps: 0, stale: true, seconds: None })
     }
 
     /// The plan that runs.
@@ -246,8 +265,35 @@ impl Session {
         }
     }
 
+    /// Begins to time every call, from zero.
+    pub fn begin_profile(&mut self) {
+        self.seconds = Some(vec![0.0; self.plan.calls.len()]);
+    }
+
+    /// What each call took since [`Session::begin_profile`], in the order of the schedule.
+    pub fn profile(&self) -> Vec<CallTime> {
+        let places = &self.plan.layout.places;
+        let batch = self.plan.options().batch as u64;
+        let seconds = self.seconds.iter().flatten();
+        let calls = self.plan.calls.iter().zip(seconds);
+        let of = |(call, &seconds): (&Call, &f64)| CallTime {
+            name: call.name.clone(),
+            phase: call.phase,
+            seconds,
+            macs: call.op.macs() * batch,
+            bytes: call
+                .op
+                .buffers()
+                .iter()
+                .filter(|&&b| b != SCRATCH)
+                .map(|b| 4 * places[b.0].len())
+                .sum(),
+        };
+        calls.map(of).collect()
+    }
+
     fn run(&mut self, phases: &[Phase], n: usize, lr: f32) -> StepReport {
-        let Session { plan, pool, arena, labels, seed, steps, .. } = self;
+        let Session { plan, pool, arena, labels, seed, steps, seconds, .. } = self;
         let mut memory = Memory { data: bytemuck::cast_slice_mut(arena), layout: &plan.layout };
         let mut exec = Exec {
             cx: Ctx { pool, isa: plan.isa() },
@@ -260,8 +306,14 @@ impl Session {
             correct: 0,
         };
         for &phase in phases {
-            for call in plan.calls.iter().filter(|c| c.phase == phase) {
+            for (i, call) in plan.calls.iter().enumerate().filter(|(_, c)| c.phase == phase) {
+                let Some(seconds) = seconds else {
+                    call.op.run(&mut memory, &mut exec);
+                    continue;
+                };
+                let start = Instant::now();
                 call.op.run(&mut memory, &mut exec);
+                seconds[i] += start.elapsed().as_secs_f64();
             }
         }
         StepReport { loss: exec.loss, correct: exec.correct }

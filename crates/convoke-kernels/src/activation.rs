@@ -132,8 +132,9 @@ pub(crate) fn exp(x: f32) -> f32 {
 /// `1 / (1 + exp(−x))`.
 #[inline(always)]
 pub(crate) fn sigmoid(x: f32) -> f32 {
-    let v = 1.0 / (1.0 + exp(-x.abs()));
-    let v = if x >= 0.0 { v } else { 1.0 - v };
+    // `e / (1 + e)` for the negative side: `1 − v` would lose the tail's digits.
+    let e = exp(-x.abs());
+    let v = (if x >= 0.0 { 1.0 } else { e }) / (1.0 + e);
     // The clamped exp would hide a NaN.
     if x.is_nan() { x } else { v }
 }

@@ -266,7 +266,11 @@ fn softmax_and_local_response_norm() {
             let want = by_row(&|i| {
                 reference::pointwise::softmax_backward(row(i), &dy[i * c..(i + 1) * c])
             });
-            close(&name("softmax backward"), &r[1], &want, 5e-6);
+            // `dy − Σ y·dy` cancels where one class has nearly all: the error is of the order of dy.
+            for (i, (got, want)) in r[1].iter().zip(&want).enumerate() {
+                let off = (f64::from(*got) - want).abs();
+                assert!(off <= 5e-7, "{} [{i}]: {got} against {want}", name("softmax backward"));
+            }
             close(&name("lrn"), &r[2], &by_row(&|i| reference::pointwise::lrn(&o, row(i)).0), 2e-6);
             close(
                 &name("lrn sums"),

@@ -73,10 +73,11 @@ pub(crate) fn curves(rows: &[EpochRow]) -> Picture {
             .filter(|p| p.1.is_finite())
             .collect()
     };
+    let judge = rows.first().map_or("val", EpochRow::judge);
     let pair = |train: Vec<(f64, f64)>, val: Vec<(f64, f64)>| {
         [
             Curve { name: "train", colour: BLUE, points: train },
-            Curve { name: "val", colour: ORANGE, points: val },
+            Curve { name: judge, colour: ORANGE, points: val },
         ]
     };
     let loss = pair(points(&|r| Some(r.train_loss)), points(&|r| r.val_loss));
@@ -160,6 +161,7 @@ mod tests {
                 epoch,
                 train_loss: 2.3 * (-t / 20.0).exp(),
                 train_top1: 1.0 - 0.9 * (-t / 25.0).exp(),
+                on_test: false,
                 val_loss: val.then_some(0.4 + 1.9 * (-t / 12.0).exp() + 0.03 * (t * 7.0).sin()),
                 val_top1: val.then_some(0.8 - 0.7 * (-t / 15.0).exp() + 0.01 * (t * 5.0).cos()),
                 val_top5: None,

@@ -16,6 +16,8 @@ pub struct EpochRow {
     pub train_loss: f64,
     /// Share right while training (with augmentation and dropout).
     pub train_top1: f64,
+    /// Whether what it is judged by is the test part, for want of a validation part.
+    pub on_test: bool,
     /// Loss on the split to judge by.
     pub val_loss: Option<f64>,
     /// Share right there.
@@ -30,10 +32,12 @@ pub struct EpochRow {
     pub pictures_per_second: f64,
 }
 
-const HEAD: &str =
-    "epoch,train_loss,train_top1,val_loss,val_top1,val_top5,lr,seconds,pictures_per_second";
-
 impl EpochRow {
+    /// What it is judged by: `val` or `test`.
+    pub fn judge(&self) -> &'static str {
+        if self.on_test { "test" } else { "val" }
+    }
+
     fn line(&self) -> String {
         let o = |v: Option<f64>| v.map_or(String::new(), |v| format!("{v:.6}"));
         format!(
@@ -50,13 +54,14 @@ impl EpochRow {
         )
     }
 
-    fn parse(line: &str) -> Option<Self> {
+    fn parse(line: &str, on_test: bool) -> Option<Self> {
         let cells: Vec<&str> = line.split(',').collect();
         let n = |i: usize| cells.get(i)?.parse::<f64>().ok();
         Some(EpochRow {
             epoch: cells.first()?.parse().ok()?,
             train_loss: n(1)?,
             train_top1: n(2)?,
+            on_test,
             val_loss: n(3),
             val_top1: n(4),
             val_top5: n(5),
@@ -149,7 +154,11 @@ impl RunFolder {
 
     /// Writes `results.csv` and `results.png`.
     pub(crate) fn write_rows(&self, rows: &[EpochRow]) -> Result<()> {
-        let mut text = format!("{HEAD}\n");
+        let judge = rows.first().map_or("val", EpochRow::judge);
+        let mut text = format!(
+            "epoch,train_loss,train_top1,{judge}_loss,{judge}_top1,{judge}_top5,lr,seconds,\
+             pictures_per_second\n"
+        );
         for row in rows {
             text += &row.line();
             text.push('\n');
@@ -161,7 +170,11 @@ impl RunFolder {
     /// Reads `results.csv`; empty when there is none yet.
     pub(crate) fn read_rows(&self) -> Result<Vec<EpochRow>> {
         match std::fs::read_to_string(self.0.join("results.csv")) {
-            Ok(text) => Ok(text.lines().skip(1).filter_map(EpochRow::parse).collect()),
+            Ok(text) => {
+                let on_test = text.lines().next().is_some_and(|head| head.contains("test_loss"));
+                let rows = text.lines().skip(1);
+                Ok(rows.filter_map(|line| EpochRow::parse(line, on_test)).collect())
+            }
             Err(_) => Ok(Vec::new()),
         }
     }
@@ -176,6 +189,7 @@ mod tests {
             epoch,
             train_loss: 2.0 / epoch as f64,
             train_top1: 1.0 - 0.5 / epoch as f64,
+            on_test: false,
             val_loss: val,
             val_top1: val,
             val_top5: val,
@@ -194,8 +208,9 @@ mod tests {
         run.write_rows(&rows).unwrap();
         assert_eq!(run.read_rows().unwrap(), rows);
         let csv = std::fs::read_to_string(run.path().join("results.csv")).unwrap();
-        assert_eq!(csv.lines().next(), Some(HEAD));
-        assert!(csv.lines().all(|l| l.split(',').count() == HEAD.split(',').count()));
+        let head = csv.lines().next().unwrap();
+        assert!(head.starts_with("epoch,train_loss,train_top1,val_loss,val_top1,"), "{head}");
+        assert!(csv.lines().all(|l| l.split(',').count() == head.split(',').count()));
     }
 
     #[test]

@@ -384,6 +384,7 @@ impl<'a> Trainer<'a> {
             epoch: self.at.epoch + 1,
             train_loss: self.at.loss / batches as f64,
             train_top1: self.at.correct as f64 / (batches * self.options.batch) as f64,
+            on_test: self.dataset.val.is_none(),
             val_loss: e.map(|e| e.loss),
             val_top1: e.map(|e| e.top1),
             val_top5: e.map(|e| e.top5),

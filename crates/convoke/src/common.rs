@@ -76,7 +76,7 @@ pub fn model(name: &str) -> Result<Model> {
     match path.extension().and_then(|e| e.to_str()) {
         Some("safetensors") => Ok(Model::File(Box::new(ModelFile::load(path)?), path.into())),
         Some("toml") => {
-            let text = std::fs::read_to_string(path).with_context(|| name.to_string())?;
+            let text = read_text(path)?;
             Ok(Model::Network(Source::Toml(path.into(), text)))
         }
         _ if path.is_file() => {
@@ -186,8 +186,22 @@ pub fn left_out(failed: Vec<anyhow::Error>, files: usize, what: &str) -> Result<
     }
 }
 
+/// The text of a file.
+pub fn read_text(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path)
+        .map_err(|cause| convoke_data::DataError::Io { path: path.into(), cause }.into())
+}
+
 fn one_line(e: &anyhow::Error) -> String {
-    let text = e.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
+    let mut text = String::new();
+    for cause in e.chain() {
+        // Some errors already tell their cause.
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            let colon = if text.is_empty() { "" } else { ": " };
+            text += &format!("{colon}{cause}");
+        }
+    }
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 

@@ -71,7 +71,10 @@ impl Progress for Bar {
 
     fn epoch(&mut self, r: &EpochRow) {
         let val = match (r.val_top1, r.val_loss) {
-            (Some(t), Some(l)) => format!("  val loss {l:.4}  val right {:.2} %", 100.0 * t),
+            (Some(t), Some(l)) => {
+                let judge = r.judge();
+                format!("  {judge} loss {l:.4}  {judge} right {:.2} %", 100.0 * t)
+            }
             _ => String::new(),
         };
         self.last = Instant::now();

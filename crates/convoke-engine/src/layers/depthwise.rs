@@ -68,6 +68,10 @@ impl Op for Forward {
         [self.x, self.weight, self.y].into_iter().chain(self.bias).collect()
     }
 
+    fn macs(&self) -> u64 {
+        self.s.macs()
+    }
+
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let clamp = self.clamp;
         match self.bias {
@@ -99,6 +103,10 @@ impl Op for BackwardWeights {
         vec![self.x, self.dy, self.dw, self.scratch]
     }
 
+    fn macs(&self) -> u64 {
+        self.s.macs()
+    }
+
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let [x, dy, dw, scratch] = m.get([self.x, self.dy, self.dw, self.scratch]);
         kernels::backward_weights(e.cx, &self.s, e.n, x, dy, dw, scratch);
@@ -117,6 +125,10 @@ struct BackwardData {
 impl Op for BackwardData {
     fn buffers(&self) -> Vec<Buf> {
         vec![self.dy, self.weight, self.dx]
+    }
+
+    fn macs(&self) -> u64 {
+        self.s.macs()
     }
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {

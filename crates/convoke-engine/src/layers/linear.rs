@@ -191,6 +191,10 @@ impl Op for Forward {
         all.into_iter().chain(self.bias).chain(self.residual).collect()
     }
 
+    fn macs(&self) -> u64 {
+        self.conv.shape().macs()
+    }
+
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let Forward { conv, clamp, .. } = self;
         let (x, pack, y, scratch) = (self.x, self.pack, self.y, self.scratch);
@@ -234,6 +238,10 @@ impl Op for BackwardWeights {
         vec![self.x, self.dy, self.dw, self.scratch]
     }
 
+    fn macs(&self) -> u64 {
+        self.conv.shape().macs()
+    }
+
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let [x, dy, dw, scratch] = m.get([self.x, self.dy, self.dw, self.scratch]);
         self.conv.backward_weights(e.cx, e.n, x, dy, dw, scratch);
@@ -253,6 +261,10 @@ struct BackwardData {
 impl Op for BackwardData {
     fn buffers(&self) -> Vec<Buf> {
         vec![self.dy, self.pack, self.dx, self.scratch]
+    }
+
+    fn macs(&self) -> u64 {
+        self.conv.shape().macs()
     }
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {

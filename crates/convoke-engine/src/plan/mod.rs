@@ -11,6 +11,7 @@ pub(crate) mod ops;
 pub(crate) mod unit;
 
 pub use compile::Plan;
+pub use op::Phase;
 
 use crate::NodeId;
 use convoke_kernels::Isa;

@@ -21,6 +21,10 @@ pub enum Phase {
 pub(crate) trait Op: fmt::Debug + Send + Sync {
     /// All buffers that it touches.
     fn buffers(&self) -> Vec<Buf>;
+    /// Multiply-accumulates per sample, where they are what it is for.
+    fn macs(&self) -> u64 {
+        0
+    }
     /// Runs it; allocates nothing.
     fn run(&self, m: &mut Memory, x: &mut Exec);
 }

@@ -1,7 +1,7 @@
 //! The walk of forward and backward-data: every output number is a sum over the cells of a window.
 
 use super::{ConvShape, Epilogue};
-use crate::gemm::{Even, Family, Start, Tap, Tile};
+use crate::gemm::{Even, Family, Panel, Start, Tap, Tile};
 use crate::{Ctx, Isa, SharedMut};
 use std::ops::Range;
 
@@ -17,6 +17,16 @@ pub(super) struct Cell {
 /// Rows of padded source kept in a thread's cache while all filters pass over them, in floats:
 /// 384 KB, so that they share 1 MB of L2 with a panel of filters.
 const BAND: usize = 96 * 1024;
+
+/// Filters of one slice, in floats: 24 KB, half of the nearest cache.
+const SLICE: usize = 6 * 1024;
+
+/// A part of the sum: some taps, and a range within each.
+#[derive(Debug, Clone)]
+struct Slice {
+    taps: Range<usize>,
+    k: Range<usize>,
+}
 
 /// `dst [n, …, filters] (+)= sum over cells, channels of src [n, src_h, src_w, groups·channels] · pack`.
 #[derive(Debug, Clone)]
@@ -51,8 +61,11 @@ pub(super) struct Walk {
     padded: bool,
     /// Whether all pictures are one row of pixels.
     flat: bool,
-    /// Taps for full panels and for the last one.
+    /// Cells in a run: 3 where the row tile takes them (packed `[channel][3][lane]`), else 1.
+    pub run: usize,
+    /// Taps and slices for full panels and for the last one.
     taps: [Vec<Tap>; 2],
+    slices: [Vec<Slice>; 2],
     tap_k: usize,
 }
 
@@ -98,7 +111,9 @@ impl Walk {
             groups: s.groups,
             padded: false,
             flat: false,
+            run: 1,
             taps: Default::default(),
+            slices: Default::default(),
             tap_k: 0,
         }
         .finish()
@@ -157,7 +172,9 @@ impl Walk {
                         groups: s.groups,
                         padded: false,
                         flat: false,
+                        run: 1,
                         taps: Default::default(),
+                        slices: Default::default(),
                         tap_k: 0,
                     }
                     .finish(),
@@ -201,7 +218,8 @@ impl Walk {
         // All runs of a window are equally long; if not, fall back to single cells.
         let len = runs.first().map_or(1, |r| r.1);
         let len = if runs.iter().all(|r| r.1 == len) { len } else { 1 };
-        self.tap_k = len * self.channels;
+        self.run = if self.takes_rows(len) { 3 } else { 1 };
+        self.tap_k = if self.run == 3 { self.channels } else { len * self.channels };
         let pitch = self.pitch();
         let pixel = self.groups * self.channels;
         let taps = |width: usize| {
@@ -216,7 +234,34 @@ impl Walk {
         let family = Family::of(self.isa);
         let last = family.panels(self.filters).last().map_or(family.width(), |p| p.width);
         self.taps = [taps(family.width()), taps(last)];
+        self.slices = [self.slices(family.width()), self.slices(last)];
         self
+    }
+
+    /// Cuts the sum so that a panel's filters of one slice stay in the nearest cache while they pass over
+    /// a block's pixels. The row tile needs that; others read filters slowly enough for the second cache.
+    fn slices(&self, width: usize) -> Vec<Slice> {
+        let taps = self.taps[0].len();
+        let per_k = self.run * width;
+        if self.run == 1 || taps * self.tap_k * per_k <= SLICE {
+            return vec![Slice { taps: 0..taps, k: 0..self.tap_k }];
+        }
+        let whole = (SLICE / (self.tap_k * per_k)).max(1);
+        let parts = Even::new(self.tap_k, (SLICE / per_k).max(1));
+        (0..taps)
+            .step_by(whole)
+            .flat_map(|tap| (0..parts.parts).map(move |part| (tap, part)))
+            .map(|(tap, part)| Slice { taps: tap..(tap + whole).min(taps), k: parts.range(part) })
+            .collect()
+    }
+
+    /// Whether the row tile serves: windows of runs three places wide over neighbouring pixels.
+    fn takes_rows(&self, run: usize) -> bool {
+        let family = Family::of(self.isa);
+        run == 3
+            && self.step_w == 1
+            && self.out_w >= 3
+            && family.panels(self.filters).all(|p| family.row_pixels(p) > 0)
     }
 
     /// Columns of a padded source row.
@@ -331,8 +376,8 @@ impl Walk {
         });
     }
 
-    /// All outputs of one item: panels outside, so that a panel of filters stays in the nearest cache
-    /// while it passes over the block's pixels.
+    /// All outputs of one item: panels outside, then slices of the sum, so that filters stay in the
+    /// nearest cache while they pass over the block's pixels.
     fn block(
         &self,
         block: &Block,
@@ -344,79 +389,100 @@ impl Walk {
         band: &mut [f32],
     ) {
         let family = Family::of(self.isa);
-        let pitch = self.pitch();
-        let src_pixel = self.groups * self.channels;
-        let dst_pixel = self.groups * self.filters;
+        let pixel = self.groups * self.filters;
         let picture = if self.padded { self.fill(block, src, band) } else { 0 };
-        let c_px = self.dst_step_w * dst_pixel;
-        let c_row = self.dst_step_h * self.dst_w * dst_pixel;
-        let most_rows = family.rows_of(block.cols.len());
         for group in 0..self.groups {
             for panel in
                 family.panels(self.filters).skip(block.panels.start).take(block.panels.len())
             {
-                let taps = &self.taps[usize::from(panel.width != family.width())];
+                let which = usize::from(panel.width != family.width());
+                let (taps, slices) = (&self.taps[which], &self.slices[which]);
                 let column = group * self.filters + panel.start;
                 let b = &pack[group * self.group_pack_len()
                     + self.cells.len() * self.channels * panel.start..];
-                let mut tile = Tile {
-                    taps: taps.as_ptr(),
-                    ntaps: taps.len(),
-                    k: self.tap_k,
-                    a: src.as_ptr(),
-                    a_row: self.step_h * pitch,
-                    a_px: self.step_w * src_pixel,
-                    a_k: 1,
-                    b: b.as_ptr(),
-                    b_k: panel.width,
-                    c: std::ptr::null_mut(),
-                    c_row,
-                    c_px,
-                    last: panel.last(),
-                    start: if accumulate { Start::Load } else { Start::Zero },
-                    bias: epilogue.bias.map_or(std::ptr::null(), |b| b[column..].as_ptr()),
-                    residual: std::ptr::null(),
-                    clamp: epilogue.clamp,
-                };
-                for p in block.pictures.clone() {
-                    // Where output (0, 0)'s window begins, in floats from the source's (or band's) start.
-                    let (base, origin) = if self.padded {
-                        let start = (p - block.pictures.start) * picture;
-                        let skipped = block.rows.start * self.step_h * pitch;
-                        (band.as_ptr(), start as isize - skipped as isize)
-                    } else {
-                        let rows = (p * self.src_h) as isize - self.top;
-                        let at = rows * self.src_w as isize - self.left;
-                        (src.as_ptr(), at * src_pixel as isize)
+                for (i, slice) in slices.iter().enumerate() {
+                    let last = i + 1 == slices.len();
+                    let load = accumulate || i > 0;
+                    let bias = epilogue.bias.filter(|_| last);
+                    let tile = Tile {
+                        taps: taps[slice.taps.clone()].as_ptr(),
+                        ntaps: slice.taps.len(),
+                        k: slice.k.len(),
+                        a: if self.padded { band.as_ptr() } else { src.as_ptr() },
+                        a_row: self.step_h * self.pitch(),
+                        a_px: self.step_w * self.groups * self.channels,
+                        a_k: 1,
+                        b: b[slice.k.start * self.run * panel.width..].as_ptr(),
+                        b_k: panel.width,
+                        // SAFETY: outputs of this panel.
+                        c: unsafe { dst.as_mut_ptr().add(column) },
+                        c_row: self.dst_step_h * self.dst_w * pixel,
+                        c_px: self.dst_step_w * pixel,
+                        last: panel.last(),
+                        start: if load { Start::Load } else { Start::Zero },
+                        bias: bias.map_or(std::ptr::null(), |b| b[column..].as_ptr()),
+                        residual: std::ptr::null(),
+                        clamp: epilogue.clamp.filter(|_| last),
                     };
-                    let corner = (p * self.dst_h + self.row0) * self.dst_w + self.col0;
-                    let mut i = block.rows.start;
-                    while i < block.rows.end {
-                        let rows = most_rows.min(block.rows.end - i);
-                        let strips = Even::new(block.cols.len(), family.pixels / rows);
-                        for strip in 0..strips.parts {
-                            let strip = strips.range(strip);
-                            let j = block.cols.start + strip.start;
-                            let a = origin
-                                + (i * self.step_h * pitch
-                                    + j * self.step_w * src_pixel
-                                    + group * self.channels)
-                                    as isize;
-                            let c = corner * dst_pixel + i * c_row + j * c_px + column;
-                            // SAFETY: offsets of windows stay within the source (or its padded band),
-                            // see `finish`; `c` addresses outputs of this item alone.
-                            unsafe {
-                                tile.a = base.offset(a);
-                                tile.c = dst.as_mut_ptr().add(c);
-                                if let Some(r) = epilogue.residual {
-                                    tile.residual = r.as_ptr().add(c);
-                                }
-                                family.tile(rows, strip.len(), panel)(&tile);
-                            }
+                    let residual = epilogue.residual.filter(|_| last).map(|r| &r[column..]);
+                    let channel = group * self.channels + slice.k.start;
+                    self.sweep(&family, block, panel, tile, channel, picture, residual);
+                }
+            }
+        }
+    }
+
+    /// Passes one slice of a panel's filters over the block's pixels.
+    fn sweep(
+        &self,
+        family: &Family,
+        block: &Block,
+        panel: Panel,
+        mut tile: Tile,
+        channel: usize,
+        picture: usize,
+        residual: Option<&[f32]>,
+    ) {
+        let rowwise = self.run == 3;
+        let most_rows = if rowwise { 1 } else { family.rows_of(block.cols.len()) };
+        let most = if rowwise { family.row_pixels(panel) } else { family.pixels };
+        let (src_pixel, dst_pixel) = (self.groups * self.channels, self.groups * self.filters);
+        let (base, first) = (tile.a, tile.c);
+        for p in block.pictures.clone() {
+            // Where output (0, 0)'s window begins, in floats from the source's (or band's) start.
+            let origin = if self.padded {
+                let start = (p - block.pictures.start) * picture;
+                start as isize - (block.rows.start * tile.a_row) as isize
+            } else {
+                let rows = (p * self.src_h) as isize - self.top;
+                (rows * self.src_w as isize - self.left) * src_pixel as isize
+            };
+            let corner = ((p * self.dst_h + self.row0) * self.dst_w + self.col0) * dst_pixel;
+            let mut i = block.rows.start;
+            while i < block.rows.end {
+                let rows = most_rows.min(block.rows.end - i);
+                let strips = Even::new(block.cols.len(), most / rows);
+                for part in 0..strips.parts {
+                    let strip = strips.range(part);
+                    let j = block.cols.start + strip.start;
+                    let a = origin + (i * tile.a_row + j * tile.a_px + channel) as isize;
+                    let c = corner + i * tile.c_row + j * tile.c_px;
+                    // SAFETY: offsets of windows stay within the source (or its padded band), see
+                    // `finish`; `c` addresses outputs of this item alone.
+                    unsafe {
+                        tile.a = base.offset(a);
+                        tile.c = first.add(c);
+                        if let Some(r) = residual {
+                            tile.residual = r.as_ptr().add(c);
                         }
-                        i += rows;
+                        let kernel = match self.run {
+                            3 => family.row_tile(strip.len(), panel),
+                            _ => family.tile(rows, strip.len(), panel),
+                        };
+                        kernel(&tile);
                     }
                 }
+                i += rows;
             }
         }
     }

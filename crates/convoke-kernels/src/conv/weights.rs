@@ -1,24 +1,28 @@
 //! The walk of backward-weights: `dw [kh,kw,c/groups,d] = sum over pixels of x · dy`.
 //!
 //! For one window place the sum runs over rows (taps of the tile) and pixels (k); input channels are
-//! the tile's pixels and filters its lanes. Places that fall outside the map are left out of the
-//! ranges, so nothing is padded. Where channels are few, a whole window row `kw · c` lies
-//! contiguous behind each pixel and is taken as one range of channels (`merged`); then rows are
-//! copied with their padding.
+//! the tile's pixels and filters its lanes. A chunk of rows is copied first, x in blocks of as many
+//! channels as the tile has pixels and dy in panels of as many filters as it has lanes, so that every
+//! tile reads two short runs of memory whatever the strides of the maps are. Where channels are few,
+//! a whole window row `kw · c` is contiguous behind each pixel and taken as one range of channels
+//! (`merged`). Windows three places wide take another tile (`places`), which reads x where it lies.
 //!
 //! The batch is cut into `shards` by shape alone; each shard sums into its own buffer and the buffers
 //! are added in order, so the result does not depend on the number of threads.
 
 use super::ConvShape;
-use crate::gemm::{Even, Family, Panel, Start, Tap, Tile};
+use crate::gemm::{Even, Family, Panel, Simd, Start, Tap, Tile};
+use crate::isa::simd;
 use crate::{Ctx, Isa, SharedMut};
+use std::ops::Range;
 
-/// Rows that one tile call sums over at most.
-const MAX_ROWS: usize = 256;
-/// Floats of x and dy that one chunk of rows may span: they pass through the cache once per tile.
-const CHUNK: usize = 192 * 1024;
-/// Pixels of a chunk at least.
-const MIN_PIXELS: usize = 256;
+/// Rows that one chunk has at most.
+const MAX_ROWS: usize = 512;
+/// Floats that the copies of one chunk should take: they stay in the second cache.
+const CHUNK: usize = 160 * 1024;
+/// Output pixels of a chunk: enough that reading and writing dw once per chunk costs little, few
+/// enough that a panel of dy stays in the nearest cache.
+const PIXELS: Range<usize> = 128..320;
 /// Floats of partial sums at most.
 const PARTIALS: usize = 1 << 20;
 /// Channels up to which window rows are merged.
@@ -30,12 +34,18 @@ pub(super) struct Weights {
     isa: Isa,
     /// Window rows are taken as one range of `kw · c` channels.
     merged: bool,
-    /// Rows are copied with their padding (merged, and the window leaves the map sideways).
-    padded: bool,
-    /// All pixels are one row: 1×1, stride 1.
-    flat: bool,
+    /// The places tile serves: windows three places wide over neighbouring pixels. x is read where it
+    /// lies, and copied rows of dy have two pixels of zeros on both sides.
+    places: bool,
+    /// The window is one pixel that never leaves the map: a chunk is one run of pixels.
+    single: bool,
+    /// Columns of a copied row, the source columns from one to the next, and the copied columns from
+    /// one output pixel to the next.
+    line: usize,
+    line_step: usize,
+    k_step: usize,
     shards: usize,
-    /// Parts into which tiles of one shard are cut.
+    /// Parts into which the panels of one shard are cut.
     parts: usize,
     /// Output rows of the whole batch per chunk.
     chunk_rows: usize,
@@ -43,54 +53,81 @@ pub(super) struct Weights {
 
 impl Weights {
     pub fn new(s: &ConvShape, isa: Isa, batch: usize) -> Self {
-        let single = (s.kh, s.kw) == (1, 1);
-        let merged = !single && s.groups == 1 && s.dw == 1 && s.c <= MERGE;
-        let band_w = (s.ow - 1) * s.sw + s.kw;
-        let padded = merged && (s.left > 0 || band_w - s.left > s.w);
-        let unpadded = (s.top, s.left) == (0, 0) && (s.oh, s.ow) == (s.h, s.w);
-        let flat = single && (s.sh, s.sw) == (1, 1) && unpadded;
+        let family = Family::of(isa);
+        let places = (s.kw, s.sw, s.dw) == (3, 1, 1)
+            && s.ow >= 3
+            && family.panels(s.d / s.groups).all(|p| family.place_channels(p) > 0);
+        let merged =
+            !places && (s.kh, s.kw) != (1, 1) && s.groups == 1 && s.dw == 1 && s.c <= MERGE;
+        let unpadded =
+            (s.top, s.left) == (0, 0) && (s.oh - 1) * s.sh < s.h && (s.ow - 1) * s.sw < s.w;
+        let (line, line_step, k_step) = match s.kw {
+            1 => (s.ow, s.sw, 1),
+            _ => ((s.ow - 1) * s.sw + (s.kw - 1) * s.dw + 1, 1, s.sw),
+        };
         let shards = (PARTIALS / s.filter_len().max(1)).clamp(1, 16);
-        let shards = 1 << shards.ilog2();
-        let shards = shards.min(batch.max(1));
-        let mut weights =
-            Weights { s: *s, isa, merged, padded, flat, shards, parts: 1, chunk_rows: 1 };
-        let row = s.sh * s.w * s.c + s.ow * s.d;
-        // Long sums over each chunk, because every chunk loads and stores the whole dw once.
-        let rows = (CHUNK / row.max(1)).max(MIN_PIXELS.div_ceil(s.ow));
-        weights.chunk_rows = if flat { rows } else { rows.min(MAX_ROWS) };
-        weights.parts = weights.units().min(16usize.div_ceil(shards));
+        let shards = (1 << shards.ilog2()).min(batch.max(1));
+        let panels = (s.d / s.groups).div_ceil(family.width());
+        let mut weights = Weights {
+            s: *s,
+            isa,
+            merged,
+            places,
+            single: (s.kh, s.kw) == (1, 1) && unpadded,
+            line,
+            line_step,
+            k_step,
+            shards,
+            parts: panels.min(16usize.div_ceil(shards)),
+            chunk_rows: 1,
+        };
+        let per_row = line * s.sh * (s.c / s.groups) + weights.dy_line() * weights.panels_width();
+        let pixels = (CHUNK * s.ow / per_row.max(1)).clamp(PIXELS.start, PIXELS.end);
+        weights.chunk_rows = pixels.div_ceil(s.ow).min(MAX_ROWS);
         weights
     }
 
-    /// Window places that one unit of work is made of: all of them, or rows when merged.
-    fn places(&self) -> usize {
-        if self.merged { self.s.kh } else { self.s.kh * self.s.kw }
+    fn panels(&self) -> usize {
+        (self.s.d / self.s.groups).div_ceil(Family::of(self.isa).width())
     }
 
-    /// Units of work: group × window place × panel of filters.
-    fn units(&self) -> usize {
-        let panels = (self.s.d / self.s.groups).div_ceil(Family::of(self.isa).width());
-        self.s.groups * self.places() * panels
+    /// Lanes of the panels of one part at most.
+    fn panels_width(&self) -> usize {
+        self.panels().div_ceil(self.parts) * Family::of(self.isa).width()
     }
 
     fn partial_len(&self) -> usize {
         if self.shards > 1 { self.shards * self.s.filter_len() } else { 0 }
     }
 
-    fn band_pitch(&self) -> usize {
-        ((self.s.ow - 1) * self.s.sw + self.s.kw) * self.s.c
+    /// Pixels of a copied row of dy.
+    fn dy_line(&self) -> usize {
+        if self.places { self.s.ow + 4 } else { self.s.ow }
     }
 
-    /// Floats of padded rows per worker.
-    fn band_len(&self) -> usize {
-        if !self.padded {
+    /// Source rows copied for a chunk at most.
+    fn slots(&self) -> usize {
+        let s = &self.s;
+        if self.places {
             return 0;
         }
-        self.chunk_rows * self.band_pitch()
+        if s.kh == 1 {
+            return self.chunk_rows;
+        }
+        let pictures = (self.chunk_rows - 1).div_ceil(s.oh) + 1;
+        let span = (s.kh - 1) * s.dh + 1;
+        self.chunk_rows * s.sh + pictures * span.saturating_sub(s.sh)
+    }
+
+    /// Floats of copied x and of copied dy per worker.
+    fn band_lens(&self) -> (usize, usize) {
+        let cg = self.s.c / self.s.groups;
+        (self.slots() * self.line * cg, self.chunk_rows * self.dy_line() * self.panels_width())
     }
 
     pub fn scratch_len(&self, threads: usize) -> usize {
-        self.partial_len() + threads * self.band_len()
+        let (x, dy) = self.band_lens();
+        self.partial_len() + threads * (x + dy)
     }
 
     pub fn run(
@@ -104,20 +141,21 @@ impl Weights {
     ) {
         let len = self.s.filter_len();
         let (partials, bands) = scratch.split_at_mut(self.partial_len());
+        let (x_len, dy_len) = self.band_lens();
         let bands = SharedMut::new(bands);
         {
             let target = SharedMut::new(if self.shards > 1 { partials } else { &mut *dw });
             let shards = Even::parts(n, self.shards);
-            let units = Even::parts(self.units(), self.parts);
+            let panels = Even::parts(self.panels(), self.parts);
             cx.pool.run(self.shards * self.parts, &|item, worker| {
                 let (shard, part) = (item / self.parts, item % self.parts);
-                let (from, to) = (worker * self.band_len(), (worker + 1) * self.band_len());
+                let (from, to) = (worker * (x_len + dy_len), (worker + 1) * (x_len + dy_len));
                 // SAFETY: each worker has its own band.
                 let band = unsafe { bands.slice(from..to) };
-                // SAFETY: items of one shard write different units (windows places and panels), items
-                // of different shards different buffers; the pointer is used for nothing else.
+                // SAFETY: items of one shard write different panels, items of different shards
+                // different buffers; the pointer is used for nothing else.
                 let out = unsafe { target.as_mut_ptr().add(shard * len) };
-                self.part(shards.range(shard), units.range(part), x, dy, out, band);
+                self.part(shards.range(shard), panels.range(part), x, dy, out, band);
             });
         }
         if self.shards > 1 {
@@ -135,29 +173,37 @@ impl Weights {
         }
     }
 
-    /// One shard's sums for a range of units, chunk by chunk.
+    /// One shard's sums for a range of panels, chunk by chunk.
     fn part(
         &self,
-        pictures: std::ops::Range<usize>,
-        units: std::ops::Range<usize>,
+        pictures: Range<usize>,
+        panels: Range<usize>,
         x: &[f32],
         dy: &[f32],
         out: *mut f32,
         band: &mut [f32],
     ) {
         let family = Family::of(self.isa);
-        let panels = (self.s.d / self.s.groups).div_ceil(family.width());
+        let (x_band, dy_band) = band.split_at_mut(self.band_lens().0);
         let rows = pictures.start * self.s.oh..pictures.end * self.s.oh;
         let mut start = rows.start;
         loop {
             let end = (start + self.chunk_rows).min(rows.end);
-            for unit in units.clone() {
-                let (unit, panel) = (unit / panels, unit % panels);
-                let (group, place) = (unit / self.places(), unit % self.places());
-                let panel = family.panels(self.s.d / self.s.groups).nth(panel).expect("exists");
-                let chunk =
-                    Chunk { rows: start..end, first: start == rows.start, group, place, panel };
-                self.unit(&family, &chunk, x, dy, out, band);
+            let chunk = Chunk { rows: start..end, first: start == rows.start };
+            for group in 0..self.s.groups {
+                if !self.places {
+                    self.copy_x(&family, &chunk, group, x, x_band);
+                }
+                self.copy_dy(&family, &chunk, group, panels.clone(), dy, dy_band);
+                let of_group = family.panels(self.s.d / self.s.groups);
+                for (i, panel) in of_group.skip(panels.start).take(panels.len()).enumerate() {
+                    let dy = &dy_band[i * family.width() * chunk.rows.len() * self.dy_line()..];
+                    if self.places {
+                        self.panel_of_places(&family, &chunk, group, panel, x, dy, out);
+                    } else {
+                        self.panel(&family, &chunk, group, panel, x_band, dy, out);
+                    }
+                }
             }
             start = end;
             if start >= rows.end {
@@ -166,126 +212,370 @@ impl Weights {
         }
     }
 
-    /// Adds one chunk of rows to the sums of one window place and panel.
-    fn unit(
+    /// Adds a chunk to the sums of one panel, for all channels and window places.
+    fn panel(
         &self,
         family: &Family,
         chunk: &Chunk,
+        group: usize,
+        panel: Panel,
         x: &[f32],
         dy: &[f32],
         out: *mut f32,
-        band: &mut [f32],
     ) {
         let s = &self.s;
-        let (cg, dg) = (s.c / s.groups, s.d / s.groups);
-        let (kh, kw) =
-            if self.merged { (chunk.place, 0) } else { (chunk.place / s.kw, chunk.place % s.kw) };
-        // Output columns whose window place lies on the map.
-        let cols = if self.merged { 0..s.ow } else { on_map(s.ow, s.sw, s.left, kw * s.dw, s.w) };
+        let cg = s.c / s.groups;
+        let filters = group * (s.d / s.groups) + panel.start;
         let mut taps = [Tap { a: 0, b: 0 }; MAX_ROWS];
-        let mut ntaps = 0;
-        let k;
-        let mut a = x.as_ptr();
-        if self.flat {
-            k = chunk.rows.len() * s.ow;
-            taps[0] = Tap {
-                a: (chunk.rows.start * s.w * s.c + chunk.group * cg) as isize,
-                b: (chunk.rows.start * s.ow * s.d) as isize,
+        let columns = if self.merged { 1 } else { s.kw };
+        let channels = if self.merged { s.kw * s.c } else { cg };
+        let blocks = Even::new(channels, family.pixels);
+        for block in 0..blocks.parts {
+            let m = blocks.range(block);
+            // Merged: all channels of a pixel lie together and a tile takes some of the window row's.
+            let (pixel, base) = if self.merged {
+                (s.c, m.start)
+            } else {
+                (m.len(), m.start * self.slots() * self.line)
             };
-            ntaps = usize::from(k > 0);
-        } else {
-            k = cols.len();
-            if self.padded {
-                a = band.as_ptr();
+            for kh in 0..s.kh {
+                let (ntaps, k) = self.taps(chunk, kh, pixel, panel.width, &mut taps);
+                if ntaps == 0 && !chunk.first {
+                    continue;
+                }
+                for kw in 0..columns {
+                    let place = kh * s.kw + kw;
+                    let tile = Tile {
+                        taps: taps.as_ptr(),
+                        ntaps,
+                        k,
+                        a: x[base + kw * s.dw * pixel..].as_ptr(),
+                        a_row: 0,
+                        a_px: 1,
+                        a_k: self.k_step * pixel,
+                        b: dy.as_ptr(),
+                        b_k: panel.width,
+                        // SAFETY: within this panel's part of dw.
+                        c: unsafe { out.add((place * cg + m.start) * s.d + filters) },
+                        c_row: 0,
+                        c_px: s.d,
+                        last: panel.last(),
+                        start: if chunk.first { Start::Zero } else { Start::Load },
+                        bias: std::ptr::null(),
+                        residual: std::ptr::null(),
+                        clamp: None,
+                    };
+                    // SAFETY: taps and columns stay in the copies, whose rows hold every column that
+                    // the window reaches; `c` addresses this panel's part of dw.
+                    unsafe { family.unit_tile(m.len(), panel)(&tile) };
+                }
             }
-            for row in chunk.rows.clone() {
-                let (p, oy) = (row / s.oh, row % s.oh);
+        }
+    }
+
+    /// [`Weights::panel`] with the places tile.
+    fn panel_of_places(
+        &self,
+        family: &Family,
+        chunk: &Chunk,
+        group: usize,
+        panel: Panel,
+        x: &[f32],
+        dy: &[f32],
+        out: *mut f32,
+    ) {
+        let s = &self.s;
+        let cg = s.c / s.groups;
+        let filters = group * (s.d / s.groups) + panel.start;
+        let blocks = Even::new(cg, family.place_channels(panel));
+        // Columns of x that some place of the window reaches.
+        let columns = s.w.min((s.ow + 2).saturating_sub(s.left));
+        let mut taps = [Tap { a: 0, b: 0 }; MAX_ROWS];
+        for kh in 0..s.kh {
+            let mut ntaps = 0;
+            self.each_picture(chunk, |picture| {
+                for (i, oy) in picture.outputs.clone().enumerate() {
+                    let y = (oy * s.sh + kh * s.dh).checked_sub(s.top).filter(|&y| y < s.h);
+                    if let Some(y) = y.filter(|_| columns > 0) {
+                        let pixel = (picture.first + i) * self.dy_line() + 2 + s.left;
+                        taps[ntaps] = Tap {
+                            a: ((picture.index * s.h + y) * s.w * s.c) as isize,
+                            b: (pixel * panel.width) as isize,
+                        };
+                        ntaps += 1;
+                    }
+                }
+            });
+            if ntaps == 0 && !chunk.first {
+                continue;
+            }
+            for block in 0..blocks.parts {
+                let m = blocks.range(block);
+                let tile = Tile {
+                    taps: taps.as_ptr(),
+                    ntaps,
+                    k: columns,
+                    a: x[(group * cg + m.start).min(x.len())..].as_ptr(),
+                    a_row: 0,
+                    a_px: 1,
+                    a_k: s.c,
+                    b: dy.as_ptr(),
+                    b_k: panel.width,
+                    // SAFETY: within this panel's part of dw.
+                    c: unsafe { out.add((kh * 3 * cg + m.start) * s.d + filters) },
+                    c_row: cg * s.d,
+                    c_px: s.d,
+                    last: panel.last(),
+                    start: if chunk.first { Start::Zero } else { Start::Load },
+                    bias: std::ptr::null(),
+                    residual: std::ptr::null(),
+                    clamp: None,
+                };
+                // SAFETY: columns lie on the map; a copied row of dy has `ow + 4` pixels, of which
+                // `left .. left + 2 + columns` are read; `c` addresses this panel's part of dw.
+                unsafe { family.places_tile(m.len(), panel)(&tile) };
+            }
+        }
+    }
+
+    /// Fills the taps of one window row: a copied source row and a copied row of dy each. Returns
+    /// their number and the pixels of each.
+    fn taps(
+        &self,
+        chunk: &Chunk,
+        kh: usize,
+        pixel: usize,
+        width: usize,
+        taps: &mut [Tap; MAX_ROWS],
+    ) -> (usize, usize) {
+        let s = &self.s;
+        if self.single {
+            taps[0] = Tap { a: 0, b: 0 };
+            return (usize::from(!chunk.rows.is_empty()), chunk.rows.len() * s.ow);
+        }
+        let mut n = 0;
+        self.each_picture(chunk, |picture| {
+            for (i, oy) in picture.outputs.clone().enumerate() {
                 let Some(y) = (oy * s.sh + kh * s.dh).checked_sub(s.top).filter(|&y| y < s.h)
                 else {
                     continue;
                 };
-                if k == 0 {
-                    break;
-                }
-                let source = (p * s.h + y) * s.w;
-                let at = if self.padded {
-                    let line = &mut band[ntaps * self.band_pitch()..][..self.band_pitch()];
-                    self.pad_row(&x[source * s.c..][..s.w * s.c], line);
-                    ntaps * self.band_pitch()
-                } else {
-                    let column =
-                        if self.merged { 0 } else { cols.start * s.sw + kw * s.dw - s.left };
-                    (source + column) * s.c + chunk.group * cg
-                };
-                taps[ntaps] = Tap { a: at as isize, b: ((row * s.ow + cols.start) * s.d) as isize };
-                ntaps += 1;
+                let at = picture.first + i;
+                let slot = if s.kh == 1 { at } else { picture.slot + y - picture.sources.start };
+                taps[n] =
+                    Tap { a: (slot * self.line * pixel) as isize, b: (at * s.ow * width) as isize };
+                n += 1;
             }
+        });
+        (n, s.ow)
+    }
+
+    /// Calls `f` for every picture that a chunk touches.
+    fn each_picture(&self, chunk: &Chunk, mut f: impl FnMut(&Rows)) {
+        let s = &self.s;
+        let span = (s.kh - 1) * s.dh + 1;
+        let (mut row, mut slot) = (chunk.rows.start, 0);
+        while row < chunk.rows.end {
+            let (index, oy) = (row / s.oh, row % s.oh);
+            let end = s.oh.min(oy + chunk.rows.end - row);
+            let low = (oy * s.sh).saturating_sub(s.top).min(s.h);
+            let high = ((end - 1) * s.sh + span).saturating_sub(s.top).clamp(low, s.h);
+            let rows = Rows {
+                index,
+                outputs: oy..end,
+                first: row - chunk.rows.start,
+                sources: low..high,
+                slot,
+            };
+            f(&rows);
+            slot += high - low;
+            row += end - oy;
         }
-        let filters = chunk.group * dg + chunk.panel.start;
-        let channels = if self.merged { s.kw * s.c } else { cg };
-        let place = if self.merged { kh * s.kw } else { kh * s.kw + kw };
-        let mut tile = Tile {
-            taps: taps.as_ptr(),
-            ntaps,
-            k,
-            a,
-            a_row: 0,
-            a_px: 1,
-            a_k: s.sw * s.c,
-            b: dy[filters.min(dy.len())..].as_ptr(),
-            b_k: s.d,
-            c: out,
-            c_row: 0,
-            c_px: s.d,
-            last: chunk.panel.last(),
-            start: if chunk.first { Start::Zero } else { Start::Load },
-            bias: std::ptr::null(),
-            residual: std::ptr::null(),
-            clamp: None,
+    }
+
+    /// Copies the chunk's source rows: `[block][row][column][channel]`, columns off the map zero.
+    fn copy_x(&self, family: &Family, chunk: &Chunk, group: usize, x: &[f32], band: &mut [f32]) {
+        let s = &self.s;
+        let cg = s.c / s.groups;
+        let blocks = Even::new(cg, if self.merged { cg } else { family.pixels });
+        let first = s.left.div_ceil(self.line_step).min(self.line);
+        let end = (s.w + s.left).div_ceil(self.line_step).clamp(first, self.line);
+        let mut copy = |picture: usize, y: usize, slot: usize| {
+            if first > 0 || end < self.line {
+                for block in 0..blocks.parts {
+                    let m = blocks.range(block);
+                    let at = (m.start * self.slots() + slot * m.len()) * self.line;
+                    let line = &mut band[at..at + self.line * m.len()];
+                    line[..first * m.len()].fill(0.0);
+                    line[end * m.len()..].fill(0.0);
+                }
+            }
+            if first == end {
+                return;
+            }
+            let pixel = (picture * s.h + y) * s.w + first * self.line_step - s.left;
+            if self.merged && self.line_step == 1 {
+                let len = (end - first) * s.c;
+                band[(slot * self.line + first) * s.c..][..len]
+                    .copy_from_slice(&x[pixel * s.c..][..len]);
+                return;
+            }
+            let to = Pieces {
+                pieces: blocks,
+                at: slot * self.line + first,
+                of: self.slots() * self.line,
+            };
+            copy_pixels(
+                self.isa,
+                &x[pixel * s.c + group * cg..],
+                self.line_step * s.c,
+                end - first,
+                to,
+                band,
+            );
         };
-        if ntaps == 0 && !chunk.first {
+        self.each_picture(chunk, |picture| {
+            if s.kh == 1 {
+                for (i, oy) in picture.outputs.clone().enumerate() {
+                    if let Some(y) = (oy * s.sh).checked_sub(s.top).filter(|&y| y < s.h) {
+                        copy(picture.index, y, picture.first + i);
+                    }
+                }
+            } else {
+                for (i, y) in picture.sources.clone().enumerate() {
+                    copy(picture.index, y, picture.slot + i);
+                }
+            }
+        });
+    }
+
+    /// Copies the chunk's rows of dy for some panels: `[panel][pixel][lane]`, missing lanes zero.
+    fn copy_dy(
+        &self,
+        family: &Family,
+        chunk: &Chunk,
+        group: usize,
+        panels: Range<usize>,
+        dy: &[f32],
+        band: &mut [f32],
+    ) {
+        let s = &self.s;
+        let (pixels, width, dg) = (chunk.rows.len() * s.ow, family.width(), s.d / s.groups);
+        if pixels == 0 || panels.is_empty() {
             return;
         }
-        let blocks = Even::new(channels, family.pixels);
-        for block in 0..blocks.parts {
-            let m = blocks.range(block);
-            // SAFETY: rows and columns were cut to the map (or copied to the band), so reads stay in
-            // x, band and dy; `out` addresses this unit's part of dw.
-            unsafe {
-                tile.a = a.add(m.start);
-                tile.c = out.add((place * cg + m.start) * s.d + filters);
-                family.tile(1, m.len(), chunk.panel)(&tile);
+        let begin = panels.start * width;
+        let end = (panels.end * width).min(dg);
+        let from = &dy[chunk.rows.start * s.ow * s.d + group * dg + begin..];
+        let full = (end - begin) / width;
+        // Rows with zeros around them one by one, others as one run of pixels.
+        let (rows, row, line) = match self.places {
+            true => (chunk.rows.len(), s.ow, self.dy_line()),
+            false => (1, pixels, pixels),
+        };
+        let margin = (line - row) / 2;
+        if margin > 0 {
+            for panel in 0..(end - begin).div_ceil(width) {
+                let width = (end - begin - panel * width).min(width).next_multiple_of(family.lanes);
+                let lines = &mut band[panel * family.width() * rows * line..];
+                for line in lines.chunks_exact_mut(line * width).take(rows) {
+                    line[..margin * width].fill(0.0);
+                    line[(margin + row) * width..].fill(0.0);
+                }
+            }
+        }
+        if full > 0 {
+            for r in 0..rows {
+                let pieces = Even::new(full * width, width);
+                let to = Pieces { pieces, at: r * line + margin, of: rows * line };
+                copy_pixels(self.isa, &from[r * row * s.d..], s.d, row, to, band);
+            }
+        }
+        let used = (end - begin) % width;
+        if used > 0 {
+            let padded = used.next_multiple_of(family.lanes);
+            let to = &mut band[full * width * rows * line..][..rows * line * padded];
+            for r in 0..rows {
+                let to = &mut to[(r * line + margin) * padded..][..row * padded];
+                for (i, to) in to.chunks_exact_mut(padded).enumerate() {
+                    let at = (r * row + i) * s.d + full * width;
+                    to[..used].copy_from_slice(&from[at..][..used]);
+                    to[used..].fill(0.0);
+                }
             }
         }
     }
-
-    /// One source row with the columns of padding that the window reaches.
-    fn pad_row(&self, row: &[f32], line: &mut [f32]) {
-        let s = &self.s;
-        let left = (s.left * s.c).min(line.len());
-        let (zero, rest) = line.split_at_mut(left);
-        zero.fill(0.0);
-        let n = rest.len().min(row.len());
-        let (body, zero) = rest.split_at_mut(n);
-        body.copy_from_slice(&row[..n]);
-        zero.fill(0.0);
-    }
 }
 
-/// What one call of [`Weights::unit`] covers.
+/// Output rows of the whole batch that are summed at a time.
 struct Chunk {
-    /// Output rows of the whole batch.
-    rows: std::ops::Range<usize>,
+    rows: Range<usize>,
     /// Whether sums start from zero.
     first: bool,
-    group: usize,
-    place: usize,
-    panel: Panel,
 }
 
-/// Outputs `o` of `n` for which `o · step + offset − pad` lies in `0..size`.
-fn on_map(n: usize, step: usize, pad: usize, offset: usize, size: usize) -> std::ops::Range<usize> {
-    let first = pad.saturating_sub(offset).div_ceil(step).min(n);
-    let end = (size + pad).saturating_sub(offset).div_ceil(step).min(n);
-    first..end.max(first)
+/// A chunk's rows of one picture.
+struct Rows {
+    /// The picture.
+    index: usize,
+    /// Its output rows.
+    outputs: Range<usize>,
+    /// Rows of the chunk before it.
+    first: usize,
+    /// Source rows under its windows.
+    sources: Range<usize>,
+    /// Where the first of them is copied to.
+    slot: usize,
+}
+
+/// Where the pieces of a pixel's channels go: piece `m` of pixel `j` to `m.start · of + (at + j) · m.len()`.
+#[derive(Clone, Copy)]
+struct Pieces {
+    pieces: Even,
+    at: usize,
+    of: usize,
+}
+
+/// Copies `n` pixels, `stride` floats from one to the next, in pieces. Whole pixels are read one after
+/// the other, as they lie in memory.
+fn copy_pixels(isa: Isa, from: &[f32], stride: usize, n: usize, p: Pieces, to: &mut [f32]) {
+    let channels = p.pieces.range(p.pieces.parts - 1).end;
+    assert!(n == 0 || (n - 1) * stride + channels <= from.len(), "reads past the end");
+    assert!(p.at + n <= p.of && p.of * channels <= to.len(), "writes past the end");
+    // SAFETY: pixel `n − 1` ends within `from`; every piece has its own `of · m.len()` floats of `to`.
+    unsafe {
+        simd!(isa, copy_body(from: &[f32], stride: usize, n: usize, p: Pieces, to: &mut [f32]))
+    };
+}
+
+#[inline(always)]
+unsafe fn copy_body<S: Simd>(from: &[f32], stride: usize, n: usize, p: Pieces, to: &mut [f32]) {
+    let (from, to) = (from.as_ptr(), to.as_mut_ptr());
+    let first = p.pieces.range(0).len();
+    let long = (0..p.pieces.parts).take_while(|&i| p.pieces.range(i).len() == first).count();
+    for j in 0..n {
+        let mut start = 0;
+        for piece in 0..p.pieces.parts {
+            let len = if piece < long { first } else { first - 1 };
+            // SAFETY: by the caller's contract.
+            unsafe {
+                let (src, dst) =
+                    (from.add(j * stride + start), to.add(start * p.of + (p.at + j) * len));
+                let mut at = 0;
+                // Pixels ahead: main memory answers late.
+                let ahead = src.wrapping_add(2048);
+                while at + S::LANES <= len {
+                    S::prefetch(ahead.wrapping_add(at));
+                    S::store(dst.add(at), S::load(src.add(at)));
+                    at += S::LANES;
+                }
+                if at < len {
+                    S::prefetch(ahead.wrapping_add(at));
+                    let m = S::mask(len - at);
+                    S::store_first(dst.add(at), S::load_first(src.add(at), m), m);
+                }
+            }
+            start += len;
+        }
+    }
 }

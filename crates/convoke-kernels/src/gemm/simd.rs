@@ -8,6 +8,11 @@ pub(crate) trait Simd: Copy {
     /// Selects the first lanes.
     type M: Copy;
 
+    /// Asks for the cache line at `p`, which need not be valid, for reading soon.
+    #[inline(always)]
+    fn prefetch(p: *const f32) {
+        let _ = p;
+    }
     unsafe fn splat(x: f32) -> Self::V;
     unsafe fn load(p: *const f32) -> Self::V;
     unsafe fn store(p: *mut f32, v: Self::V);
@@ -43,6 +48,11 @@ mod x86 {
         type V = __m512;
         type M = __mmask16;
 
+        #[inline(always)]
+        fn prefetch(p: *const f32) {
+            // SAFETY: a prefetch reads nothing; it is part of every x86-64.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        }
         #[inline(always)]
         unsafe fn splat(x: f32) -> __m512 {
             // SAFETY: the caller has AVX-512F.

@@ -3,7 +3,7 @@
 use crate::common::{self, Model, Threads, bytes, parse_shape};
 use anyhow::Result;
 use clap::ValueEnum;
-use convoke_engine::{Loss, Network, Optimizer, Plan, PlanOptions, Session, Shape};
+use convoke_engine::{CallTime, Loss, Network, Optimizer, Plan, PlanOptions, Session, Shape};
 use convoke_kernels::peak;
 use serde_json::json;
 use std::time::Instant;
@@ -32,6 +32,9 @@ pub struct Args {
     /// line; for measuring in turns with another program
     #[arg(long, hide = true)]
     turns: bool,
+    /// Also print what each call of the schedule takes, slowest first
+    #[arg(long, conflicts_with_all = ["turns", "json"])]
+    profile: bool,
     #[command(flatten)]
     threads: Threads,
 }
@@ -43,6 +46,7 @@ enum Mode {
 }
 
 pub fn run(args: Args) -> Result<()> {
+    let baseline = memory("VmRSS:");
     let network = match common::model(&args.model)? {
         Model::Network(source) => source.build(args.input, None)?,
         Model::File(file, _) => match args.input {
@@ -51,31 +55,41 @@ pub fn run(args: Args) -> Result<()> {
         },
     };
     let mut session = session(&network, &args)?;
-    let mut step = || -> Result<()> {
+    let step = |session: &mut Session| -> Result<()> {
         match args.mode {
             Mode::Train => drop(session.step(1e-4)?),
             Mode::Infer => drop(session.predict(args.batch as usize)?.len()),
         }
         Ok(())
     };
-    step()?;
+    step(&mut session)?;
     if args.turns {
+        println!("{}", json!({"ready": true}));
         for line in std::io::stdin().lines() {
-            let seconds = line?.trim().parse().unwrap_or(args.seconds);
-            println!(
-                "{}",
-                json!({"images_per_second": f64::from(args.batch) / median(seconds, &mut step)?})
-            );
+            let seconds =
+                median(line?.trim().parse().unwrap_or(args.seconds), || step(&mut session))?;
+            println!("{}", Figures::of(&args, &network, &session, seconds, baseline).json());
         }
         return Ok(());
     }
-    let seconds = median(args.seconds, &mut step)?;
-    report(&args, &network, &session, seconds);
+    if args.profile {
+        session.begin_profile();
+    }
+    let seconds = median(args.seconds, || step(&mut session))?;
+    let figures = Figures::of(&args, &network, &session, seconds, baseline);
+    if args.json {
+        println!("{}", figures.json());
+    } else {
+        figures.print(&args);
+    }
+    if args.profile {
+        print_profile(&session.profile(), &figures);
+    }
     Ok(())
 }
 
 /// Median seconds of a step over about `seconds`.
-fn median(seconds: f64, step: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+fn median(seconds: f64, mut step: impl FnMut() -> Result<()>) -> Result<f64> {
     let (begin, mut times) = (Instant::now(), Vec::new());
     while times.len() < 3 || begin.elapsed().as_secs_f64() < seconds {
         let start = Instant::now();
@@ -109,42 +123,98 @@ fn session(network: &Network, args: &Args) -> Result<Session> {
     Ok(session)
 }
 
-fn report(args: &Args, network: &Network, session: &Session, seconds: f64) {
-    let speed = f64::from(args.batch) / seconds;
-    // Training multiplies by the filters three times: forward, and twice backward, except that the
-    // first layer needs no gradient of its input.
-    let first = network
-        .iter()
-        .find(|(_, n)| n.inputs.contains(&network.input()))
-        .map_or(0, |(id, _)| network.macs_of(id));
-    let macs = match args.mode {
-        Mode::Infer => network.macs(),
-        Mode::Train => 3 * network.macs() - first,
-    };
-    let gflops = 2.0 * macs as f64 * speed / 1e9;
-    let peak = peak::fma_gflops(session.plan().isa(), session.pool());
-    let plan = session.plan().memory().total;
-    let used = peak_memory();
-    if args.json {
-        println!(
-            "{}",
-            json!({"images_per_second": speed, "gflops": gflops, "peak_fraction": gflops / peak,
-            "peak_memory_bytes": used, "plan_memory_bytes": plan, "seconds_per_step": seconds})
-        );
-        return;
-    }
-    println!("{speed:.1} pictures/s ({:.2} ms a step of {})", 1e3 * seconds, args.batch);
-    println!(
-        "{gflops:.0} GFLOP/s, {:.0} % of the {peak:.0} that multiply-adds alone reach here",
-        100.0 * gflops / peak
-    );
-    let used = used.map_or("unknown".into(), bytes);
-    println!("memory: plan {}, process at most {used}", bytes(plan));
+/// What one measurement gave.
+struct Figures {
+    images_per_second: f64,
+    seconds_per_step: f64,
+    gflops: f64,
+    peak_gflops: f64,
+    peak_memory: Option<usize>,
+    baseline_memory: Option<usize>,
+    plan_memory: usize,
 }
 
-/// Largest resident size of this process so far, where the system tells.
-fn peak_memory() -> Option<usize> {
+impl Figures {
+    fn of(
+        args: &Args,
+        network: &Network,
+        session: &Session,
+        seconds: f64,
+        baseline: Option<usize>,
+    ) -> Figures {
+        let speed = f64::from(args.batch) / seconds;
+        // Training multiplies by the filters three times: forward, and twice backward, except that the
+        // first layer needs no gradient of its input.
+        let first = network
+            .iter()
+            .find(|(_, n)| n.inputs.contains(&network.input()))
+            .map_or(0, |(id, _)| network.macs_of(id));
+        let macs = match args.mode {
+            Mode::Infer => network.macs(),
+            Mode::Train => 3 * network.macs() - first,
+        };
+        Figures {
+            images_per_second: speed,
+            seconds_per_step: seconds,
+            gflops: 2.0 * macs as f64 * speed / 1e9,
+            peak_gflops: peak::fma_gflops(session.plan().isa(), session.pool()),
+            peak_memory: memory("VmHWM:"),
+            baseline_memory: baseline,
+            plan_memory: session.plan().memory().total,
+        }
+    }
+
+    fn json(&self) -> serde_json::Value {
+        json!({"images_per_second": self.images_per_second, "gflops": self.gflops,
+            "peak_fraction": self.gflops / self.peak_gflops, "peak_memory_bytes": self.peak_memory,
+            "baseline_memory_bytes": self.baseline_memory, "plan_memory_bytes": self.plan_memory,
+            "seconds_per_step": self.seconds_per_step})
+    }
+
+    fn print(&self, args: &Args) {
+        println!(
+            "{:.1} pictures/s ({:.2} ms a step of {})",
+            self.images_per_second,
+            1e3 * self.seconds_per_step,
+            args.batch
+        );
+        println!(
+            "{:.0} GFLOP/s, {:.0} % of the {:.0} that multiply-adds alone reach here",
+            self.gflops,
+            100.0 * self.gflops / self.peak_gflops,
+            self.peak_gflops
+        );
+        let used = self.peak_memory.map_or("unknown".into(), bytes);
+        println!("memory: plan {}, process at most {used}", bytes(self.plan_memory));
+    }
+}
+
+/// Calls, slowest first: share of the time, milliseconds a step, fraction of the multiply-add peak, and the
+/// rate at which its buffers pass if each is touched once.
+fn print_profile(calls: &[CallTime], figures: &Figures) {
+    let all: f64 = calls.iter().map(|c| c.seconds).sum();
+    let mut calls: Vec<_> = calls.iter().filter(|c| c.seconds > 0.0).collect();
+    calls.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+    println!("{:>6} {:>9} {:>8} {:>7}  call", "share", "ms", "of peak", "GB/s");
+    for c in calls {
+        let share = c.seconds / all;
+        let step = share * figures.seconds_per_step;
+        let peak = 2e-9 * c.macs as f64 / step / figures.peak_gflops;
+        let peak = if c.macs > 0 { format!("{:.0} %", 100.0 * peak) } else { String::new() };
+        println!(
+            "{:>5.1}% {:>9.3} {peak:>8} {:>7.1}  {} ({:?})",
+            100.0 * share,
+            1e3 * step,
+            1e-9 * c.bytes as f64 / step,
+            c.name,
+            c.phase
+        );
+    }
+}
+
+/// A resident size of this process, where the system tells: `VmRSS:` now, `VmHWM:` at most so far.
+fn memory(key: &str) -> Option<usize> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
+    let line = status.lines().find(|l| l.starts_with(key))?;
     line.split_whitespace().nth(1)?.parse::<usize>().ok().map(|k| k * 1024)
 }

@@ -44,6 +44,9 @@ pub fn run(verb: Verb) -> Result<()> {
             }
         }
     }
+    for (path, kind, others) in set.strangers() {
+        println!("stranger: {} is a {kind} among {others}; look at it", path.display());
+    }
     if set.ignored > 0 {
         println!("{} files are no pictures by their names and are left out", set.ignored);
     }

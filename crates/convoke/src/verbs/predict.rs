@@ -31,25 +31,24 @@ pub fn run(args: Args) -> Result<()> {
     let batch = BATCH.min(args.pictures.len());
     let mut predictor = Predictor::new(trained(&args.model)?, batch, args.threads.count())?;
     let mut failed = Vec::new();
-    for paths in args.pictures.chunks(batch) {
-        let (mut read, mut names) = (Vec::new(), Vec::new());
-        for path in paths {
-            match predictor.read(path) {
-                Ok(p) => {
-                    read.push(p);
-                    names.push(path);
-                }
+    // A few batches at a time, so that the first answers come at once.
+    for paths in args.pictures.chunks(4 * BATCH) {
+        for (path, guesses) in paths.iter().zip(predictor.predict_files(paths, args.top as usize)?)
+        {
+            match guesses {
                 Err(e) => failed.push(e.into()),
-            }
-        }
-        for (path, guesses) in names.iter().zip(predictor.predict(&read, args.top as usize)?) {
-            if args.json {
-                println!("{}", json!({"picture": path.display().to_string(), "guesses": guesses}));
-                continue;
-            }
-            println!("{}", path.display());
-            for g in guesses {
-                println!("  {:>6.2} %  {}", 100.0 * g.probability, g.class);
+                Ok(guesses) if args.json => {
+                    println!(
+                        "{}",
+                        json!({"picture": path.display().to_string(), "guesses": guesses})
+                    );
+                }
+                Ok(guesses) => {
+                    println!("{}", path.display());
+                    for g in guesses {
+                        println!("  {:>6.2} %  {}", 100.0 * g.probability, g.class);
+                    }
+                }
             }
         }
     }

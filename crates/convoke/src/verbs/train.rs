@@ -113,7 +113,7 @@ fn fresh(args: &Args) -> Result<()> {
     let shape = network.input_shape();
     let mut pre = Preprocess::plain(shape.h, shape.w, shape.c);
     (pre.mean, pre.std) = statistics(&dataset.train, shape.c);
-    let options = options(args, &pre, dataset.train.len())?;
+    let options = options(args, &network, &pre, dataset.train.len())?;
     let folder = match &args.out {
         Some(out) => RunFolder::create(out)?,
         None => {
@@ -145,7 +145,7 @@ fn fresh(args: &Args) -> Result<()> {
 
 fn resume(path: &Path, threads: Threads) -> Result<()> {
     let folder = RunFolder::open(path)?;
-    let text = std::fs::read_to_string(folder.path().join("args.toml"))?;
+    let text = common::read_text(&folder.path().join("args.toml"))?;
     let mut saved: Saved = toml::from_str(&text)
         .map_err(|e| anyhow::anyhow!("{}/args.toml: {}", path.display(), e.message()))?;
     saved.train.threads = threads.count();
@@ -180,6 +180,18 @@ fn open(data: &Path, seed: u64, val_fraction: f64) -> Result<Dataset> {
         thousands(count(dataset.val.as_ref()) as u64),
         thousands(count(dataset.test.as_ref()) as u64)
     );
+    if dataset.val.is_none() && dataset.test.is_some() {
+        eprintln!(
+            "note     no validation part: the best epoch is chosen on the test pictures, so its figure \
+             there flatters"
+        );
+    }
+    for (path, kind, others) in dataset.strangers() {
+        eprintln!(
+            "note     {} is a {kind} among {others}; delete it if it does not belong",
+            path.display()
+        );
+    }
     Ok(dataset)
 }
 
@@ -213,7 +225,12 @@ fn network(args: &Args, model: &Model, dataset: &Dataset) -> Result<(Network, Op
     }
 }
 
-fn options(args: &Args, pre: &Preprocess, samples: usize) -> Result<TrainOptions> {
+fn options(
+    args: &Args,
+    network: &Network,
+    pre: &Preprocess,
+    samples: usize,
+) -> Result<TrainOptions> {
     let small = pre.height.max(pre.width) <= 64;
     let batch = args.batch.map_or(if small { 64 } else { 32 }, |b| b as usize);
     let batch = if args.batch.is_none() { batch.min(samples) } else { batch };
@@ -231,10 +248,7 @@ fn options(args: &Args, pre: &Preprocess, samples: usize) -> Result<TrainOptions
         }
     };
     let suited = TrainOptions::suited(args.epochs as usize, batch, pre, args.threads.count());
-    let lr = match args.optimizer {
-        OptimizerArg::Sgd => suited.lr,
-        _ => 1e-3,
-    };
+    let lr = TrainOptions::rate(network, optimizer, batch);
     if !(0.0..1.0).contains(&args.label_smoothing) {
         bail!("--label-smoothing {} must be at least 0 and below 1", args.label_smoothing);
     }

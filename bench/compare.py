@@ -1,0 +1,174 @@
+"""convoke beside its peers, in turns (A B A B …) in one run: medians and ratios.
+
+Usage: python bench/compare.py [--mode train|infer] [--precision f32|bf16] [--threads 2] [--rounds 5]
+                               [--seconds 3] [--markdown FILE] NET:BATCH …
+
+Training is measured beside PyTorch in several settings, prediction beside ONNX Runtime and OpenVINO; a ratio
+is to the best of them. Needs torch and torchvision, for prediction also onnx, onnxruntime and openvino, and
+convoke built with `cargo build --release`. libtcmalloc is used where the system has it.
+"""
+
+import argparse
+import glob
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+
+HERE = pathlib.Path(__file__).resolve().parent
+CONVOKE = os.environ.get("CONVOKE", str(HERE.parent / "target/release/convoke"))
+
+
+class Peer:
+    """A process that measures when asked."""
+
+    def __init__(self, name, command, env=None):
+        self.name, self.speeds, self.last = name, [], {}
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, **(env or {})},
+        )
+        self.answer()
+
+    def answer(self):
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(self.process.stderr.read().strip().splitlines()[-1:] or ["ended"])
+        return json.loads(line)
+
+    def measure(self, seconds):
+        self.process.stdin.write(f"{seconds}\n")
+        self.process.stdin.flush()
+        self.last = self.answer()
+        self.speeds.append(self.last["images_per_second"])
+
+    def median(self):
+        return statistics.median(self.speeds)
+
+    def memory(self):
+        if "baseline_memory_bytes" not in self.last:
+            return None
+        return self.last["peak_memory_bytes"] - self.last["baseline_memory_bytes"]
+
+    def end(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def start(peers, *args):
+    """Adds a peer, or says why it is not there."""
+    try:
+        peers.append(Peer(*args))
+    except (RuntimeError, OSError, ValueError) as e:
+        print(f"  left out: {args[0]}: {e}", file=sys.stderr)
+
+
+def torch_peers(a, net, batch):
+    peers = []
+    command = [sys.executable, HERE / "peer_torch.py", net, a.mode, batch, str(a.threads), a.precision]
+    huge = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    start(peers, "torch", command)
+    start(peers, "torch channels-last", command + ["channels-last"])
+    start(peers, "torch channels-last, huge pages", command + ["channels-last"], huge)
+    for library in sorted(glob.glob("/usr/lib/*/libtcmalloc_minimal.so.4"))[:1]:
+        start(peers, "torch channels-last, tcmalloc", command + ["channels-last"], {"LD_PRELOAD": library})
+    if a.compile:
+        start(peers, "torch compile", command + ["channels-last", "compile"])
+    return peers
+
+
+def engine_peers(a, net, batch, folder):
+    import torch
+    import nets
+
+    (h, w, c), _ = nets.SIZES[net]
+    path = f"{folder}/{net}-{batch}.onnx"
+    torch.onnx.export(
+        nets.build(net).eval(), (torch.randn(int(batch), c, h, w),), path, input_names=["x"], dynamo=False
+    )
+    peers = []
+    for engine in ["onnxruntime", "openvino"]:
+        if engine == "onnxruntime" and a.precision != "f32":
+            continue
+        start(peers, engine, [sys.executable, HERE / "peer_engine.py", engine, path, batch, str(a.threads), a.precision])
+    return peers
+
+
+def compare(a, net, batch, folder):
+    command = [CONVOKE, "bench", net, "--mode", a.mode, "--batch", batch, "--threads", str(a.threads), "--turns"]
+    if a.precision != "f32":
+        command += ["--precision", a.precision]
+    ours = Peer("convoke", command)
+    peers = torch_peers(a, net, batch) if a.mode == "train" else engine_peers(a, net, batch, folder)
+    for turn in range(a.rounds + 1):
+        for p in [ours, *peers]:
+            p.measure(a.seconds if turn else 0.5)
+            if turn == 0:
+                p.speeds.clear()
+        # The slow settings drop out, so that the rounds go to those that matter.
+        if turn == 1 and len(peers) > 2:
+            peers.sort(key=lambda p: -p.median())
+            for p in peers[2:]:
+                print(f"  {net}: {p.name} {p.median():,.1f} img/s, dropped", file=sys.stderr)
+                p.end()
+            peers = peers[:2]
+    for p in [ours, *peers]:
+        p.end()
+    return ours, sorted(peers, key=lambda p: -p.median())
+
+
+def cells(net, batch, ours, peers):
+    best = peers[0]
+    memory = ""
+    if ours.memory() and best.memory():
+        memory = f"{ours.memory() / 1e6:,.0f} / {best.memory() / 1e6:,.0f} ({ours.memory() / best.memory():.2f})"
+    spread = f"{min(ours.speeds):,.1f}–{max(ours.speeds):,.1f}"
+    return [
+        net, batch, f"{ours.median():,.1f} ({spread})", f"{ours.last.get('peak_fraction', 0):.0%}",
+        ", ".join(f"{p.name} {p.median():,.1f}" for p in peers), f"**{ours.median() / best.median():.2f}**", memory,
+    ]
+
+
+def machine():
+    import importlib.metadata as meta
+
+    cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), platform.machine())
+    found = []
+    for package in ["torch", "onnxruntime", "openvino"]:
+        try:
+            found.append(f"{package} {meta.version(package)}")
+        except meta.PackageNotFoundError:
+            pass
+    return f"{cpu}, {os.cpu_count()} logical CPUs; {', '.join(found)}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mode", choices=["train", "infer"], default="train")
+    parser.add_argument("--precision", choices=["f32", "bf16"], default="f32")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--compile", action="store_true", help="torch.compile too")
+    parser.add_argument("--markdown", help="also append the table to this file")
+    parser.add_argument("nets", nargs="+", metavar="NET:BATCH")
+    a = parser.parse_args()
+    head = ["network", "batch", "convoke img/s (range)", "of FMA peak", "peers img/s", "ratio", "memory MB"]
+    lines = [f"{a.mode}, {a.precision}, {a.threads} threads, {a.rounds} rounds of {a.seconds:g} s; {machine()}", ""]
+    lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    print("\n".join(lines), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for item in a.nets:
+            net, batch = item.split(":")
+            lines.append("| " + " | ".join(cells(net, batch, *compare(a, net, batch, folder))) + " |")
+            print(lines[-1], flush=True)
+    if a.markdown:
+        with open(a.markdown, "a") as f:
+            f.write("\n".join(lines) + "\n\n")
+
+
+main()
