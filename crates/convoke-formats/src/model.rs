@@ -82,6 +82,20 @@ impl ModelFile {
         Ok(write_file(path, &bytes)?)
     }
 
+    /// Whether a file says of itself that it is a model of this library, whole or not.
+    pub fn is_one(path: &Path) -> bool {
+        let header = || -> std::io::Result<Vec<u8>> {
+            let mut file = File::open(path)?;
+            let mut bytes = [0; 8];
+            file.read_exact(&mut bytes)?;
+            let mut header = Vec::new();
+            file.take(u64::from_le_bytes(bytes).min(MAX_HEADER)).read_to_end(&mut header)?;
+            Ok(header)
+        };
+        let key = b"\"convoke.version\"";
+        header().is_ok_and(|h| h.starts_with(b"{") && h.windows(key.len()).any(|w| w == key))
+    }
+
     /// Reads a model file.
     ///
     /// # Errors

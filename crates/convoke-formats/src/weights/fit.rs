@@ -79,6 +79,45 @@ pub fn suggest(network: &Network, weights: &Weights) -> Suggestion {
     Suggestion { classes, side: Some(names.side).filter(|&s| s > 0) }
 }
 
+/// How many of a network's tensors a file of weights has in fitting shapes, the last layer's for any
+/// number of classes; `whole` when it has all of them and nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Match {
+    /// Tensors that fit.
+    pub found: usize,
+    /// Tensors of the network.
+    pub wanted: usize,
+    /// Nothing is missing and nothing is left over.
+    pub whole: bool,
+}
+
+/// How well a file of weights fits a network, told by names and shapes alone.
+pub fn compare(network: &Network, weights: &Weights) -> Match {
+    let known = family(network.name());
+    let mut fit = Fit::new(network, weights, &known, FitOptions { swap_head: true });
+    let (mut found, mut wanted) = (0, 0);
+    for p in network.params().into_iter().chain(network.state()) {
+        wanted += 1;
+        let folded = fit.folded.get(&p.node).map(|&conv| network.node(conv).name.clone());
+        if let Some(conv) = folded {
+            if let Some(&bias) = fit.names.of.get(&format!("{conv}.bias")) {
+                fit.used.insert(bias);
+                found += 1;
+            }
+            continue;
+        }
+        let Some(&theirs) = fit.names.of.get(&p.name) else { continue };
+        let shape = weights.shape(theirs).unwrap_or_default();
+        let head = fit.head == Some(p.node) && other_classes(shape, &p.spec.shape);
+        if head || Turn::of(shape, &p.spec.shape).is_some() {
+            fit.used.insert(theirs);
+            found += 1;
+        }
+    }
+    let whole = found == wanted && fit.left_over().is_empty();
+    Match { found, wanted, whole }
+}
+
 /// The last layer with weights before the output.
 pub fn head(network: &Network) -> Option<NodeId> {
     let with: BTreeSet<NodeId> = network.params().iter().map(|p| p.node).collect();
@@ -270,17 +309,21 @@ impl<'a> Fit<'a> {
         }
     }
 
-    fn report(&self, wanted: usize) -> Result<(), String> {
+    /// Tensors of the file that nothing here has need of, auxiliary heads and counters aside.
+    fn left_over(&self) -> Vec<String> {
         let ignored = |n: &str| {
             COUNTERS.iter().any(|c| n.ends_with(c)) || AUXILIARY.iter().any(|a| n.starts_with(a))
         };
-        let extra: Vec<String> = self
-            .weights
+        self.weights
             .iter()
             .map(|(n, _)| n)
             .filter(|n| !self.used.contains(n) && !ignored(n))
             .map(|n| format!("`{}`", one_line(n)))
-            .collect();
+            .collect()
+    }
+
+    fn report(&self, wanted: usize) -> Result<(), String> {
+        let extra = self.left_over();
         let missing: Vec<String> = self.missing.iter().map(|n| format!("`{n}`")).collect();
         if missing.is_empty() && self.shapes.is_empty() && extra.is_empty() {
             return Ok(());

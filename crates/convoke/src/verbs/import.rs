@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use convoke_data::{Filter, Preprocess};
 use convoke_engine::{Network, Shape};
-use convoke_formats::weights::{FitOptions, Fitted, family, fit, suggest};
+use convoke_formats::weights::{FitOptions, Fitted, compare, family, fit, suggest};
 use convoke_formats::{ModelFile, Weights};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,9 +15,10 @@ use std::path::{Path, PathBuf};
 pub struct Args {
     /// Weights: .pth, .pt, .th of PyTorch, or .safetensors; read as data, nothing in them is run
     file: PathBuf,
-    /// Zoo name or network file (.toml) that the weights are for
+    /// Zoo name or network file (.toml) that the weights are for [default: the zoo's network whose
+    /// tensors they are]
     #[arg(long, value_name = "MODEL")]
-    model: String,
+    model: Option<String>,
     /// Names of the classes, one per line in the order of the outputs [default: known ones, else numbers]
     #[arg(long, value_name = "FILE")]
     classes: Option<PathBuf>,
@@ -60,10 +61,8 @@ enum FilterArg {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let Model::Network(source) = common::model(&args.model)? else {
-        bail!("{} is a model with weights already; give a zoo name or a network file", args.model);
-    };
     let weights = Weights::open(&args.file)?;
+    let source = source_of(args.model.as_deref(), &weights)?;
     let size = args.pictures.size.map(|s| s as usize);
     let network = network_for(&source, &weights, size)?;
     let Fitted { params, state, folded, preprocess, .. } =
@@ -98,6 +97,41 @@ pub fn run(args: Args) -> Result<()> {
     ModelFile { network, classes, preprocess, task, params, state, facts, extra }.save(&out)?;
     println!("next: convoke predict {} PICTURE", out.display());
     Ok(())
+}
+
+/// The network that weights are for: what the user names, or the one of the zoo that they fit.
+pub fn source_of(model: Option<&str>, weights: &Weights) -> Result<Source> {
+    if let Some(name) = model {
+        return match common::model(name)? {
+            Model::Network(source) => Ok(source),
+            Model::File(..) => {
+                bail!("{name} is a model with weights already; give a zoo name or a network file")
+            }
+        };
+    }
+    let mut nearest: Option<(f64, String)> = None;
+    for entry in convoke_zoo::MODELS {
+        let source = Source::Zoo(entry);
+        let Ok(network) = network_for(&source, weights, None) else { continue };
+        let m = compare(&network, weights);
+        if m.whole {
+            return Ok(source);
+        }
+        let share = m.found as f64 / m.wanted.max(1) as f64;
+        if m.found > 0 && nearest.as_ref().is_none_or(|(best, _)| share > *best) {
+            let text = format!("nearest is {}, {} of {} tensors", entry.name, m.found, m.wanted);
+            nearest = Some((share, text));
+        }
+    }
+    let mut names = weights.iter().map(|(n, s)| format!("`{n}` {s:?}"));
+    let first: Vec<String> = names.by_ref().take(2).collect();
+    let nearest = nearest.map_or(String::new(), |(_, text)| format!("; {text}"));
+    bail!(
+        "{}: fits no network of the zoo as it is{nearest}; it holds {} tensors such as {}; give --model",
+        weights.path().display(),
+        first.len() + names.count(),
+        first.join(" and ")
+    )
 }
 
 /// The network with as many classes as the weights have, at the size that was given or that they
@@ -167,7 +201,7 @@ impl Pictures {
 }
 
 /// The preprocessing in a line.
-fn told(pre: &Preprocess) -> String {
+pub fn told(pre: &Preprocess) -> String {
     let resized = match pre.short_side {
         0 => format!("the largest centre at {}x{}", pre.height, pre.width),
         s => format!("short side to {s}, centre of {}x{}", pre.height, pre.width),
