@@ -70,6 +70,19 @@ fn the_centre_is_torchvisions() {
 }
 
 #[test]
+fn ten_crops_are_torchvisions() {
+    for name in ["wide", "tall"] {
+        let p = read_picture(&fixture(&format!("{name}.png")), 3).unwrap();
+        let want = read_picture(&fixture(&format!("{name}.ten.png")), 3).unwrap();
+        let pre = Preprocess { short_side: 27, ..Preprocess::plain(22, 22, 3) };
+        let mut out = vec![0.0; 10 * pre.sample_len()];
+        pre.ten(&p, &mut out).unwrap();
+        let got: Vec<u8> = out.into_iter().map(|v| (v * 255.0).round() as u8).collect();
+        assert!(apart(&got, &want.data) <= 1, "{name}");
+    }
+}
+
+#[test]
 fn photos_are_seen_as_torchvision_sees_them() {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data");
     if !data.is_dir() {

@@ -149,6 +149,46 @@ fn a_trained_model_is_tuned_to_other_classes() {
 }
 
 #[test]
+fn val_takes_flat_folders_with_lists_names_of_others_and_ten_crops() {
+    let folder = photos();
+    let f = folder.path();
+    assert_eq!(train(f, "run", &[]).0, 0);
+    let mut list = String::from("picture,class\n");
+    for (i, class) in ["blue", "green", "red"].into_iter().enumerate() {
+        for k in 0..4 {
+            let name = format!("{class}{k}.png");
+            let from = f.join("photos").join(class).join(format!("{k}.png"));
+            std::fs::create_dir_all(f.join("flat")).unwrap();
+            std::fs::copy(&from, f.join("flat").join(&name)).unwrap();
+            // By position for some, by name for others.
+            let said = if k % 2 == 0 { i.to_string() } else { class.to_string() };
+            list += &format!("{name},{said}\n");
+            let wnid = f.join(format!("in/val/n0000000{}/{name}", 9 - i));
+            std::fs::create_dir_all(wnid.parent().unwrap()).unwrap();
+            std::fs::copy(&from, wnid).unwrap();
+        }
+    }
+    std::fs::write(f.join("truth.csv"), &list).unwrap();
+    std::fs::write(f.join("wnids.txt"), "n00000009\nn00000008\nn00000007\n").unwrap();
+    let top1 = |args: &[&str]| {
+        let (code, out, err) = convoke(f, &[&["val", "run"], args, &["--json"]].concat());
+        assert_eq!(code, 0, "{args:?}: {err}");
+        let v: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(v["n"], 12);
+        v["top1"].as_f64().unwrap()
+    };
+    let flat = top1(&["flat", "--truth", "truth.csv"]);
+    assert!(flat > 0.8, "{flat}");
+    assert!(top1(&["flat", "--truth", "truth.csv", "--ten-crop", "--batch", "25"]) > 0.8);
+    assert_eq!(top1(&["in", "--classes", "wnids.txt"]), flat);
+    std::fs::write(f.join("wnids.txt"), "n00000007\nn00000009\nn00000008\n").unwrap();
+    assert!(top1(&["in", "--classes", "wnids.txt"]) < 0.2);
+    fails(f, &["val", "run", "in"], 1, "--classes");
+    std::fs::write(f.join("truth.csv"), list.replace("red1.png,red", "red1.png,rde")).unwrap();
+    fails(f, &["val", "run", "flat", "--truth", "truth.csv"], 1, "line 11: `rde`");
+}
+
+#[test]
 fn broken_pictures_are_named_and_left_out() {
     let folder = photos();
     let f = folder.path();
