@@ -107,6 +107,14 @@ impl ModelFile {
         parse(&bytes).map_err(wrong)
     }
 
+    /// The same, from memory.
+    ///
+    /// # Errors
+    /// What is wrong, in one line without a path.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
+        parse(bytes)
+    }
+
     fn to_bytes(&self) -> Result<Vec<u8>, String> {
         let tensors = self.tensors()?;
         for (name, (_, values)) in &tensors {

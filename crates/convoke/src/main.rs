@@ -1,6 +1,7 @@
 //! The `convoke` command.
 
 mod common;
+mod fetch;
 mod progress;
 mod verbs;
 

@@ -2,6 +2,7 @@
 //! learnt before.
 
 use crate::common::{self, Model, Source};
+use crate::fetch;
 use crate::verbs::import::{network_for, source_of};
 use anyhow::{Result, bail};
 use convoke_data::{Dataset, Preprocess};
@@ -119,6 +120,7 @@ fn pretrained(
     dataset: &Dataset,
 ) -> Result<Start> {
     let classes = dataset.classes.len();
+    let file = &fetch::local(file)?;
     let (network, fitted) = match own(file)? {
         Some(known) => {
             if let Some(name) = model {
@@ -155,6 +157,9 @@ fn pretrained(
             if fitted.drawn.is_empty() {
                 // As many classes by chance: they are other ones all the same.
                 fitted.drawn = head_ranges(&network);
+            }
+            if let Some(published) = fetch::preprocess_of(file, &fitted.preprocess) {
+                fitted.preprocess = published;
             }
             (network, fitted)
         }

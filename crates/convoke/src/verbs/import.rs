@@ -1,6 +1,7 @@
 //! `convoke import`.
 
 use crate::common::{self, Model, Source, thousands};
+use crate::fetch;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use convoke_data::{Filter, Preprocess};
@@ -13,7 +14,8 @@ use std::path::{Path, PathBuf};
 /// Make a model file of weights from elsewhere
 #[derive(clap::Args)]
 pub struct Args {
-    /// Weights: .pth, .pt, .th of PyTorch, or .safetensors; read as data, nothing in them is run
+    /// Weights: .pth, .pt, .th of PyTorch, or .safetensors; read as data, nothing in them is run. Or a
+    /// name that `models get` has fetched
     file: PathBuf,
     /// Zoo name or network file (.toml) that the weights are for [default: the zoo's network whose
     /// tensors they are]
@@ -61,13 +63,14 @@ enum FilterArg {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let weights = Weights::open(&args.file)?;
+    let weights = Weights::open(&fetch::local(&args.file)?)?;
     let source = source_of(args.model.as_deref(), &weights)?;
     let size = args.pictures.size.map(|s| s as usize);
     let network = network_for(&source, &weights, size)?;
     let Fitted { params, state, folded, preprocess, .. } =
         fit(&network, &weights, FitOptions::default())?;
-    let preprocess = args.pictures.over(preprocess)?;
+    let published = fetch::preprocess_of(weights.path(), &preprocess);
+    let preprocess = args.pictures.over(published.unwrap_or(preprocess))?;
     let classes = names(args.classes.as_deref(), &network)?;
     let from = args.file.file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned());
     let mut facts = BTreeMap::from([("source".to_string(), from)]);
@@ -118,7 +121,7 @@ pub fn source_of(model: Option<&str>, weights: &Weights) -> Result<Source> {
             return Ok(source);
         }
         let share = m.found as f64 / m.wanted.max(1) as f64;
-        if m.found > 0 && nearest.as_ref().is_none_or(|(best, _)| share > *best) {
+        if share > 0.5 && nearest.as_ref().is_none_or(|(best, _)| share > *best) {
             let text = format!("nearest is {}, {} of {} tensors", entry.name, m.found, m.wanted);
             nearest = Some((share, text));
         }
