@@ -1,8 +1,8 @@
 //! Weights of others give the numbers that others get from them.
 
-use convoke_engine::{Plan, PlanOptions, Session, Shape};
+use convoke_engine::{Network, Overrides, Plan, PlanOptions, Session, Shape};
 use convoke_formats::Weights;
-use convoke_formats::weights::{FitOptions, Fitted, fit};
+use convoke_formats::weights::{FitOptions, Fitted, adapt, fit, suggest};
 use convoke_zoo::{Options, build};
 use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
@@ -42,10 +42,13 @@ fn nhwc(x: &[f32], s: Shape) -> Vec<f32> {
 }
 
 fn logits(name: &str, file: &Path, x: &[f32]) -> (Vec<f32>, Fitted) {
-    let net = build(name, &Options::default()).unwrap();
-    let fitted = fit(&net, &Weights::open(file).unwrap(), FitOptions::default()).unwrap();
+    logits_of(&build(name, &Options::default()).unwrap(), file, x)
+}
+
+fn logits_of(net: &Network, file: &Path, x: &[f32]) -> (Vec<f32>, Fitted) {
+    let fitted = fit(net, &Weights::open(file).unwrap(), FitOptions::default()).unwrap();
     let n = x.len() / net.input_shape().len();
-    let mut s = Session::new(Plan::compile(&net, &PlanOptions::predict(n, 2)).unwrap()).unwrap();
+    let mut s = Session::new(Plan::compile(net, &PlanOptions::predict(n, 2)).unwrap()).unwrap();
     s.set_params(&fitted.params).unwrap();
     s.set_state(&fitted.state).unwrap();
     s.input_mut().copy_from_slice(x);
@@ -83,6 +86,38 @@ fn cifar_resnets_give_the_reference_logits() {
         let (got, fitted) = logits(net, &path, &nhwc(&x, Shape::new(32, 32, 3)));
         assert!(off(&got, &want) < 1e-5, "{file}: {}", off(&got, &want));
         assert!(!fitted.folded && fitted.drawn.is_empty());
+    }
+}
+
+/// A network of a file, for weights whose layers are numbered in their own ways.
+fn network(file: &str, classes: usize) -> Network {
+    let text = std::fs::read_to_string(fixture(file)).unwrap();
+    let overrides = Overrides { input: None, classes: Some(classes) };
+    Network::from_toml(&text, &overrides).unwrap()
+}
+
+#[test]
+fn squeezenet_and_mobilenet_give_the_reference_probabilities() {
+    for (net, classes, file, bgr, folded) in [
+        ("squeezenet1.0.toml", 1000, "squeezenet-v1.0-deepcompressed", true, false),
+        ("mobilenet-v1-0.25.toml", 1001, "mobilenet-v1-0.25-128-dequantised", false, true),
+    ] {
+        let Some(path) = shared(&format!("pretrained/{file}.safetensors")) else { return };
+        let reference = path.parent().unwrap().join("reference");
+        let x = npy(&reference.join(format!("{file}.cat.bmp.input.npy")));
+        let want = npy(&reference.join(format!("{file}.cat.bmp.prob.npy")));
+        let weights = Weights::open(&path).unwrap();
+        let net = adapt(network(net, classes), &weights).unwrap();
+        assert_eq!(suggest(&net, &weights).classes, Some(classes));
+        let (logits, fitted) = logits_of(&net, &path, &nhwc(&x, net.input_shape()));
+        assert_eq!((fitted.folded, fitted.preprocess.bgr), (folded, bgr), "{file}");
+        let largest = logits.iter().fold(f32::MIN, |m, v| m.max(*v));
+        let exp: Vec<f32> = logits.iter().map(|v| (v - largest).exp()).collect();
+        let sum: f32 = exp.iter().sum();
+        let got: Vec<f32> = exp.iter().map(|e| e / sum).collect();
+        assert!(off(&got, &want) < 1e-5, "{file}: {}", off(&got, &want));
+        let best = |p: &[f32]| (0..p.len()).max_by(|&a, &b| p[a].total_cmp(&p[b]));
+        assert_eq!(best(&got), best(&want));
     }
 }
 

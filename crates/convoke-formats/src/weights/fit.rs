@@ -6,7 +6,7 @@ use super::{Weights, one_line};
 use crate::{ModelError, ModelFile};
 use convoke_data::Preprocess;
 use convoke_engine::layers::Layer;
-use convoke_engine::{Network, NodeId, Param, Shape};
+use convoke_engine::{Network, NodeId, Padding, Param, Shape};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What may be left open.
@@ -38,6 +38,7 @@ struct Found<'a> {
     of: BTreeMap<String, &'a str>,
     recipe: Option<Recipe>,
     side: usize,
+    padding: Option<(&'static str, usize)>,
 }
 
 /// Tensors that count steps or costs, of which no network has need.
@@ -77,6 +78,22 @@ pub fn suggest(network: &Network, weights: &Weights) -> Suggestion {
         .and_then(|h| names.of.get(&format!("{}.weight", network.node(h).name)).copied());
     let classes = theirs.and_then(|n| weights.shape(n)?.first().copied());
     Suggestion { classes, side: Some(names.side).filter(|&s| s > 0) }
+}
+
+/// The network as those who made the weights had it, where that differs from ours in more than names.
+///
+/// # Errors
+/// When the change does not fit the network.
+pub fn adapt(network: Network, weights: &Weights) -> convoke_engine::Result<Network> {
+    let padding = named(&network, weights, &family(network.name())).padding;
+    let Some((layer, pixels)) = padding.filter(|(layer, _)| network.find(layer).is_some()) else {
+        return Ok(network);
+    };
+    network.with_layer(layer, |layer| {
+        if let Layer::Conv(conv) = layer {
+            conv.padding = Padding::symmetric(pixels);
+        }
+    })
 }
 
 /// How many of a network's tensors a file of weights has in fitting shapes, the last layer's for any
@@ -137,7 +154,7 @@ pub fn head(network: &Network) -> Option<NodeId> {
 fn named<'a>(network: &Network, weights: &'a Weights, known: &Family) -> Found<'a> {
     let wanted: BTreeSet<String> =
         network.params().into_iter().chain(network.state()).map(|p| p.name).collect();
-    let plain = Form { names: Names::Table(&[]), recipe: None, side: 0 };
+    let plain = Form { names: Names::Table(&[]), recipe: None, side: 0, padding: None };
     let mut best: Option<(usize, Found)> = None;
     for form in std::iter::once(&plain).chain(known.forms) {
         let lines = form.names.lines();
@@ -145,10 +162,12 @@ fn named<'a>(network: &Network, weights: &'a Weights, known: &Family) -> Found<'
             weights.iter().map(|(theirs, _)| (lines.ours(theirs), theirs)).collect();
         let found = of.keys().filter(|n| wanted.contains(*n)).count();
         if best.as_ref().is_none_or(|(most, _)| found > *most) {
-            best = Some((found, Found { of, recipe: form.recipe, side: form.side }));
+            let Form { recipe, side, padding, .. } = *form;
+            best = Some((found, Found { of, recipe, side, padding }));
         }
     }
-    best.map_or(Found { of: BTreeMap::new(), recipe: None, side: 0 }, |(_, n)| n)
+    let none = Found { of: BTreeMap::new(), recipe: None, side: 0, padding: None };
+    best.map_or(none, |(_, n)| n)
 }
 
 struct Fit<'a> {

@@ -3,7 +3,9 @@
 mod fit;
 mod names;
 
-pub use fit::{FitOptions, Fitted, Match, Suggestion, compare, fit, fit_model, head, suggest};
+pub use fit::{
+    FitOptions, Fitted, Match, Suggestion, adapt, compare, fit, fit_model, head, suggest,
+};
 pub use names::{Family, family};
 
 use crate::ModelError;

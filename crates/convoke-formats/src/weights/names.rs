@@ -24,6 +24,8 @@ pub(crate) struct Form {
     pub recipe: Option<Recipe>,
     /// Side of their input in pixels; 0 for the family's.
     pub side: usize,
+    /// A convolution of ours that has other padding there.
+    pub padding: Option<(&'static str, usize)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -76,31 +78,48 @@ const FAMILIES: &[Family] = &[
             ]),
             recipe: None,
             side: 0,
+            padding: None,
         }],
         recipe: Recipe { resize: 0, mean: [0.0; 3], std: [1.0; 3], ..IMAGENET },
     },
     Family {
         // akamaster/pytorch_resnet_cifar10 and those that call the last layer `fc`.
         networks: &["resnet20", "resnet32", "resnet44", "resnet56", "resnet110"],
-        forms: &[Form { names: Names::Table(&[("fc", "linear")]), recipe: None, side: 0 }],
+        forms: &[Form {
+            names: Names::Table(&[("fc", "linear")]),
+            recipe: None,
+            side: 0,
+            padding: None,
+        }],
         recipe: WHOLE,
     },
     Family {
         networks: &["mobilenet-v2*"],
         forms: &[
-            Form { names: Names::Made(mobilenet_v2_timm), recipe: None, side: 0 },
-            Form { names: Names::Made(mobilenet_v2_plain), recipe: None, side: 0 },
+            Form { names: Names::Made(mobilenet_v2_timm), recipe: None, side: 0, padding: None },
+            Form { names: Names::Made(mobilenet_v2_plain), recipe: None, side: 0, padding: None },
         ],
         recipe: IMAGENET,
     },
     Family {
         networks: &["squeezenet1.0", "squeezenet1-0", "squeezenet-1.0", "squeezenet"],
-        forms: &[Form { names: Names::Made(squeezenet_caffe), recipe: Some(CAFFE), side: 227 }],
+        forms: &[Form {
+            names: Names::Made(squeezenet_caffe),
+            recipe: Some(CAFFE),
+            side: 227,
+            // The authors' last convolution sees a border of zeros.
+            padding: Some(("classifier.1", 1)),
+        }],
         recipe: IMAGENET,
     },
     Family {
         networks: &["mobilenet-v1*"],
-        forms: &[Form { names: Names::Made(mobilenet_v1_slim), recipe: Some(SLIM), side: 0 }],
+        forms: &[Form {
+            names: Names::Made(mobilenet_v1_slim),
+            recipe: Some(SLIM),
+            side: 0,
+            padding: None,
+        }],
         recipe: SLIM,
     },
     Family {

@@ -7,7 +7,7 @@ use crate::verbs::import::{network_for, source_of};
 use anyhow::{Result, bail};
 use convoke_data::{Dataset, Preprocess};
 use convoke_engine::{Network, Shape};
-use convoke_formats::weights::{FitOptions, Fitted, fit, fit_model};
+use convoke_formats::weights::{FitOptions, Fitted, adapt, fit, fit_model};
 use convoke_formats::{ModelFile, Weights};
 use convoke_train::{FineTune, Trainer, layers};
 use std::path::{Path, PathBuf};
@@ -153,6 +153,11 @@ fn pretrained(
             let source = source_of(model, &weights)?;
             let theirs = network_for(&source, &weights, side)?;
             let network = source.build(Some(theirs.input_shape()), Some(classes))?;
+            let network = match network.output_shape() == Shape::vector(classes) {
+                true => network,
+                false => network.with_classes(classes)?,
+            };
+            let network = adapt(network, &weights)?;
             let mut fitted = fit(&network, &weights, FitOptions { swap_head: true })?;
             if fitted.drawn.is_empty() {
                 // As many classes by chance: they are other ones all the same.

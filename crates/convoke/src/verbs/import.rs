@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use convoke_data::{Filter, Preprocess};
 use convoke_engine::{Network, Shape};
-use convoke_formats::weights::{FitOptions, Fitted, compare, family, fit, suggest};
+use convoke_formats::weights::{FitOptions, Fitted, adapt, compare, family, fit, suggest};
 use convoke_formats::{ModelFile, Weights};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -140,17 +140,14 @@ pub fn source_of(model: Option<&str>, weights: &Weights) -> Result<Source> {
 /// The network with as many classes as the weights have, at the size that was given or that they
 /// want.
 pub fn network_for(source: &Source, weights: &Weights, size: Option<usize>) -> Result<Network> {
-    let first = source.build(None, None)?;
+    // A network file may leave the classes open.
+    let first = source.build(None, None).or_else(|e| source.build(None, Some(2)).map_err(|_| e))?;
     let told = suggest(&first, weights);
     let shape = first.input_shape();
     let side = size.or(told.side);
-    let input = side.map(|s| Shape::new(s, s, shape.c));
-    let classes = told.classes.filter(|&n| n > 0);
-    if input.is_none() && classes == Some(first.output_shape().c) {
-        return Ok(first);
-    }
-    let (input, fixed) = (input.or(Some(shape)), matches!(source, Source::Toml(..)));
-    source.build(input, if fixed { None } else { classes })
+    let input = side.map_or(shape, |s| Shape::new(s, s, shape.c));
+    let network = source.build(Some(input), told.classes.filter(|&n| n > 0))?;
+    Ok(adapt(network, weights)?)
 }
 
 fn names(file: Option<&Path>, network: &Network) -> Result<Vec<String>> {
