@@ -1,5 +1,6 @@
 //! Data sets, recognised by what lies in the folder: class folders, IDX, CIFAR-10 batches.
 
+use crate::picture::Picture;
 use crate::{DataError, Result, cifar, idx};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -43,6 +44,14 @@ impl Split {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
+    }
+
+    /// One sample as a picture of 1 or 3 channels.
+    ///
+    /// # Errors
+    /// When its file cannot be read.
+    pub fn read(&self, i: usize, channels: usize) -> Result<Picture> {
+        crate::transform::read_sample(self, i, channels)
     }
 
     /// Samples per class.
@@ -287,7 +296,12 @@ fn subfolders(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(entries(path)?.into_iter().filter(|p| p.is_dir()).collect())
 }
 
-fn pictures(path: &Path, depth: usize, out: &mut Vec<PathBuf>, ignored: &mut usize) -> Result<()> {
+pub(crate) fn pictures(
+    path: &Path,
+    depth: usize,
+    out: &mut Vec<PathBuf>,
+    ignored: &mut usize,
+) -> Result<()> {
     for entry in entries(path)? {
         if entry.is_dir() {
             if depth < MAX_DEPTH {
@@ -339,7 +353,7 @@ fn stratified(by_class: &[Vec<PathBuf>], options: &OpenOptions) -> (Split, Split
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Picture, write_png};
+    use crate::write_png;
 
     fn tree(files: &[&str]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();

@@ -8,6 +8,7 @@ mod loader;
 mod picture;
 pub mod scene;
 mod transform;
+mod truth;
 
 pub use dataset::{Dataset, OpenOptions, Source, Split};
 pub use error::{DataError, Result};

@@ -22,6 +22,8 @@ pub struct Picture {
 pub const MAX_SIDE: u32 = 25_000;
 /// A decoder may allocate at most that many bytes.
 const MAX_BYTES: u64 = 3 << 30;
+/// Scans of a progressive JPEG: encoders write about ten; thousands are made to waste time.
+const MAX_SCANS: u32 = 500;
 
 impl Picture {
     /// A picture of one colour.
@@ -54,13 +56,16 @@ impl Picture {
 /// When the file cannot be read, is no picture, is cut short, or is larger than [`MAX_SIDE`].
 pub fn read_picture(path: &Path, channels: usize) -> Result<Picture> {
     let reader = open(path)?;
-    if reader.format() == Some(ImageFormat::Jpeg) && !jpeg_is_whole(path)? {
-        return Err(DataError::picture(path, "is cut short; copy it again"));
-    }
+    let bytes = match reader.format() {
+        Some(ImageFormat::Jpeg) => Some(whole_jpeg(path)?),
+        _ => None,
+    };
     let mut decoder = reader.into_decoder().map_err(|e| DataError::picture(path, e))?;
     let orientation = decoder.orientation().map_err(|e| DataError::picture(path, e))?;
-    let mut picture =
-        DynamicImage::from_decoder(decoder).map_err(|e| DataError::picture(path, e))?;
+    let mut picture = match bytes.map(|b| jpeg(path, &b)).transpose()?.flatten() {
+        Some(p) => p,
+        None => DynamicImage::from_decoder(decoder).map_err(|e| DataError::picture(path, e))?,
+    };
     picture.apply_orientation(orientation);
     if picture.color().has_alpha() {
         picture = over_white(picture);
@@ -72,6 +77,39 @@ pub fn read_picture(path: &Path, channels: usize) -> Result<Picture> {
         picture.into_rgb8().into_raw()
     };
     Ok(Picture { width, height, channels: if channels == 1 { 1 } else { 3 }, data })
+}
+
+/// A JPEG with the pixels that libjpeg-turbo makes of it, as every other toolkit sees them: decoders
+/// are free in how they round, and a network that stands between two classes notices. `None` for
+/// colours that are left to `image` (CMYK).
+fn jpeg(path: &Path, bytes: &[u8]) -> Result<Option<DynamicImage>> {
+    use libjpeg_turbo_rs::{ColorSpace, Decoder, PixelFormat};
+    // A picture is not worth a crash: the decoder is young.
+    let decoded = std::panic::catch_unwind(|| {
+        let mut decoder = Decoder::new(bytes)?;
+        let format = match decoder.jpeg_color_space() {
+            ColorSpace::Grayscale => PixelFormat::Grayscale,
+            ColorSpace::YCbCr | ColorSpace::Rgb => PixelFormat::Rgb,
+            _ => return Ok(None),
+        };
+        decoder.set_output_format(format);
+        decoder.set_max_pixels((MAX_BYTES / 3) as usize);
+        decoder.set_max_memory(2 * MAX_BYTES as usize);
+        decoder.set_scan_limit(MAX_SCANS);
+        decoder.decode_image().map(|image| Some((image, format)))
+    });
+    let decoded = decoded.map_err(|_| DataError::picture(path, "cannot be decoded"))?;
+    let Some((image, format)) = decoded.map_err(|e| DataError::picture(path, e))? else {
+        return Ok(None);
+    };
+    let (w, h) = (image.width as u32, image.height as u32);
+    let picture = match format {
+        PixelFormat::Grayscale => {
+            image::GrayImage::from_raw(w, h, image.data).map(DynamicImage::ImageLuma8)
+        }
+        _ => image::RgbImage::from_raw(w, h, image.data).map(DynamicImage::ImageRgb8),
+    };
+    Ok(picture)
 }
 
 /// Width and height from the header alone, before EXIF orientation.
@@ -97,8 +135,13 @@ fn open(path: &Path) -> Result<ImageReader<std::io::BufReader<std::fs::File>>> {
     Ok(reader)
 }
 
-/// Whether a JPEG's picture data ends with its end marker. The decoder fills what is missing with grey.
-fn jpeg_is_whole(path: &Path) -> Result<bool> {
+/// The bytes of a JPEG whose picture data ends with its end marker. Decoders fill what is missing with
+/// grey.
+fn whole_jpeg(path: &Path) -> Result<Vec<u8>> {
+    let facts = std::fs::metadata(path).map_err(|e| DataError::io(path, e))?;
+    if facts.len() > MAX_BYTES {
+        return Err(DataError::picture(path, "is larger than a picture can be"));
+    }
     let bytes = std::fs::read(path).map_err(|e| DataError::io(path, e))?;
     // Segments up to the picture data; a thumbnail within one of them has an end marker of its own.
     let mut at = 2;
@@ -113,7 +156,10 @@ fn jpeg_is_whole(path: &Path) -> Result<bool> {
         }
     }
     let data = bytes.get(at..).unwrap_or_default();
-    Ok(data.windows(2).any(|pair| pair == [0xFF, 0xD9]))
+    match data.windows(2).any(|pair| pair == [0xFF, 0xD9]) {
+        true => Ok(bytes),
+        false => Err(DataError::picture(path, "is cut short; copy it again")),
+    }
 }
 
 fn over_white(picture: DynamicImage) -> DynamicImage {
@@ -143,6 +189,18 @@ pub enum Filter {
     Lanczos,
 }
 
+impl Filter {
+    /// How many pixels of the result one pixel reaches to each side.
+    fn reach(self) -> f64 {
+        match self {
+            Filter::Nearest => 0.5,
+            Filter::Bilinear => 1.0,
+            Filter::Bicubic => 2.0,
+            Filter::Lanczos => 3.0,
+        }
+    }
+}
+
 /// A rectangle in pixels, edges between pixels allowed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Area {
@@ -163,11 +221,30 @@ impl Area {
     }
 }
 
-/// The area of the picture brought to `width` × `height`, antialiased when shrinking.
+/// The area of the picture brought to `width` × `height`, antialiased when shrinking: rows first, then
+/// columns, rounded to grey levels in between, as PIL does it (from Pillow 13 on, not where the height
+/// shrinks much more than the width). The other way round, bicubic edges cut off at 0 and 255 would
+/// fall elsewhere.
 ///
 /// # Errors
 /// When a size is zero or the area leaves the picture; the message has no path.
 pub fn resize(p: &Picture, area: Area, width: usize, height: usize, f: Filter) -> Result<Picture> {
+    // Rows that the columns will ask for.
+    let reach = f.reach() * (area.height / height.max(1) as f64).max(1.0);
+    let first = (area.top - reach).floor().clamp(0.0, p.height as f64);
+    let last = (area.top + area.height + reach).ceil().clamp(first, p.height as f64);
+    if f == Filter::Nearest || height == 0 || last <= first {
+        return one_way(p, area, width, height, f);
+    }
+    let rows = Area { top: first, height: last - first, ..area };
+    let narrow = one_way(p, rows, width, (last - first) as usize, f)?;
+    let top = area.top - first;
+    let columns = Area { left: 0.0, top, width: width as f64, height: area.height };
+    one_way(&narrow, columns, width, height, f)
+}
+
+/// The area brought to a size that differs in one direction.
+fn one_way(p: &Picture, area: Area, width: usize, height: usize, f: Filter) -> Result<Picture> {
     let wrong = |what: String| DataError::picture(Path::new("resize"), what);
     let kind = if p.channels == 1 { fir::PixelType::U8 } else { fir::PixelType::U8x3 };
     let source = fir::images::ImageRef::new(p.width as u32, p.height as u32, &p.data, kind)

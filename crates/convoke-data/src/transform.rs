@@ -21,6 +21,14 @@ pub struct Preprocess {
     /// Share of the largest centred area of the input's shape that is taken: 1 for all of it, 0.875
     /// for ImageNet's 224 of 256. 0 stretches the whole picture instead.
     pub crop: f32,
+    /// Where it is not 0, `crop` means nothing: the picture's short side is first brought to that many
+    /// pixels, and the input's size is then cut from the middle, rounded as torchvision's `Resize`
+    /// and `CenterCrop` round.
+    #[serde(default)]
+    pub short_side: usize,
+    /// Whether blue comes first, as in networks from Caffe. `mean` and `std` are in that order too.
+    #[serde(default)]
+    pub bgr: bool,
     /// How pixels are resampled.
     pub filter: Filter,
     /// Taken off each channel, in units of 0..=1.
@@ -68,7 +76,8 @@ impl Preprocess {
     /// Numbers from 0 to 1, the largest centred area.
     pub fn plain(height: usize, width: usize, channels: usize) -> Self {
         let (mean, std) = (vec![0.0; channels], vec![1.0; channels]);
-        Preprocess { height, width, channels, crop: 1.0, filter: Filter::Bilinear, mean, std }
+        let (filter, short_side) = (Filter::Bilinear, 0);
+        Preprocess { height, width, channels, crop: 1.0, short_side, bgr: false, filter, mean, std }
     }
 
     /// Floats of one sample.
@@ -86,7 +95,10 @@ impl Preprocess {
         let lists = self.mean.len() == self.channels && self.std.len() == self.channels;
         let numbers = self.mean.iter().all(|m| m.is_finite())
             && self.std.iter().all(|s| s.is_finite() && *s > 0.0)
-            && (0.0..=1.0).contains(&self.crop);
+            && (0.0..=1.0).contains(&self.crop)
+            && (self.short_side == 0
+                || (self.height.max(self.width)..=1 << 16).contains(&self.short_side))
+            && !(self.bgr && self.channels != 3);
         if sides && channels && lists && numbers {
             return Ok(());
         }
@@ -102,6 +114,58 @@ impl Preprocess {
         let scale = (w / self.width as f64).min(h / self.height as f64) * f64::from(self.crop);
         let (width, height) = (self.width as f64 * scale, self.height as f64 * scale);
         Area { left: (w - width) / 2.0, top: (h - height) / 2.0, width, height }
+    }
+
+    /// The whole picture with its short side at `short_side`, the long one rounded down.
+    fn shortened(&self, p: &Picture) -> Result<Picture> {
+        let (w, h, side) = (p.width, p.height, self.short_side);
+        let long = |long: usize, short: usize| (side * long / short.max(1)).max(side);
+        let (width, height) = if w <= h { (side, long(h, w)) } else { (long(w, h), side) };
+        if (width, height) == (w, h) {
+            return Ok(p.clone());
+        }
+        if width.max(height) > 1 << 16 {
+            let what = format!("{w}x{h} is too long and narrow to be resized");
+            return Err(DataError::picture(Path::new("picture"), what));
+        }
+        resize(p, Area::whole(p), width, height, self.filter)
+    }
+
+    /// Left and upper edge of the middle: half to even, as Python rounds.
+    fn centre(&self, width: usize, height: usize) -> (usize, usize) {
+        let half = |all: usize, part: usize| ((all - part) as f64 / 2.0).round_ties_even() as usize;
+        (half(width, self.width), half(height, self.height))
+    }
+
+    /// Ten crops of a picture, `[10, height, width, channels]` (Krizhevsky et al. 2012): corners and
+    /// middle of the picture at `short_side`, and the same of its mirror image, in the order of
+    /// torchvision's `TenCrop`. Without a short side the picture is brought to 8/7 of the input's.
+    ///
+    /// # Errors
+    /// When the picture cannot be resized.
+    pub fn ten(&self, p: &Picture, out: &mut [f32]) -> Result<()> {
+        let (w, h) = (self.width, self.height);
+        let side = match self.short_side {
+            0 => w.max(h) * 8 / 7,
+            s => s,
+        };
+        let sized = Preprocess { short_side: side, ..self.clone() }.shortened(p)?;
+        let (right, bottom) = (sized.width - w, sized.height - h);
+        let corners = [
+            (0, 0),
+            (right, 0),
+            (0, bottom),
+            (right, bottom),
+            self.centre(sized.width, sized.height),
+        ];
+        let table = Table::new(self);
+        for (i, out) in out.chunks_exact_mut(self.sample_len()).take(10).enumerate() {
+            let (left, top) = corners[i % 5];
+            // The left corner of the mirror image is the right one of the picture.
+            let left = if i < 5 { left } else { right - left };
+            table.copy(&sized.crop(left, top, w, h), i >= 5, (0, 0), out);
+        }
+        Ok(())
     }
 
     /// Writes the network's input `[height, width, channels]` of a picture.
@@ -122,12 +186,21 @@ pub(crate) struct Table {
 
 impl Table {
     pub fn new(pre: &Preprocess) -> Self {
-        let number = |c: usize, v: usize| (v as f32 / 255.0 - pre.mean[c]) / pre.std[c];
+        // Filled in the order of the picture's channels.
+        let at = |c: usize| if pre.bgr { pre.channels - 1 - c } else { c };
+        let number = |c: usize, v: usize| (v as f32 / 255.0 - pre.mean[at(c)]) / pre.std[at(c)];
         let numbers = (0..pre.channels).map(|c| std::array::from_fn(|v| number(c, v))).collect();
         Table { pre: pre.clone(), numbers }
     }
 
     pub fn apply(&self, p: &Picture, out: &mut [f32]) -> Result<()> {
+        if self.pre.short_side > 0 {
+            let sized = self.pre.shortened(p)?;
+            let (left, top) = self.pre.centre(sized.width, sized.height);
+            let cut = sized.crop(left, top, self.pre.width, self.pre.height);
+            self.copy(&cut, false, (0, 0), out);
+            return Ok(());
+        }
         let area = self.pre.area(p);
         let sized = self.sized(p, area)?;
         self.copy(sized.as_ref().unwrap_or(p), false, (0, 0), out);
@@ -176,10 +249,11 @@ impl Table {
 
     fn copy(&self, p: &Picture, flip: bool, (dx, dy): (isize, isize), out: &mut [f32]) {
         let (w, h, c) = (self.pre.width, self.pre.height, self.pre.channels);
+        let place = |i: usize| if self.pre.bgr { c - 1 - i } else { i };
         if !flip && (dx, dy) == (0, 0) {
             for (pixel, out) in p.data.chunks_exact(c).zip(out.chunks_exact_mut(c)) {
                 for i in 0..c {
-                    out[i] = self.numbers[i][pixel[i] as usize];
+                    out[place(i)] = self.numbers[i][pixel[i] as usize];
                 }
             }
             return;
@@ -197,7 +271,7 @@ impl Table {
                     } else {
                         0
                     };
-                    out[i] = self.numbers[i][v as usize];
+                    out[place(i)] = self.numbers[i][v as usize];
                 }
             }
         }

@@ -85,6 +85,23 @@ impl Network {
         text
     }
 
+    /// The same network with one layer changed.
+    ///
+    /// # Errors
+    /// When no layer has that name, or the layers do not fit any more.
+    pub fn with_layer(&self, name: &str, change: impl FnOnce(&mut Layer)) -> Result<Self> {
+        let mut layers: Vec<(String, Layer, Vec<NodeId>)> = self
+            .nodes()
+            .iter()
+            .filter_map(|n| Some((n.name.clone(), n.layer.clone()?, n.inputs.clone())))
+            .collect();
+        match layers.iter_mut().find(|l| l.0 == name) {
+            Some((_, layer, _)) => change(layer),
+            None => return Err(Error::layer(name, "is not in the network")),
+        }
+        Network::assemble(self.name(), self.input_shape(), layers, self.output())
+    }
+
     /// The same network for another number of classes: the last dense layer (or, without one, the
     /// last convolution) gets that many outputs.
     ///

@@ -25,14 +25,15 @@ pub(crate) fn lower(b: &mut Lower, optimizer: Optimizer, decay_all: bool) -> Res
     let names = ["momentum", "second moment"];
     let moments: Vec<Buf> =
         names.iter().take(moments).map(|name| b.own(id, name, Kind::Moment, len)).collect();
-    let mut groups: Vec<(Range<usize>, bool)> = Vec::new();
-    for p in &b.params {
-        let decays = decay_all || p.spec.decay;
+    let mut groups: Vec<(Range<usize>, bool, f32)> = Vec::new();
+    for (i, p) in b.params.iter().enumerate() {
+        let (decays, rate) = (decay_all || p.spec.decay, b.options.tuning.rate(i));
         match groups.last_mut() {
-            Some((range, d)) if *d == decays => range.end = p.range.end,
-            _ => groups.push((p.range.clone(), decays)),
+            Some((range, d, r)) if (*d, *r) == (decays, rate) => range.end = p.range.end,
+            _ => groups.push((p.range.clone(), decays, rate)),
         }
     }
+    groups.retain(|g| g.2 > 0.0);
     b.emit(id, "update", Update { optimizer, moments, groups });
     Ok(())
 }
@@ -42,8 +43,8 @@ struct Update {
     optimizer: Optimizer,
     /// First (and second) moments, as long as the weights.
     moments: Vec<Buf>,
-    /// Neighbouring weights, and whether they decay.
-    groups: Vec<(Range<usize>, bool)>,
+    /// Neighbouring weights, whether they decay, and what their rate is multiplied by.
+    groups: Vec<(Range<usize>, bool, f32)>,
 }
 
 impl Op for Update {
@@ -63,23 +64,20 @@ impl Op for Update {
         let base = m.layout.section(Kind::Moment).start;
         let [weights, grads, moments] = m.sections([Kind::Param, Kind::Grad, Kind::Moment]);
         let (a, b) = moments.split_at_mut(second.start.max(first.end).saturating_sub(base));
-        for (range, decays) in &self.groups {
+        for (range, decays, rate) in &self.groups {
+            let lr = e.lr * rate;
             let (w, g) = (&mut weights[range.clone()], &grads[range.clone()]);
             let decay = |d: f32| if *decays { d } else { 0.0 };
             match self.optimizer {
                 Optimizer::Sgd { momentum, nesterov, weight_decay } => {
                     let v = if first.is_empty() { None } else { Some(&mut a[range.clone()]) };
-                    let o = optim::Sgd {
-                        lr: e.lr,
-                        momentum,
-                        nesterov,
-                        weight_decay: decay(weight_decay),
-                    };
+                    let o =
+                        optim::Sgd { lr, momentum, nesterov, weight_decay: decay(weight_decay) };
                     optim::sgd(e.cx, w, g, v, &o);
                 }
                 Optimizer::Adam { beta1, beta2, epsilon, weight_decay } => {
                     let o = optim::Adam {
-                        lr: e.lr,
+                        lr,
                         beta1,
                         beta2,
                         epsilon,
@@ -91,7 +89,7 @@ impl Op for Update {
                 }
                 Optimizer::AdamW { beta1, beta2, epsilon, weight_decay } => {
                     let o = optim::Adam {
-                        lr: e.lr,
+                        lr,
                         beta1,
                         beta2,
                         epsilon,

@@ -3,7 +3,7 @@
 
 use convoke_engine::layers::*;
 use convoke_engine::{
-    Builder, Hw, Loss, Network, Optimizer, Padding, Plan, PlanOptions, Session, Shape,
+    Builder, Hw, Loss, Network, Optimizer, Padding, Plan, PlanOptions, Session, Shape, Tuning,
 };
 
 const BATCH: usize = 3;
@@ -21,8 +21,13 @@ fn numbers(n: usize, seed: u64) -> Vec<f32> {
 }
 
 fn session(net: &Network, loss: Loss, threads: usize) -> Session {
+    tuned(net, loss, threads, Tuning::default())
+}
+
+fn tuned(net: &Network, loss: Loss, threads: usize, tuning: Tuning) -> Session {
     let sgd = Optimizer::Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 };
-    let plan = Plan::compile(net, &PlanOptions::train(BATCH, threads, loss, sgd)).unwrap();
+    let options = PlanOptions { tuning, ..PlanOptions::train(BATCH, threads, loss, sgd) };
+    let plan = Plan::compile(net, &options).unwrap();
     let mut s = Session::new(plan).unwrap();
     s.init(7);
     // Biases and norms away from their first values, where mistakes hide.
@@ -43,7 +48,10 @@ fn session(net: &Network, loss: Loss, threads: usize) -> Session {
 /// The gradient along random directions equals the difference of the loss, to the accuracy that f32
 /// differences allow.
 fn check(name: &str, net: &Network, loss: Loss) {
-    let mut s = session(net, loss, 2);
+    check_session(name, net, session(net, loss, 2));
+}
+
+fn check_session(name: &str, net: &Network, mut s: Session) {
     s.backward().unwrap();
     let (params, grads) = (s.params().to_vec(), s.grads().to_vec());
     for p in net.params() {
@@ -238,4 +246,60 @@ fn losses() {
     check("smoothed", &net, Loss::SoftmaxCrossEntropy { label_smoothing: 0.2 });
     check("sigmoid", &net, Loss::SigmoidCrossEntropy { positive_weight: 3.0 });
     check("squares", &net, MSE);
+}
+
+/// conv, norm, relu, twice with a sum, and a dense layer.
+fn residual() -> Network {
+    let mut b = Builder::new("residual", Shape::new(5, 6, 3));
+    b.conv(Conv::new(4, 3)).batch_norm().relu();
+    let from = b.here();
+    b.conv(Conv::new(4, 3).no_bias()).batch_norm().relu().conv(Conv::new(4, 3)).batch_norm();
+    let end = b.here();
+    b.add(&[end, from]).relu().global_mean_pool().dense(3);
+    b.build().unwrap()
+}
+
+#[test]
+fn norms_that_keep_their_statistics_pass_gradients_as_fixed_scales() {
+    let net = residual();
+    let tuning = Tuning { freeze_norms: true, ..Tuning::default() };
+    let mut s = tuned(&net, MSE, 2, tuning);
+    let state: Vec<f32> = numbers(s.state().len(), 9).iter().map(|v| 1.0 + 0.5 * v).collect();
+    s.set_state(&state).unwrap();
+    s.step(0.1).unwrap();
+    assert_eq!(s.state(), state);
+    check_session("kept statistics", &net, s);
+}
+
+#[test]
+fn frozen_tensors_stay_and_the_others_move_as_without() {
+    let net = residual();
+    let params = net.params();
+    let frozen = |name: &str| name.starts_with("conv1") || name.starts_with("batch-norm1");
+    let rates = params.iter().map(|p| match &p.name[..] {
+        n if frozen(n) => 0.0,
+        n if n.starts_with("dense") => 2.0,
+        _ => 1.0,
+    });
+    let mut part = tuned(&net, MSE, 2, Tuning { rates: rates.collect(), freeze_norms: true });
+    let mut full = tuned(&net, MSE, 2, Tuning { freeze_norms: true, ..Tuning::default() });
+    let first = part.params().to_vec();
+    part.step(0.01).unwrap();
+    full.step(0.01).unwrap();
+    for p in params {
+        let (was, now, all) =
+            (&first[p.range.clone()], &part.params()[p.range.clone()], &full.params()[p.range]);
+        match frozen(&p.name) {
+            true => assert_eq!(was, now, "{}", p.name),
+            false if p.name.starts_with("dense") => {
+                let twice = was.iter().zip(all).map(|(w, a)| w + 2.0 * (a - w));
+                assert!(now.iter().zip(twice).all(|(n, t)| (n - t).abs() < 1e-6), "{}", p.name);
+                assert_ne!(was, now);
+            }
+            false => assert_eq!(now, all, "{}", p.name),
+        }
+    }
+    let wrong = Tuning { rates: vec![1.0], ..Tuning::default() };
+    let options = PlanOptions { tuning: wrong, ..PlanOptions::predict(1, 1) };
+    assert!(Plan::compile(&net, &options).unwrap_err().to_string().contains("1 rates for"));
 }

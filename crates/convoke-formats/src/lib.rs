@@ -1,6 +1,10 @@
-//! Model files. One `.safetensors` file is a complete model: network, weights, class names and
-//! preprocessing; a checkpoint is a model with the optimizer's memory beside.
+//! Model files and weight formats. One `.safetensors` file is a complete model: network, weights, class
+//! names and preprocessing; a checkpoint is a model with the optimizer's memory beside. Weights of
+//! others, from safetensors and from PyTorch's files, are brought into a network by [`weights::fit`].
 
 mod model;
+mod torch;
+pub mod weights;
 
 pub use model::{ModelError, ModelFile};
+pub use weights::Weights;

@@ -82,6 +82,20 @@ impl ModelFile {
         Ok(write_file(path, &bytes)?)
     }
 
+    /// Whether a file says of itself that it is a model of this library, whole or not.
+    pub fn is_one(path: &Path) -> bool {
+        let header = || -> std::io::Result<Vec<u8>> {
+            let mut file = File::open(path)?;
+            let mut bytes = [0; 8];
+            file.read_exact(&mut bytes)?;
+            let mut header = Vec::new();
+            file.take(u64::from_le_bytes(bytes).min(MAX_HEADER)).read_to_end(&mut header)?;
+            Ok(header)
+        };
+        let key = b"\"convoke.version\"";
+        header().is_ok_and(|h| h.starts_with(b"{") && h.windows(key.len()).any(|w| w == key))
+    }
+
     /// Reads a model file.
     ///
     /// # Errors
@@ -91,6 +105,14 @@ impl ModelFile {
         let bytes = read(path).map_err(|source| ModelError::Io { path: path.into(), source })?;
         let bytes = bytes.ok_or_else(|| wrong(DAMAGED.into()))?;
         parse(&bytes).map_err(wrong)
+    }
+
+    /// The same, from memory.
+    ///
+    /// # Errors
+    /// What is wrong, in one line without a path.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
+        parse(bytes)
     }
 
     fn to_bytes(&self) -> Result<Vec<u8>, String> {

@@ -6,13 +6,17 @@ mod error;
 mod metrics;
 mod plot;
 mod predict;
+mod range_test;
 mod run;
 mod schedule;
 mod trainer;
+mod tuning;
 
 pub use error::{Result, TrainError};
 pub use metrics::{Evaluation, probabilities};
 pub use predict::{Guess, Predictor};
+pub use range_test::{RateCurve, RatePoint};
 pub use run::{EpochRow, RunFolder};
 pub use schedule::{Rates, Schedule};
 pub use trainer::{BatchInfo, Outcome, Progress, TrainOptions, Trainer};
+pub use tuning::{FineTune, layers};

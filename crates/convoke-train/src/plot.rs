@@ -1,5 +1,6 @@
 //! The curves of a run as a picture: loss on the left, top-1 on the right.
 
+use crate::range_test::{RateCurve, RatePoint};
 use crate::run::EpochRow;
 use convoke_data::Picture;
 use embedded_graphics::mono_font::MonoTextStyle;
@@ -83,12 +84,41 @@ pub(crate) fn curves(rows: &[EpochRow]) -> Picture {
     let loss = pair(points(&|r| Some(r.train_loss)), points(&|r| r.val_loss));
     let right =
         pair(points(&|r| Some(100.0 * r.train_top1)), points(&|r| r.val_top1.map(|v| 100.0 * v)));
-    panel(&mut canvas, 0, "loss", &loss, 0.0);
-    panel(&mut canvas, WIDTH / 2, "top-1, %", &right, f64::NEG_INFINITY);
+    let epoch = Axis { name: "epoch", label: |v| format!("{v:.0}") };
+    panel(&mut canvas, 0, "loss", &loss, 0.0, epoch);
+    panel(&mut canvas, WIDTH / 2, "top-1, %", &right, f64::NEG_INFINITY, epoch);
     canvas.0
 }
 
-fn panel(canvas: &mut Canvas, left: i32, title: &str, curves: &[Curve], floor: f64) {
+/// Loss against learning rate, and the rate that was picked.
+pub(crate) fn rates(curve: &RateCurve) -> Picture {
+    let mut canvas = Canvas(Picture::filled((WIDTH / 2) as usize, HEIGHT as usize, [255; 3]));
+    // Where the loss bursts, the rest of the curve would be flat.
+    let lowest = curve.points.iter().fold(f64::MAX, |m, p| m.min(p.smooth));
+    let top = 2.0 * curve.points.first().map_or(1.0, |p| p.smooth).max(lowest);
+    let place = |v: f64| v.clamp(-1e6, top);
+    let of = |f: fn(&RatePoint) -> f64| -> Vec<(f64, f64)> {
+        curve.points.iter().map(|p| (p.lr.log10(), place(f(p)))).collect()
+    };
+    let picked = f64::from(curve.lr).log10();
+    let curves = [
+        Curve { name: "loss", colour: GREY, points: of(|p| p.loss) },
+        Curve { name: "smooth", colour: BLUE, points: of(|p| p.smooth) },
+        Curve { name: "", colour: ORANGE, points: vec![(picked, lowest), (picked, top)] },
+    ];
+    let axis = Axis { name: "learning rate", label: |v| format!("1e{v:.0}") };
+    panel(&mut canvas, 0, &format!("picked {:.2e}", curve.lr), &curves, 0.0, axis);
+    canvas.0
+}
+
+/// What lies below a panel.
+#[derive(Clone, Copy)]
+struct Axis {
+    name: &'static str,
+    label: fn(f64) -> String,
+}
+
+fn panel(canvas: &mut Canvas, left: i32, title: &str, curves: &[Curve], floor: f64, axis: Axis) {
     let (x0, x1, y0, y1) = (left + 70, left + WIDTH / 2 - 25, HEIGHT - 50, 50);
     let all = || curves.iter().flat_map(|c| &c.points);
     let (first, last) = all().fold((f64::MAX, f64::MIN), |(a, b), p| (a.min(p.0), b.max(p.0)));
@@ -124,10 +154,10 @@ fn panel(canvas: &mut Canvas, left: i32, title: &str, curves: &[Curve], floor: f
     let mut epoch = (first / every).ceil() * every;
     while epoch <= last {
         let x = place((epoch, low)).x;
-        canvas.text(&format!("{epoch:.0}"), Point::new(x, y0 + 20), Alignment::Center, false, INK);
+        canvas.text(&(axis.label)(epoch), Point::new(x, y0 + 20), Alignment::Center, false, INK);
         epoch += every;
     }
-    canvas.text("epoch", Point::new((x0 + x1) / 2, y0 + 40), Alignment::Center, false, INK);
+    canvas.text(axis.name, Point::new((x0 + x1) / 2, y0 + 40), Alignment::Center, false, INK);
     for (i, c) in curves.iter().filter(|c| !c.points.is_empty()).enumerate() {
         for w in c.points.windows(2) {
             canvas.line(place(w[0]), place(w[1]), c.colour, 2);
@@ -188,6 +218,20 @@ mod tests {
         }
         let p = curves(&rows(5, false));
         assert!(count(&p, BLUE) > 100 && count(&p, ORANGE) == 0);
+    }
+
+    #[test]
+    fn the_curve_of_rates_is_drawn() {
+        let point = |i: i32| {
+            let lr = 10f64.powf(f64::from(i) / 10.0 - 6.0);
+            let loss = if i > 60 { 1e30 } else { 2.0 - 1.5 * f64::from(i) / 60.0 };
+            RatePoint { lr, loss, smooth: loss }
+        };
+        let p = rates(&RateCurve { points: (0..70).map(point).collect(), lr: 0.1 });
+        if let Ok(folder) = std::env::var("CONVOKE_PLOTS") {
+            convoke_data::write_png(format!("{folder}/lr.png").as_ref(), &p).unwrap();
+        }
+        assert!(count(&p, BLUE) > 300 && count(&p, ORANGE) > 300);
     }
 
     #[test]

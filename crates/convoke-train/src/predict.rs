@@ -1,8 +1,8 @@
 //! Using a trained model: evaluation over a split, predictions for single pictures.
 
-use crate::error::{Result, other};
+use crate::error::{Result, TrainError, other};
 use crate::metrics::{Counter, Evaluation, probabilities};
-use convoke_data::{Loader, LoaderOptions, Picture, Problem, Split, read_picture};
+use convoke_data::{Loader, LoaderOptions, Picture, Problem, Source, Split, read_picture};
 use convoke_engine::{Network, Plan, PlanOptions, Session, Shape};
 use convoke_formats::ModelFile;
 use serde::Serialize;
@@ -164,10 +164,7 @@ impl Predictor {
         split: &Split,
         threads: usize,
     ) -> Result<(Evaluation, Vec<Problem>)> {
-        let classes = self.model.classes.len();
-        if let Some(label) = split.labels.iter().find(|&&l| l as usize >= classes) {
-            return other(format!("label {label} but the model has {classes} classes"));
-        }
+        let classes = self.checked(split)?;
         let options = LoaderOptions {
             batch: self.batch,
             seed: 0,
@@ -182,6 +179,101 @@ impl Predictor {
             None => other("the evaluation was stopped"),
         }
     }
+}
+
+/// Crops of a picture in an evaluation by ten crops.
+const CROPS: usize = 10;
+
+impl Predictor {
+    /// Evaluates a split by the mean of the probabilities of ten crops of each picture
+    /// ([`convoke_data::Preprocess::ten`]; Krizhevsky et al. 2012).
+    ///
+    /// # Errors
+    /// As [`Predictor::evaluate`], and when the predictor was made for fewer than ten pictures at a time.
+    pub fn evaluate_ten(
+        &mut self,
+        split: &Split,
+        threads: usize,
+    ) -> Result<(Evaluation, Vec<Problem>)> {
+        let classes = self.checked(split)?;
+        let at_once = self.batch / CROPS;
+        if at_once == 0 {
+            return other(format!("ten crops need a batch of 10 or more, not {}", self.batch));
+        }
+        let (mut counter, mut problems) = (Counter::new(classes), Vec::new());
+        let len = CROPS * self.model.preprocess.sample_len();
+        let all: Vec<usize> = (0..split.len()).collect();
+        for part in all.chunks(at_once) {
+            let mut labels = Vec::new();
+            for (&i, crops) in part.iter().zip(self.crops(split, part, threads)) {
+                match crops {
+                    Ok(crops) => {
+                        let at = labels.len() * len;
+                        self.session.input_mut()[at..at + len].copy_from_slice(&crops);
+                        labels.push(split.labels[i] as usize);
+                    }
+                    Err(e) => problems.push(problem(split, i, &e)),
+                }
+            }
+            if labels.is_empty() {
+                continue;
+            }
+            let logits = self.session.predict(CROPS * labels.len())?;
+            for (ten, label) in logits.chunks_exact(CROPS * classes).zip(labels) {
+                counter.add(&mean_of(ten, classes), label);
+            }
+        }
+        Ok((counter.finish(), problems))
+    }
+
+    /// Ten crops of each of these samples, made on several threads.
+    fn crops(&self, split: &Split, part: &[usize], threads: usize) -> Vec<Result<Vec<f32>>> {
+        let pre = &self.model.preprocess;
+        let crops = |&i: &usize| {
+            let mut out = vec![0.0; CROPS * pre.sample_len()];
+            pre.ten(&split.read(i, pre.channels)?, &mut out)?;
+            Ok(out)
+        };
+        std::thread::scope(|s| {
+            let share = part.len().div_ceil(threads.max(1)).max(1);
+            let work = |part: &'_ [usize]| part.iter().map(crops).collect::<Vec<_>>();
+            let parts = part.chunks(share).map(|p| (p.len(), s.spawn(move || work(p))));
+            let parts: Vec<_> = parts.collect();
+            let failed = |n| (0..n).map(|_| other("the decoder failed on this picture")).collect();
+            parts.into_iter().flat_map(|(n, t)| t.join().unwrap_or_else(|_| failed(n))).collect()
+        })
+    }
+
+    /// The number of classes, when all labels are among them.
+    fn checked(&self, split: &Split) -> Result<usize> {
+        let classes = self.model.classes.len();
+        match split.labels.iter().find(|&&l| l as usize >= classes) {
+            Some(label) => other(format!("label {label} but the model has {classes} classes")),
+            None => Ok(classes),
+        }
+    }
+}
+
+/// The logarithm of the mean of the crops' probabilities.
+fn mean_of(logits: &[f32], classes: usize) -> Vec<f32> {
+    let mut mean = vec![0.0; classes];
+    for row in logits.chunks_exact(classes) {
+        for (m, p) in mean.iter_mut().zip(probabilities(row)) {
+            *m += p;
+        }
+    }
+    let crops = (logits.len() / classes) as f64;
+    mean.into_iter().map(|m| (m / crops).ln() as f32).collect()
+}
+
+fn problem(split: &Split, i: usize, e: &TrainError) -> Problem {
+    let path = match &split.source {
+        Source::Files(files) => files[i].clone(),
+        Source::Memory { .. } => PathBuf::from(format!("sample {i}")),
+    };
+    let why = e.to_string();
+    let why = why.strip_prefix(&format!("{}: ", path.display())).unwrap_or(&why).to_string();
+    Problem { path, why }
 }
 
 /// A session that predicts.

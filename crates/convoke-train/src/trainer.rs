@@ -3,10 +3,13 @@
 use crate::checkpoint::{self, Position, Terms};
 use crate::error::{Result, TrainError, other};
 use crate::metrics::Evaluation;
+use crate::plot;
 use crate::predict::{evaluate, predict_session};
+use crate::range_test::{RangeTest, RateCurve};
 use crate::run::{EpochRow, RunFolder};
 use crate::schedule::{Rates, Schedule};
-use convoke_data::{Augment, Dataset, Loader, LoaderOptions, Preprocess, Problem};
+use crate::tuning::FineTune;
+use convoke_data::{Augment, Dataset, Loader, LoaderOptions, Preprocess, Problem, write_png};
 use convoke_engine::layers::Layer;
 use convoke_engine::{Loss, Mode, Network, Node, Optimizer, Plan, PlanOptions, Session, Shape};
 use convoke_formats::ModelFile;
@@ -48,6 +51,9 @@ pub struct TrainOptions {
     pub optimizer: Optimizer,
     /// Random changes of the training pictures.
     pub augment: Augment,
+    /// Which layers learn when and how fast, for networks that have learnt already.
+    #[serde(default, skip_serializing_if = "FineTune::is_default")]
+    pub fine_tune: FineTune,
 }
 
 /// Learning rate of SGD for each sample of the batch.
@@ -76,6 +82,7 @@ impl TrainOptions {
             schedule: Schedule::OneCycle,
             optimizer: Optimizer::Sgd { momentum: 0.9, nesterov: true, weight_decay: 5e-4 },
             augment: Augment::suited(pre.height, pre.width, pre.channels),
+            fine_tune: FineTune::default(),
         }
     }
 
@@ -143,11 +150,15 @@ pub struct Trainer<'a> {
     options: TrainOptions,
     folder: RunFolder,
     session: Session,
+    /// Whether the session is one in which only the last layer learns.
+    head: bool,
     judge: Option<(Session, Loader)>,
     loader: Loader,
     terms: Terms,
     at: Position,
     rows: Vec<EpochRow>,
+    /// What the model is to say of itself further.
+    facts: BTreeMap<String, String>,
     saved: Instant,
 }
 
@@ -175,14 +186,10 @@ impl<'a> Trainer<'a> {
             return other(format!("learning rate {} must be a positive number", options.lr));
         }
         check(&network, dataset.classes.len(), &preprocess)?;
-        let mode = Mode::Train {
-            loss: Loss::SoftmaxCrossEntropy { label_smoothing: options.label_smoothing },
-            optimizer: options.optimizer,
-            decay_all: options.decay_all,
-        };
+        options.fine_tune.check(&network).map_err(TrainError::Other)?;
         let (batch, threads) = (options.batch, options.threads);
-        let plan = PlanOptions { mode, ..PlanOptions::predict(batch, threads) };
-        let mut session = Session::new(Plan::compile(&network, &plan)?)?;
+        let head = options.fine_tune.head_epochs > 0;
+        let mut session = Session::new(plan(&network, &options, head)?)?;
         session.init(options.seed);
         let loader_options = LoaderOptions {
             batch,
@@ -210,6 +217,7 @@ impl<'a> Trainer<'a> {
             terms: terms(&options, dataset)?,
             at: Position::default(),
             rows: Vec::new(),
+            facts: BTreeMap::new(),
             saved: Instant::now(),
             network,
             dataset,
@@ -217,14 +225,28 @@ impl<'a> Trainer<'a> {
             options,
             folder,
             session,
+            head,
             judge,
             loader,
         })
     }
 
-    /// The plan of a step.
-    pub fn plan(&self) -> &Plan {
-        self.session.plan()
+    /// The plan of a step in which all layers learn that ever do.
+    ///
+    /// # Errors
+    /// When it does not fit the machine's memory.
+    pub fn plan(&self) -> Result<Plan> {
+        plan(&self.network, &self.options, false)
+    }
+
+    /// All weights as they are now.
+    pub fn params(&self) -> &[f32] {
+        self.session.params()
+    }
+
+    /// Something that the model files are to say of the model.
+    pub fn set_fact(&mut self, name: &str, value: &str) {
+        self.facts.insert(name.into(), value.into());
     }
 
     /// Pictures that could not be read so far.
@@ -258,9 +280,12 @@ impl<'a> Trainer<'a> {
         }
         let (at, steps, optimizer) =
             checkpoint::read(checkpoint, &self.terms, self.loader.batches())?;
+        self.enter(at.epoch < self.options.fine_tune.head_epochs)?;
         self.set_weights(&checkpoint.params, &checkpoint.state)?;
         self.session.resume(optimizer, steps)?;
         self.session.set_seed(self.options.seed);
+        let kept = ["norms", "source"].iter().filter_map(|k| checkpoint.facts.get_key_value(*k));
+        self.facts.extend(kept.map(|(k, v)| (k.clone(), v.clone())));
         self.rows = self.folder.read_rows()?.into_iter().filter(|r| r.epoch <= at.epoch).collect();
         self.at = at;
         Ok(())
@@ -275,6 +300,7 @@ impl<'a> Trainer<'a> {
         let mut last = None;
         while self.at.epoch < self.options.epochs {
             let start = Instant::now();
+            self.enter(self.at.epoch < self.options.fine_tune.head_epochs)?;
             let speed = self.epoch(progress, stop)?;
             let judged = if speed.is_some() { self.judge(stop)? } else { None };
             let (Some(speed), Some(evaluation)) = (speed, judged) else {
@@ -294,20 +320,88 @@ impl<'a> Trainer<'a> {
         Ok(Outcome::Done { last, best: self.at.best })
     }
 
-    fn rates(&self) -> Rates {
+    /// Changes between the session in which only the last layer learns and the one in which all do;
+    /// weights, optimizer and steps go along.
+    fn enter(&mut self, head: bool) -> Result<()> {
+        if self.head == head {
+            return Ok(());
+        }
+        let mut session = Session::new(plan(&self.network, &self.options, head)?)?;
+        session.set_params(self.session.params())?;
+        session.set_state(self.session.state())?;
+        session.resume(self.session.optimizer_state(), self.session.steps())?;
+        session.set_seed(self.options.seed);
+        (self.session, self.head) = (session, head);
+        Ok(())
+    }
+
+    /// Finds a learning rate by trying ever larger ones ([`RateCurve`]) and takes it. The weights are
+    /// afterwards what they were.
+    ///
+    /// # Errors
+    /// When nothing can be read, no rate lowers the loss, or it was asked to stop.
+    pub fn find_rate(&mut self, stop: &AtomicBool) -> Result<RateCurve> {
+        let head = self.head;
+        self.enter(false)?;
+        let (params, state) = (self.session.params().to_vec(), self.session.state().to_vec());
+        let moments = self.session.optimizer_state().to_vec();
+        let (mut test, mut epoch) = (RangeTest::default(), 0);
+        self.loader.start(epoch, 0);
+        while let Some(lr) = test.next() {
+            if stop.load(Ordering::Relaxed) {
+                return other("stopped while looking for a learning rate; nothing was trained");
+            }
+            let batch = match self.loader.next_batch() {
+                Some(batch) => batch,
+                None if epoch < 1000 && self.loader.problems().len() < self.dataset.train.len() => {
+                    epoch += 1;
+                    self.loader.start(epoch, 0);
+                    continue;
+                }
+                None => {
+                    return other(format!("no training picture can be read{}", why(&self.loader)));
+                }
+            };
+            self.session.input_mut().copy_from_slice(&batch.pixels);
+            self.session.labels_mut().copy_from_slice(&batch.labels);
+            self.loader.recycle(batch);
+            let report = self.session.step(lr)?;
+            if !test.add(lr, report.loss) {
+                break;
+            }
+        }
+        self.set_weights(&params, &state)?;
+        self.session.resume(&moments, 0)?;
+        self.enter(head)?;
+        let Some(curve) = test.finish() else {
+            return other("no learning rate lowers the loss; give one with --lr");
+        };
+        self.options.lr = curve.lr;
+        self.terms = terms(&self.options, self.dataset)?;
+        write_png(&self.folder.path().join("lr.png"), &plot::rates(&curve))?;
+        self.folder.write("lr.csv", &curve.csv())?;
+        Ok(curve)
+    }
+
+    /// The learning rate of a step, counted from 0 over the whole run.
+    fn rate(&self, step: u64) -> f32 {
         let epoch = self.loader.batches() as u64;
-        Rates {
+        let head = epoch * self.options.fine_tune.head_epochs.min(self.options.epochs) as u64;
+        if step < head {
+            return self.options.lr;
+        }
+        let rates = Rates {
             schedule: self.options.schedule,
             lr: self.options.lr,
-            steps: epoch * self.options.epochs as u64,
+            steps: epoch * self.options.epochs as u64 - head,
             epoch,
             warmup: (self.options.warmup.max(0.0) * epoch as f32) as u64,
-        }
+        };
+        rates.at(step - head)
     }
 
     /// The rest of an epoch: pictures a second, or `None` when it was asked to stop.
     fn epoch(&mut self, progress: &mut dyn Progress, stop: &AtomicBool) -> Result<Option<f64>> {
-        let rates = self.rates();
         let batches = self.loader.batches();
         let first = self.at.batch;
         let start = Instant::now();
@@ -316,7 +410,7 @@ impl<'a> Trainer<'a> {
             if stop.load(Ordering::Relaxed) {
                 return Ok(None);
             }
-            self.step(rates.at(self.session.steps()))?;
+            self.step(self.rate(self.session.steps()))?;
             if self.saved.elapsed().as_secs() >= self.options.checkpoint_seconds {
                 self.checkpoint()?;
             }
@@ -388,7 +482,7 @@ impl<'a> Trainer<'a> {
             val_loss: e.map(|e| e.loss),
             val_top1: e.map(|e| e.top1),
             val_top5: e.map(|e| e.top5),
-            lr: f64::from(self.rates().at(self.session.steps().saturating_sub(1))),
+            lr: f64::from(self.rate(self.session.steps().saturating_sub(1))),
             seconds,
             pictures_per_second,
         }
@@ -413,7 +507,8 @@ impl<'a> Trainer<'a> {
     }
 
     fn model(&self, e: Option<&Evaluation>) -> ModelFile {
-        let mut facts = BTreeMap::from([("epochs".to_string(), self.at.epoch.to_string())]);
+        let mut facts = self.facts.clone();
+        facts.insert("epochs".into(), self.at.epoch.to_string());
         if let Some(e) = e {
             facts.insert("top1".into(), e.top1.to_string());
         }
@@ -438,6 +533,18 @@ impl<'a> Trainer<'a> {
         self.saved = Instant::now();
         Ok(())
     }
+}
+
+/// The plan of a step; `head` where only the last layer learns.
+fn plan(network: &Network, options: &TrainOptions, head: bool) -> Result<Plan> {
+    let mode = Mode::Train {
+        loss: Loss::SoftmaxCrossEntropy { label_smoothing: options.label_smoothing },
+        optimizer: options.optimizer,
+        decay_all: options.decay_all,
+    };
+    let tuning = options.fine_tune.tuning(network, head);
+    let predict = PlanOptions::predict(options.batch, options.threads);
+    Ok(Plan::compile(network, &PlanOptions { mode, tuning, ..predict })?)
 }
 
 /// Whether pictures fit the network's input and classes its output.

@@ -4,7 +4,9 @@
 use convoke_data::{Augment, Dataset, Preprocess, Source, Split};
 use convoke_engine::{Builder, Network, Optimizer, Shape, layers::Conv};
 use convoke_formats::ModelFile;
-use convoke_train::{BatchInfo, EpochRow, Outcome, Progress, RunFolder, TrainOptions, Trainer};
+use convoke_train::{
+    BatchInfo, EpochRow, FineTune, Outcome, Progress, RunFolder, TrainOptions, Trainer,
+};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -67,6 +69,12 @@ fn adamw(threads: usize) -> TrainOptions {
     TrainOptions { optimizer, lr: 0.01, warmup: 0.5, ..options(threads) }
 }
 
+/// Only the last layer in the first epoch, then all, the first slower.
+fn tuned(threads: usize) -> TrainOptions {
+    let fine_tune = FineTune { head_epochs: 1, early_rate: 0.5, ..FineTune::default() };
+    TrainOptions { fine_tune, ..adamw(threads) }
+}
+
 fn never() -> AtomicBool {
     AtomicBool::new(false)
 }
@@ -88,7 +96,7 @@ fn run(folder: &Path, options: TrainOptions, stop_at: Option<usize>) -> (Outcome
 
 #[test]
 fn threads_and_interruptions_change_no_bit() {
-    for options in [options, adamw] {
+    for options in [options, adamw, tuned] {
         let folder = tempfile::tempdir().unwrap();
         let (outcome, straight) = run(folder.path(), options(1), None);
         let Outcome::Done { last: Some(last), .. } = &outcome else { panic!("done") };
@@ -228,4 +236,67 @@ fn learning_rates_to_begin_with() {
     let bare = b.flatten().dense(2).build().unwrap();
     assert!((TrainOptions::rate(&bare, suited.optimizer, 32) - 0.01).abs() < 1e-7);
     assert_eq!(TrainOptions::rate(&bare, adamw(1).optimizer, 32), 1e-3);
+}
+
+#[test]
+fn what_is_frozen_stays_and_norms_keep_their_statistics() {
+    let folder = tempfile::tempdir().unwrap();
+    let set = dataset();
+    let trained = |fine_tune: FineTune, epochs: usize| {
+        let out = RunFolder::next(folder.path(), "run").unwrap();
+        let o = TrainOptions { fine_tune, epochs, ..options(1) };
+        let mut t = Trainer::new(network(), &set, plain(), o, out.clone()).unwrap();
+        let before = t.params().to_vec();
+        t.run(&mut Stop(usize::MAX, &never()), &never()).unwrap();
+        (before, ModelFile::load(&out.last()).unwrap())
+    };
+    // Of each tensor, whether it learnt: conv1 (2), its norm (2), the dense layer (2).
+    let moved = |(before, model): &(Vec<f32>, ModelFile)| -> Vec<bool> {
+        let params = model.network.params();
+        params.iter().map(|p| before[p.range.clone()] != model.params[p.range.clone()]).collect()
+    };
+    let kept = |m: &ModelFile| m.state.iter().all(|&s| s == 0.0 || s == 1.0);
+    let all = FineTune::default();
+    let plain = trained(all, 1);
+    assert!(moved(&plain).iter().all(|&m| m) && !kept(&plain.1));
+    let frozen = trained(FineTune { freeze: 1, ..all }, 1);
+    assert_eq!(moved(&frozen), [false, false, false, false, true, true]);
+    assert!(kept(&frozen.1));
+    let head = FineTune { head_epochs: 1, ..all };
+    assert_eq!(moved(&trained(head, 1)), moved(&frozen));
+    assert!(moved(&trained(head, 2)).iter().all(|&m| m));
+    let norms = trained(FineTune { freeze_norms: true, ..all }, 1);
+    assert!(moved(&norms).iter().all(|&m| m) && kept(&norms.1));
+    let out = RunFolder::next(folder.path(), "run").unwrap();
+    let o = TrainOptions { fine_tune: FineTune { freeze: 2, ..all }, ..options(1) };
+    let e = Trainer::new(network(), &set, self::plain(), o, out).err().unwrap().to_string();
+    assert!(e.contains("2 layers"), "{e}");
+}
+
+#[test]
+fn a_rate_is_found_and_the_weights_are_as_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let set = dataset();
+    let found = |threads: usize, fine_tune: FineTune| {
+        let out = RunFolder::next(folder.path(), "run").unwrap();
+        let o = TrainOptions { fine_tune, ..options(threads) };
+        let mut t = Trainer::new(network(), &set, plain(), o.clone(), out.clone()).unwrap();
+        let before = t.params().to_vec();
+        let curve = t.find_rate(&never()).unwrap();
+        assert_eq!(t.params(), before);
+        assert!(out.path().join("lr.png").is_file() && out.path().join("lr.csv").is_file());
+        t.run(&mut Stop(usize::MAX, &never()), &never()).unwrap();
+        // The same as a run that was told the rate.
+        let again = RunFolder::next(folder.path(), "run").unwrap();
+        let o = TrainOptions { lr: curve.lr, ..o };
+        let mut t = Trainer::new(network(), &set, plain(), o, again.clone()).unwrap();
+        t.run(&mut Stop(usize::MAX, &never()), &never()).unwrap();
+        let models = [out.last(), again.last()].map(|p| ModelFile::load(&p).unwrap());
+        assert_eq!(models[0], models[1]);
+        curve
+    };
+    let curve = found(1, FineTune::default());
+    assert!((1e-4..1.0).contains(&curve.lr), "{}", curve.lr);
+    assert_eq!(found(2, FineTune::default()), curve);
+    found(1, FineTune { head_epochs: 1, ..FineTune::default() });
 }

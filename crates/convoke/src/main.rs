@@ -1,6 +1,7 @@
 //! The `convoke` command.
 
 mod common;
+mod fetch;
 mod progress;
 mod verbs;
 
@@ -23,6 +24,7 @@ enum Verb {
     Predict(verbs::predict::Args),
     Find(verbs::find::Args),
     Plan(verbs::plan::Args),
+    Import(verbs::import::Args),
     Models(verbs::models::Args),
     Bench(verbs::bench::Args),
     #[command(subcommand)]
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Verb::Predict(a) => verbs::predict::run(a),
         Verb::Find(a) => verbs::find::run(a),
         Verb::Plan(a) => verbs::plan::run(a),
+        Verb::Import(a) => verbs::import::run(a),
         Verb::Models(a) => verbs::models::run(a),
         Verb::Bench(a) => verbs::bench::run(a),
         Verb::Data(v) => verbs::data::run(v),

@@ -3,6 +3,7 @@
 
 use assert_cmd::Command;
 use convoke_data::{Picture, write_png};
+use convoke_formats::ModelFile;
 use serde_json::Value;
 use std::path::Path;
 use tempfile::TempDir;
@@ -106,6 +107,85 @@ fn the_same_seed_gives_the_same_file_for_any_number_of_threads() {
     assert_eq!(read("one"), read("two"));
     assert_eq!(train(f, "three", &["--seed", "5"]).0, 0);
     assert_ne!(read("one"), read("three"));
+}
+
+#[test]
+fn a_trained_model_is_tuned_to_other_classes() {
+    let folder = photos();
+    let f = folder.path();
+    assert_eq!(train(f, "first", &[]).0, 0);
+    // Two of the classes under other names.
+    for (from, to) in [("red", "warm"), ("blue", "cold")] {
+        std::fs::create_dir_all(f.join("other")).unwrap();
+        std::fs::rename(f.join("photos").join(from), f.join("other").join(to)).unwrap();
+    }
+    let tune = |out: &str, more: &[&str]| {
+        let base = ["train", "other", "--epochs", "4", "--batch", "8", "--out", out];
+        convoke(f, &[&base, &["--pretrained", "first"][..], more].concat())
+    };
+    let (code, out, err) = tune("second", &["--lr", "find"]);
+    assert_eq!(code, 0, "{err}");
+    for words in ["a new last layer", "the last layer alone for 1 epochs", "lr.png", "rate "] {
+        assert!(err.contains(words), "{words}: {err}");
+    }
+    assert!(out.contains("right on"), "{out}");
+    assert!(f.join("second/lr.png").is_file());
+    let read = |run: &str| -> (Value, Vec<f32>) {
+        // A run folder stands for its best epoch.
+        let m = ModelFile::load(&f.join(run).join("weights/best.safetensors")).unwrap();
+        (serde_json::to_value(&m.preprocess).unwrap(), m.params)
+    };
+    assert_eq!(read("first").0, read("second").0, "the preprocessing travels along");
+    assert_eq!(tune("third", &["--freeze", "1", "--freeze-norms"]).0, 0);
+    let first = read("first").1;
+    let filters = 3 * 3 * 3 * 8;
+    assert!(read("third").1[..filters] == first[..filters], "frozen filters stay");
+    assert!(first[..filters].iter().any(|&v| v != 0.0));
+    fails(f, &["train", "other", "--pretrained", "first", "--freeze", "9", "--out", "x"], 1, "9");
+    fails(f, &["train", "other", "--pretrained", "nowhere.pth", "--out", "x"], 1, "nowhere.pth");
+    fails(f, &["train", "other", "--model", "first", "--out", "x"], 1, "--pretrained");
+    fails(f, &["train", "other", "--lr", "fnid"], 2, "find");
+    fails(f, &["import", "other/cold/1.png"], 1, "neither safetensors nor");
+}
+
+#[test]
+fn val_takes_flat_folders_with_lists_names_of_others_and_ten_crops() {
+    let folder = photos();
+    let f = folder.path();
+    assert_eq!(train(f, "run", &[]).0, 0);
+    let mut list = String::from("picture,class\n");
+    for (i, class) in ["blue", "green", "red"].into_iter().enumerate() {
+        for k in 0..4 {
+            let name = format!("{class}{k}.png");
+            let from = f.join("photos").join(class).join(format!("{k}.png"));
+            std::fs::create_dir_all(f.join("flat")).unwrap();
+            std::fs::copy(&from, f.join("flat").join(&name)).unwrap();
+            // By position for some, by name for others.
+            let said = if k % 2 == 0 { i.to_string() } else { class.to_string() };
+            list += &format!("{name},{said}\n");
+            let wnid = f.join(format!("in/val/n0000000{}/{name}", 9 - i));
+            std::fs::create_dir_all(wnid.parent().unwrap()).unwrap();
+            std::fs::copy(&from, wnid).unwrap();
+        }
+    }
+    std::fs::write(f.join("truth.csv"), &list).unwrap();
+    std::fs::write(f.join("wnids.txt"), "n00000009\nn00000008\nn00000007\n").unwrap();
+    let top1 = |args: &[&str]| {
+        let (code, out, err) = convoke(f, &[&["val", "run"], args, &["--json"]].concat());
+        assert_eq!(code, 0, "{args:?}: {err}");
+        let v: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(v["n"], 12);
+        v["top1"].as_f64().unwrap()
+    };
+    let flat = top1(&["flat", "--truth", "truth.csv"]);
+    assert!(flat > 0.8, "{flat}");
+    assert!(top1(&["flat", "--truth", "truth.csv", "--ten-crop", "--batch", "25"]) > 0.8);
+    assert_eq!(top1(&["in", "--classes", "wnids.txt"]), flat);
+    std::fs::write(f.join("wnids.txt"), "n00000007\nn00000009\nn00000008\n").unwrap();
+    assert!(top1(&["in", "--classes", "wnids.txt"]) < 0.2);
+    fails(f, &["val", "run", "in"], 1, "--classes");
+    std::fs::write(f.join("truth.csv"), list.replace("red1.png,red", "red1.png,rde")).unwrap();
+    fails(f, &["val", "run", "flat", "--truth", "truth.csv"], 1, "line 11: `rde`");
 }
 
 #[test]

@@ -63,13 +63,14 @@ impl Rule for BatchNorm {
     fn forward(&self, unit: &Unit, b: &mut Lower) -> Result<()> {
         let (id, from) = (unit.main, b.net.node(unit.main).inputs[0]);
         let (c, len) = (b.shape(id).c, b.shape(id).len());
+        let measured = b.training() && !b.keeps_statistics(id);
         let [mean, invstd, scale, shift] = ["mean", "invstd", "scale", "shift"]
-            .map(|name| b.own(id, name, if b.training() { Kind::Step } else { Kind::Pack }, c));
+            .map(|name| b.own(id, name, if measured { Kind::Step } else { Kind::Pack }, c));
         let batch = Batch { mean, invstd, scale, shift };
         let (gamma, beta) = (b.param(id, "weight")?, b.param(id, "bias")?);
         let running = (b.state(id, "running_mean")?, b.state(id, "running_var")?);
         let (x, residual) = (b.value(from)?, unit.residual.map(|r| b.value(r)).transpose()?);
-        if b.training() {
+        if measured {
             let scratch = b.scratch(norm::scratch_len(b.map_len(from) / c, c));
             let (epsilon, momentum) = (self.epsilon, self.momentum);
             let op = Measure { x, batch, gamma, beta, running, epsilon, momentum, c, len, scratch };
@@ -105,10 +106,11 @@ impl Rule for BatchNorm {
         };
         let writes = matches!(mask, Mask::Output { .. });
         let scratch = b.scratch(norm::scratch_len(b.map_len(from) / c, c).max(3 * c));
+        let kept = b.keeps_statistics(id);
         let mut back = Backward {
             x: b.value(from)?,
             mask,
-            mean: b.owned(id, "mean")?,
+            mean: if kept { b.state(id, "running_mean")? } else { b.owned(id, "mean")? },
             invstd: b.owned(id, "invstd")?,
             gamma: b.param(id, "weight")?,
             dgamma: b.param_grad(id, "weight")?,
@@ -120,6 +122,11 @@ impl Rule for BatchNorm {
             scratch,
         };
         b.emit(id, "backward sums", Sums(back));
+        if kept {
+            // Kept statistics do not depend on x: without the sums, dx is dy times the scale.
+            back.dgamma = b.own(id, "no sum over weight", Kind::Pack, c);
+            back.dbeta = b.own(id, "no sum over bias", Kind::Pack, c);
+        }
         if !b.wants_grad(from) {
             return residual_grad(unit, b);
         }

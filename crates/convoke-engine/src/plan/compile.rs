@@ -218,6 +218,13 @@ fn check(net: &Network, options: &PlanOptions) -> Result<()> {
     if options.threads == 0 || options.threads > 1024 {
         return Err(Error::Plan(format!("{} threads; use 1 to 1024", options.threads)));
     }
+    let (rates, tensors) = (&options.tuning.rates, net.params().len());
+    if !rates.is_empty() && rates.len() != tensors {
+        return Err(Error::Plan(format!("{} rates for {tensors} tensors", rates.len())));
+    }
+    if rates.iter().any(|r| !(r.is_finite() && *r >= 0.0)) {
+        return Err(Error::Plan("a rate is no number from 0 on".into()));
+    }
     if let Some(isa) = options.isa.filter(|isa| !Isa::available().contains(isa)) {
         return Err(Error::Plan(format!(
             "this machine has no {isa:?}; leave the choice to convoke"

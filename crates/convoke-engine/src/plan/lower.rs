@@ -74,8 +74,8 @@ impl<'a> Lower<'a> {
             needs_grad: vec![false; nodes],
             named: HashMap::new(),
         };
-        for p in lower.params.clone() {
-            lower.needs_grad[p.node.0] = true;
+        for (i, p) in lower.params.clone().into_iter().enumerate() {
+            lower.needs_grad[p.node.0] |= options.tuning.rate(i) > 0.0;
             let len = p.spec.len();
             lower.own(p.node, &format!("param {}", p.spec.name), Kind::Param, len);
             if lower.training() {
@@ -106,6 +106,13 @@ impl<'a> Lower<'a> {
     /// Whether the plan trains.
     pub fn training(&self) -> bool {
         matches!(self.options.mode, Mode::Train { .. })
+    }
+
+    /// Whether a batch norm keeps its running statistics while the plan trains.
+    pub fn keeps_statistics(&self, norm: NodeId) -> bool {
+        let tuning = &self.options.tuning;
+        let mut own = self.params.iter().enumerate().filter(|(_, p)| p.node == norm).peekable();
+        tuning.freeze_norms || own.peek().is_some() && own.all(|(i, _)| tuning.rate(i) == 0.0)
     }
 
     /// Samples per run.

@@ -107,18 +107,47 @@ pub struct PlanOptions {
     /// Whether pictures lie in the lanes of vectors, sixteen at a time, which serves networks of few
     /// filters; `None` leaves it to the plan. A network with a layer that cannot do it runs as always.
     pub lanes: Option<bool>,
+    /// Which weights learn, and how fast; says nothing to a plan that predicts.
+    pub tuning: Tuning,
+}
+
+/// Which weights follow their gradients, and how fast.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Tuning {
+    /// What each tensor's learning rate is multiplied by, in the order of [`crate::Network::params`];
+    /// 0 freezes it. Empty for 1 everywhere. Backward ends where all before is frozen, and a batch norm
+    /// with frozen weights keeps its running statistics too.
+    pub rates: Vec<f32>,
+    /// Every batch norm normalises by its running statistics and keeps them.
+    pub freeze_norms: bool,
+}
+
+impl Tuning {
+    /// The factor of one tensor.
+    pub(crate) fn rate(&self, param: usize) -> f32 {
+        self.rates.get(param).copied().unwrap_or(1.0)
+    }
 }
 
 impl PlanOptions {
     /// A plan that predicts up to `batch` samples at a time.
     pub fn predict(batch: usize, threads: usize) -> Self {
-        Self { batch, mode: Mode::Predict, threads, isa: None, keep: Vec::new(), lanes: None }
+        Self {
+            batch,
+            mode: Mode::Predict,
+            threads,
+            isa: None,
+            keep: Vec::new(),
+            lanes: None,
+            tuning: Tuning::default(),
+        }
     }
 
     /// A plan that trains `batch` samples at a time.
     pub fn train(batch: usize, threads: usize, loss: Loss, optimizer: Optimizer) -> Self {
         let mode = Mode::Train { loss, optimizer, decay_all: true };
-        Self { batch, mode, threads, isa: None, keep: Vec::new(), lanes: None }
+        let tuning = Tuning::default();
+        Self { batch, mode, threads, isa: None, keep: Vec::new(), lanes: None, tuning }
     }
 }
 

@@ -4,6 +4,8 @@ pub mod bench;
 pub mod data;
 pub mod demo;
 pub mod find;
+pub mod fine_tune;
+pub mod import;
 pub mod models;
 pub mod plan;
 pub mod predict;

@@ -1,18 +1,84 @@
 //! `convoke models`.
 
 use crate::common::{thousands, units};
+use crate::fetch;
+use crate::progress::Bar;
 use anyhow::Result;
 use serde_json::json;
+use std::path::PathBuf;
 
-/// List the networks that convoke knows by name
+/// List the networks that convoke knows by name, or get weights for them
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
     /// Print one JSON list
     #[arg(long)]
     json: bool,
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(clap::Subcommand)]
+enum Verb {
+    Get(Get),
+}
+
+/// Download weights that torchvision offers, into the cache folder; without NAME, list them
+#[derive(clap::Args)]
+struct Get {
+    /// Which weights
+    name: Option<String>,
+    /// Another list of weights (a TOML file like crates/convoke/weights/torchvision.toml)
+    #[arg(long, value_name = "FILE")]
+    manifest: Option<PathBuf>,
+    /// Folder to put them in [default: $CONVOKE_CACHE, else convoke in the user's cache folder]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Print one JSON object or list
+    #[arg(long)]
+    json: bool,
+}
+
+fn get(args: Get) -> Result<()> {
+    let entries = fetch::entries(args.manifest.as_deref())?;
+    let Some(name) = &args.name else {
+        if args.json {
+            println!("{}", json!(entries));
+            return Ok(());
+        }
+        println!("{:<24} {:>8}  {:>7} {:>7}  url", "name", "MiB", "top-1 %", "top-5 %");
+        for e in entries {
+            println!(
+                "{:<24} {:>8.1}  {:>7.2} {:>7.2}  {}",
+                e.name, e.mebibytes, e.top1, e.top5, e.url
+            );
+        }
+        return Ok(());
+    };
+    let entry = fetch::find(entries, name)?;
+    let folder = args.out.map_or_else(fetch::cache, Ok)?;
+    let mut bar = Bar::new(args.json);
+    let mut progress = |done: u64, all: u64| {
+        let mebibytes = |n: u64| n as f64 / f64::from(1 << 20);
+        let message = format!("{:.1} of {:.1} MiB", mebibytes(done), mebibytes(all));
+        bar.work(name, done as usize, all as usize, &message);
+    };
+    let path = entry.fetch(&folder, |text| eprintln!("{text}"), &mut progress);
+    bar.finish();
+    let path = path?;
+    if args.json {
+        println!("{}", json!({"name": name, "path": path, "sha256": entry.sha256}));
+        return Ok(());
+    }
+    println!("{}", path.display());
+    println!("next: convoke import {0}, or convoke train PHOTOS --pretrained {0}", path.display());
+    Ok(())
 }
 
 pub fn run(args: Args) -> Result<()> {
+    if let Some(Verb::Get(args)) = args.verb {
+        return get(args);
+    }
     let mut list = Vec::new();
     if !args.json {
         println!(

@@ -1,15 +1,18 @@
 //! `convoke train`.
 
-use crate::common::{self, Model, Source, Threads, bytes, duration, thousands, units};
+use crate::common::{self, Threads, bytes, duration, thousands, units};
 use crate::progress::{Bar, interrupt};
+use crate::verbs::fine_tune::{self, Start, start};
+use crate::verbs::import::told;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use convoke_data::{Augment, Dataset, OpenOptions, Preprocess, statistics};
-use convoke_engine::{Network, Optimizer, Shape};
+use convoke_engine::Optimizer;
 use convoke_formats::ModelFile;
 use convoke_train::{Outcome, RunFolder, Schedule, TrainOptions, Trainer};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 /// Train a network on your pictures
@@ -18,18 +21,20 @@ pub struct Args {
     /// Folder of class folders (flat, or in train and val), IDX files, or CIFAR-10 batches
     #[arg(required_unless_present = "resume")]
     data: Option<PathBuf>,
-    /// Zoo name, network file (.toml), or model file to go on from
-    #[arg(long, default_value = "resnet18", value_name = "MODEL")]
-    model: String,
+    /// Zoo name, network file (.toml), or model file to go on from [default: resnet18, or what the
+    /// --pretrained weights are for]
+    #[arg(long, value_name = "MODEL")]
+    model: Option<String>,
     /// Passes over the training pictures
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     epochs: u32,
     /// Pictures per step [default: 64 for small pictures, else 32]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     batch: Option<u32>,
-    /// Largest learning rate [default: by optimizer and batch]
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
-    lr: Option<f32>,
+    /// Largest learning rate, or `find` to try ever larger ones first: the curve goes into the run
+    /// folder [default: by optimizer and batch]
+    #[arg(long, value_name = "X|find", allow_negative_numbers = true, value_parser = lr)]
+    lr: Option<Lr>,
     /// How the learning rate moves
     #[arg(long, value_enum, default_value = "one-cycle")]
     schedule: ScheduleArg,
@@ -61,6 +66,8 @@ pub struct Args {
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
     #[command(flatten)]
+    fine_tune: fine_tune::Args,
+    #[command(flatten)]
     threads: Threads,
     /// Folder of the run [default: runs/classify/<model>-<data>]
     #[arg(long, value_name = "DIR")]
@@ -68,6 +75,19 @@ pub struct Args {
     /// Go on with an interrupted run; only --threads may be given beside
     #[arg(long, value_name = "DIR", conflicts_with_all = ["data", "out"])]
     resume: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy)]
+enum Lr {
+    Find,
+    Rate(f32),
+}
+
+fn lr(text: &str) -> Result<Lr, String> {
+    match text {
+        "find" => Ok(Lr::Find),
+        _ => text.parse().map(Lr::Rate).map_err(|_| "write a number, or `find`".into()),
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -90,6 +110,9 @@ enum OptimizerArg {
 struct Saved {
     data: PathBuf,
     model: String,
+    /// The file of weights that it began with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pretrained: Option<PathBuf>,
     val_fraction: f64,
     train: TrainOptions,
     preprocess: Preprocess,
@@ -108,12 +131,17 @@ fn fresh(args: &Args) -> Result<()> {
         bail!("--val-fraction {} must be from 0 to 0.9", args.val_fraction);
     }
     let dataset = open(&data, args.seed, args.val_fraction)?;
-    let model = common::model(&args.model)?;
-    let (network, weights) = network(args, &model, &dataset)?;
-    let shape = network.input_shape();
-    let mut pre = Preprocess::plain(shape.h, shape.w, shape.c);
-    (pre.mean, pre.std) = statistics(&dataset.train, shape.c);
-    let options = options(args, &network, &pre, dataset.train.len())?;
+    let start = start(&args.fine_tune, args.model.as_deref(), args.size, args.epochs, &dataset)?;
+    let shape = start.network.input_shape();
+    let pre = match &start.preprocess {
+        Some(pre) => pre.clone(),
+        None => {
+            let (mean, std) = statistics(&dataset.train, shape.c);
+            Preprocess { mean, std, ..Preprocess::plain(shape.h, shape.w, shape.c) }
+        }
+    };
+    let options = options(args, &start, &pre, dataset.train.len())?;
+    let model = args.model.clone().unwrap_or_else(|| start.network.name().to_string());
     let folder = match &args.out {
         Some(out) => RunFolder::create(out)?,
         None => {
@@ -121,26 +149,39 @@ fn fresh(args: &Args) -> Result<()> {
                 p.file_stem().map_or("data".into(), |s| s.to_string_lossy().into_owned())
             };
             let data_name = name(&data.canonicalize().unwrap_or(data.clone()));
-            let run = format!("{}-{data_name}", name(Path::new(&args.model)));
+            let run = format!("{}-{data_name}", name(Path::new(&model)));
             RunFolder::next(Path::new("runs/classify"), &run)?
         }
     };
     let data = data.canonicalize().unwrap_or(data);
-    let saved = Saved {
-        data,
-        model: args.model.clone(),
-        val_fraction: args.val_fraction,
-        train: options.clone(),
-        preprocess: pre.clone(),
-    };
-    let text = toml::to_string(&saved).context("settings cannot be written")?;
-    let mut trainer = Trainer::new(network, &dataset, pre, options, folder.clone())?;
-    if let Some(file) = weights {
-        trainer.set_weights(&file.params, &file.state)?;
+    let network = start.network.clone();
+    let mut trainer =
+        Trainer::new(network, &dataset, pre.clone(), options.clone(), folder.clone())?;
+    start.fill(&mut trainer)?;
+    if let Some(told) = start.told() {
+        eprintln!("begins   {told}");
     }
+    if start.preprocess.is_some() {
+        eprintln!("pictures {}", told(&pre));
+    }
+    let mut saved = Saved {
+        data,
+        model,
+        pretrained: start.from.clone(),
+        val_fraction: args.val_fraction,
+        train: options,
+        preprocess: pre,
+    };
+    let stop = interrupt();
+    if let Some(Lr::Find) = args.lr {
+        let curve = trainer.find_rate(&stop)?;
+        saved.train.lr = curve.lr;
+        eprintln!("rate     {:.2e}, see {}", curve.lr, folder.path().join("lr.png").display());
+    }
+    let text = toml::to_string(&saved).context("settings cannot be written")?;
     folder.write("args.toml", &text)?;
     folder.write("split.csv", &dataset.split_csv())?;
-    go(trainer, &dataset, &folder, &saved)
+    go(trainer, &dataset, &folder, &saved, &stop)
 }
 
 fn resume(path: &Path, threads: Threads) -> Result<()> {
@@ -166,7 +207,7 @@ fn resume(path: &Path, threads: Threads) -> Result<()> {
         folder.clone(),
     )?;
     trainer.resume(&checkpoint)?;
-    go(trainer, &dataset, &folder, &saved)
+    go(trainer, &dataset, &folder, &saved, &interrupt())
 }
 
 fn open(data: &Path, seed: u64, val_fraction: f64) -> Result<Dataset> {
@@ -195,42 +236,10 @@ fn open(data: &Path, seed: u64, val_fraction: f64) -> Result<Dataset> {
     Ok(dataset)
 }
 
-/// The network for the data, and weights to begin with.
-fn network(args: &Args, model: &Model, dataset: &Dataset) -> Result<(Network, Option<ModelFile>)> {
-    let classes = dataset.classes.len();
-    match model {
-        Model::Network(source) => {
-            let natural = dataset.size.map(|(h, w)| Shape::new(h, w, dataset.channels));
-            let own = source.input().map(|s| Shape { c: dataset.channels, ..s });
-            let side = args.size.map(|s| Shape::new(s as usize, s as usize, dataset.channels));
-            // A network file means its size; a zoo network takes the data's where all are equal.
-            let wanted = match source {
-                Source::Toml(..) => side.or(source.input()).or(natural),
-                Source::Zoo(_) => side.or(natural).or(own),
-            };
-            if let Some(c) = wanted.map(|s| s.c).filter(|c| !matches!(c, 1 | 3)) {
-                bail!("the network takes {c} channels; pictures have 1 or 3");
-            }
-            Ok((source.build(wanted, Some(classes))?, None))
-        }
-        Model::File(file, path) => {
-            if file.classes != dataset.classes {
-                bail!(
-                    "{} was trained on other classes; give a model of these {classes}",
-                    path.display()
-                );
-            }
-            Ok((file.network.clone(), Some((**file).clone())))
-        }
-    }
-}
+/// Learning rate of fine-tuning as a share of that from scratch.
+const TUNING: f32 = 0.2;
 
-fn options(
-    args: &Args,
-    network: &Network,
-    pre: &Preprocess,
-    samples: usize,
-) -> Result<TrainOptions> {
+fn options(args: &Args, start: &Start, pre: &Preprocess, samples: usize) -> Result<TrainOptions> {
     let small = pre.height.max(pre.width) <= 64;
     let batch = args.batch.map_or(if small { 64 } else { 32 }, |b| b as usize);
     let batch = if args.batch.is_none() { batch.min(samples) } else { batch };
@@ -248,12 +257,14 @@ fn options(
         }
     };
     let suited = TrainOptions::suited(args.epochs as usize, batch, pre, args.threads.count());
-    let lr = TrainOptions::rate(network, optimizer, batch);
+    // What has learnt already needs smaller steps, or it forgets.
+    let share = if start.tunes() { TUNING } else { 1.0 };
+    let lr = share * TrainOptions::rate(&start.network, optimizer, batch);
     if !(0.0..1.0).contains(&args.label_smoothing) {
         bail!("--label-smoothing {} must be at least 0 and below 1", args.label_smoothing);
     }
     Ok(TrainOptions {
-        lr: args.lr.unwrap_or(lr),
+        lr: if let Some(Lr::Rate(lr)) = args.lr { lr } else { lr },
         warmup: args.warmup,
         label_smoothing: args.label_smoothing,
         seed: args.seed,
@@ -267,12 +278,19 @@ fn options(
         },
         optimizer,
         augment: if args.no_augment { Augment::default() } else { suited.augment.clone() },
+        fine_tune: start.fine_tune,
         ..suited
     })
 }
 
-fn go(mut trainer: Trainer, dataset: &Dataset, folder: &RunFolder, saved: &Saved) -> Result<()> {
-    let plan = trainer.plan();
+fn go(
+    mut trainer: Trainer,
+    dataset: &Dataset,
+    folder: &RunFolder,
+    saved: &Saved,
+    stop: &AtomicBool,
+) -> Result<()> {
+    let plan = trainer.plan()?;
     let net = plan.network();
     eprintln!(
         "network  {} on {}: {} parameters, {} MACs a picture, {} for training at batch {}",
@@ -284,9 +302,9 @@ fn go(mut trainer: Trainer, dataset: &Dataset, folder: &RunFolder, saved: &Saved
         saved.train.batch
     );
     eprintln!("run      {}", folder.path().display());
-    let (start, stop) = (Instant::now(), interrupt());
+    let start = Instant::now();
     let mut bar = Bar::new(false);
-    let outcome = trainer.run(&mut bar, &stop);
+    let outcome = trainer.run(&mut bar, stop);
     bar.finish();
     for p in trainer.problems().iter().take(5) {
         eprintln!("left out {}: {}", p.path.display(), p.why);
