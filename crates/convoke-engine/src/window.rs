@@ -63,6 +63,9 @@ pub enum Padding {
     Same,
     /// No padding: the window stays inside the map.
     Valid,
+    /// Zeros below and to the right for a last window that begins on the map but does not end on it:
+    /// output = ceil((input − span) / stride) + 1. PyTorch's `ceil_mode` without padding.
+    Ceil,
     /// That many rows or columns on each side. PyTorch's `padding=p` is `p` on all four.
     Explicit {
         /// Rows above.
@@ -99,9 +102,10 @@ impl TryFrom<PaddingFile> for Padding {
         Ok(match v {
             PaddingFile::Word(w) if w == "same" => Padding::Same,
             PaddingFile::Word(w) if w == "valid" => Padding::Valid,
+            PaddingFile::Word(w) if w == "ceil" => Padding::Ceil,
             PaddingFile::Word(w) => {
                 return Err(format!(
-                    "padding `{w}` is unknown; use \"same\", \"valid\", a number, [rows, columns] or [top, bottom, left, right]"
+                    "padding `{w}` is unknown; use \"same\", \"valid\", \"ceil\", a number, [rows, columns] or [top, bottom, left, right]"
                 ));
             }
             PaddingFile::All(p) => Padding::symmetric(p),
@@ -118,6 +122,7 @@ impl From<Padding> for PaddingFile {
         match p {
             Padding::Same => PaddingFile::Word("same".into()),
             Padding::Valid => PaddingFile::Word("valid".into()),
+            Padding::Ceil => PaddingFile::Word("ceil".into()),
             Padding::Explicit { top, bottom, left, right }
                 if top == bottom && left == right && top == left =>
             {
@@ -135,6 +140,7 @@ impl fmt::Display for Padding {
         match self {
             Padding::Same => write!(f, "same"),
             Padding::Valid => write!(f, "valid"),
+            Padding::Ceil => write!(f, "ceil"),
             Padding::Explicit { top, bottom, left, right } => {
                 write!(f, "[{top}, {bottom}, {left}, {right}]")
             }
@@ -201,6 +207,18 @@ impl Window {
         let (top, bottom, left, right) = match self.padding {
             Padding::Valid => (0, 0, 0, 0),
             Padding::Explicit { top, bottom, left, right } => (top, bottom, left, right),
+            Padding::Ceil => {
+                let rest = |n: usize, span: usize, stride: usize| match n.checked_sub(span) {
+                    // A window that would begin beyond the map sees nothing.
+                    Some(n) if n % stride > 0 && (n / stride + 1) * stride < n + span => {
+                        stride - n % stride
+                    }
+                    _ => 0,
+                };
+                let (below, beside) =
+                    (rest(input.h, span.h, self.stride.h), rest(input.w, span.w, self.stride.w));
+                (0, below, 0, beside)
+            }
             Padding::Same => {
                 let (t, b) = same_pads(input.h, span.h, self.stride.h);
                 let (l, r) = same_pads(input.w, span.w, self.stride.w);
@@ -250,6 +268,16 @@ mod tests {
         let p = window(3, 2, Padding::Same).place("c", Shape::new(224, 7, 3)).unwrap();
         assert_eq!((p.out_h, p.top, p.bottom), (112, 0, 1));
         assert_eq!((p.out_w, p.left, p.right), (4, 1, 1));
+    }
+
+    #[test]
+    fn ceil_keeps_the_last_window() {
+        let out = |n| window(3, 2, Padding::Ceil).place("c", Shape::new(n, n, 1)).map(|p| p.out_h);
+        assert_eq!([out(109), out(54), out(27), out(3)].map(Result::unwrap), [54, 27, 13, 1]);
+        // The next window would begin at 3, beyond the map.
+        let p = window(1, 3, Padding::Ceil).place("c", Shape::new(3, 4, 1)).unwrap();
+        assert_eq!((p.out_h, p.out_w), (1, 2));
+        assert!(out(2).is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! torchvision brings the last map to 6×6 by adaptive pooling, which changes nothing at 224×224.
 //! At other sizes the dense layer simply takes the map that there is.
 
-use convoke_engine::layers::{Conv, Dense, MaxPool, Relu, WeightInit};
+use convoke_engine::layers::{Conv, Dense, LocalResponseNorm, MaxPool, Relu, WeightInit};
 use convoke_engine::{Builder, Network, Result, Shape};
 
 pub(crate) fn build(name: &str, input: Shape, classes: usize) -> Result<Network> {
@@ -32,4 +32,22 @@ pub(crate) fn build(name: &str, input: Shape, classes: usize) -> Result<Network>
     }
     let from = b.here();
     b.named("classifier.6", Dense::new(classes), &[from]).build()
+}
+
+/// The form of 2012 (Krizhevsky et al., figure 2): two towers, which are groups of the convolutions whose
+/// maps lay on one of two GPUs, local response normalisation, overlapping pooling, 227×227.
+pub(crate) fn two_towers(name: &str, input: Shape, classes: usize) -> Result<Network> {
+    let mut b = Builder::new(name, input);
+    // The paper's alpha of 1e-4 stands before the sum, ours before the mean of 5.
+    let response = LocalResponseNorm { alpha: 5e-4, ..LocalResponseNorm::default() };
+    b.conv(Conv::new(96, 11).stride(4).valid()).relu().layer(response.clone()).max_pool(3, 2);
+    b.conv(Conv::new(256, 5).pad(2).groups(2)).relu().layer(response).max_pool(3, 2);
+    b.conv(Conv::new(384, 3).pad(1)).relu();
+    b.conv(Conv::new(384, 3).pad(1).groups(2)).relu();
+    b.conv(Conv::new(256, 3).pad(1).groups(2)).relu().max_pool(3, 2);
+    b.flatten();
+    for _ in 0..2 {
+        b.layer(Dense::new(4096).init(WeightInit::He)).relu().dropout(0.5);
+    }
+    b.dense(classes).build()
 }

@@ -8,7 +8,7 @@
 //! | C5, F6 | 120, 84, scaled tanh | the same, ReLU |
 //! | output | radial basis functions | dense |
 
-use convoke_engine::layers::{Conv, Dense, WeightInit};
+use convoke_engine::layers::{Conv, Dense, Tanh, WeightInit};
 use convoke_engine::{Builder, Network, Result, Shape};
 
 pub(crate) fn lenet5(name: &str, input: Shape, classes: usize) -> Result<Network> {
@@ -18,6 +18,21 @@ pub(crate) fn lenet5(name: &str, input: Shape, classes: usize) -> Result<Network
     b.flatten();
     for units in [120, 84] {
         b.layer(Dense::new(units).init(WeightInit::He)).relu();
+    }
+    b.dense(classes).build()
+}
+
+/// The form of 1998: tanh and mean pooling on 32×32. Its sub-sampling had a weight and a bias per map, its
+/// third layer saw some of the maps only, and its output units were radial basis functions; here they
+/// are a plain mean, all maps, and a dense layer, so that the parameters are those of `lenet5`.
+pub(crate) fn lenet5_1998(name: &str, input: Shape, classes: usize) -> Result<Network> {
+    let mut b = Builder::new(name, input);
+    let glorot = |filters| Conv::new(filters, 5).valid().init(WeightInit::Glorot);
+    b.conv(glorot(6)).layer(Tanh {}).mean_pool(2, 2);
+    b.conv(glorot(16)).layer(Tanh {}).mean_pool(2, 2);
+    b.flatten();
+    for units in [120, 84] {
+        b.layer(Dense::new(units)).layer(Tanh {});
     }
     b.dense(classes).build()
 }

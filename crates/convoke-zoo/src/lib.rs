@@ -8,11 +8,18 @@
 //! ```
 
 mod alexnet;
+mod densenet;
 mod lenet;
 mod mlp;
 mod mobilenet;
 mod resnet;
 mod resnet_cifar;
+mod resnet_v2;
+mod squeezenet;
+mod vgg;
+mod wide_resnet;
+mod xception;
+mod zfnet;
 
 use convoke_engine::{Network, Shape};
 
@@ -56,6 +63,9 @@ pub struct Entry {
     pub input: Shape,
     /// The paper's number of classes.
     pub classes: usize,
+    /// Top-5 error in percent in the year's ImageNet challenge, where it stood in one (as entered, which was
+    /// with several networks and crops).
+    pub challenge: Option<f32>,
     build: fn(&str, Shape, usize) -> convoke_engine::Result<Network>,
 }
 
@@ -63,6 +73,9 @@ const GREY: Shape = Shape::new(28, 28, 1);
 const CIFAR: Shape = Shape::new(32, 32, 3);
 const IMAGENET: Shape = Shape::new(224, 224, 3);
 const RESNET: &str = "He et al., Deep Residual Learning for Image Recognition";
+
+const VGG: &str =
+    "Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition";
 
 /// Every network, oldest idea first.
 pub const MODELS: &[Entry] = &[
@@ -73,7 +86,18 @@ pub const MODELS: &[Entry] = &[
         about: "fully connected baseline: two hidden layers of 256",
         input: GREY,
         classes: 10,
+        challenge: None,
         build: mlp::build,
+    },
+    Entry {
+        name: "lenet5-1998",
+        year: 1998,
+        paper: "LeCun et al., Gradient-Based Learning Applied to Document Recognition",
+        about: "as it was: tanh and mean pooling, on 32x32",
+        input: Shape::new(32, 32, 1),
+        classes: 10,
+        challenge: None,
+        build: lenet::lenet5_1998,
     },
     Entry {
         name: "lenet5",
@@ -82,7 +106,18 @@ pub const MODELS: &[Entry] = &[
         about: "two convolutions, two poolings, three dense layers; for digits",
         input: GREY,
         classes: 10,
+        challenge: None,
         build: lenet::lenet5,
+    },
+    Entry {
+        name: "alexnet-2012",
+        year: 2012,
+        paper: "Krizhevsky et al., ImageNet Classification with Deep Convolutional Neural Networks",
+        about: "the winner of ImageNet 2012 as it was: two towers, local response norm",
+        input: Shape::new(227, 227, 3),
+        classes: 1000,
+        challenge: Some(15.3),
+        build: alexnet::two_towers,
     },
     Entry {
         name: "alexnet",
@@ -91,7 +126,98 @@ pub const MODELS: &[Entry] = &[
         about: "the network that won ImageNet 2012, in its one-tower form",
         input: IMAGENET,
         classes: 1000,
+        challenge: None,
         build: alexnet::build,
+    },
+    Entry {
+        name: "zfnet",
+        year: 2013,
+        paper: "Zeiler and Fergus, Visualizing and Understanding Convolutional Networks",
+        about: "the winner of ImageNet 2013: AlexNet with finer first layers",
+        input: IMAGENET,
+        classes: 1000,
+        challenge: Some(11.7),
+        build: zfnet::build,
+    },
+    Entry {
+        name: "vgg11",
+        year: 2014,
+        paper: VGG,
+        about: "3x3 convolutions alone, 11 layers",
+        input: IMAGENET,
+        classes: 1000,
+        challenge: None,
+        build: |name, input, classes| vgg::build(name, input, classes, vgg::A, false),
+    },
+    Entry {
+        name: "vgg11-bn",
+        year: 2014,
+        paper: VGG,
+        about: "3x3 convolutions alone, 11 layers, with batch norm",
+        input: IMAGENET,
+        classes: 1000,
+        challenge: None,
+        build: |name, input, classes| vgg::build(name, input, classes, vgg::A, true),
+    },
+    Entry {
+        name: "vgg13",
+        year: 2014,
+        paper: VGG,
+        about: "3x3 convolutions alone, 13 layers",
+        input: IMAGENET,
+        classes: 1000,
+        challenge: None,
+        build: |name, input, classes| vgg::build(name, input, classes, vgg::B, false),
+    },
+    Entry {
+        name: "vgg13-bn",
+        year: 2014,
+        paper: VGG,
+        about: "3x3 convolutions alone, 13 layers, with batch norm",
+        input: IMAGENET,
+        classes: 1000,
+        challenge: None,
+        build: |name, input, classes| vgg::build(name, input, classes, vgg::B, true),
+    },
+    Entry {
+        name: "vgg16",
+        year: 2014,
+        paper: VGG,
+        about: "3x3 convolutions alone, 16 layers",
+        input: IMAGENET,
+        classes: 1000,
+        challenge: Some(7.3),
+        build: |name, input, classes| vgg::build(name, input, classes, vgg::D, false),
+    },
+    Entry {
+        name: "vgg16-bn",
+        year: 2014,
+        paper: VGG,
+        about: "3x3 convolutions alone, 16 layers, with batch norm",
+        input: IMAGENET,
+        classes: 1000,
+        challenge: None,
+        build: |name, input, classes| vgg::build(name, input, classes, vgg::D, true),
+    },
+    Entry {
+        name: "vgg19",
+        year: 2014,
+        paper: VGG,
+        about: "3x3 convolutions alone, 19 layers",
+        input: IMAGENET,
+        classes: 1000,
+        challenge: Some(7.3),
+        build: |name, input, classes| vgg::build(name, input, classes, vgg::E, false),
+    },
+    Entry {
+        name: "vgg19-bn",
+        year: 2014,
+        paper: VGG,
+        about: "3x3 convolutions alone, 19 layers, with batch norm",
+        input: IMAGENET,
+        classes: 1000,
+        challenge: None,
+        build: |name, input, classes| vgg::build(name, input, classes, vgg::E, true),
     },
     Entry {
         name: "resnet20",
@@ -100,6 +226,7 @@ pub const MODELS: &[Entry] = &[
         about: "residual network for 32x32 pictures, 20 layers",
         input: CIFAR,
         classes: 10,
+        challenge: None,
         build: |name, input, classes| resnet_cifar::build(name, 3, input, classes),
     },
     Entry {
@@ -109,6 +236,7 @@ pub const MODELS: &[Entry] = &[
         about: "residual network for 32x32 pictures, 32 layers",
         input: CIFAR,
         classes: 10,
+        challenge: None,
         build: |name, input, classes| resnet_cifar::build(name, 5, input, classes),
     },
     Entry {
@@ -118,6 +246,7 @@ pub const MODELS: &[Entry] = &[
         about: "residual network for 32x32 pictures, 44 layers",
         input: CIFAR,
         classes: 10,
+        challenge: None,
         build: |name, input, classes| resnet_cifar::build(name, 7, input, classes),
     },
     Entry {
@@ -127,6 +256,7 @@ pub const MODELS: &[Entry] = &[
         about: "residual network for 32x32 pictures, 56 layers",
         input: CIFAR,
         classes: 10,
+        challenge: None,
         build: |name, input, classes| resnet_cifar::build(name, 9, input, classes),
     },
     Entry {
@@ -136,6 +266,7 @@ pub const MODELS: &[Entry] = &[
         about: "residual network of basic blocks, 18 layers",
         input: IMAGENET,
         classes: 1000,
+        challenge: None,
         build: resnet::resnet18,
     },
     Entry {
@@ -145,6 +276,7 @@ pub const MODELS: &[Entry] = &[
         about: "residual network of basic blocks, 34 layers",
         input: IMAGENET,
         classes: 1000,
+        challenge: None,
         build: resnet::resnet34,
     },
     Entry {
@@ -154,7 +286,128 @@ pub const MODELS: &[Entry] = &[
         about: "residual network of bottlenecks, 50 layers (v1.5: the 3x3 strides)",
         input: IMAGENET,
         classes: 1000,
+        challenge: None,
         build: resnet::resnet50,
+    },
+    Entry {
+        name: "resnet50-v1",
+        year: 2015,
+        paper: RESNET,
+        about: "residual network of bottlenecks as the paper has it: the first 1x1 strides",
+        input: IMAGENET,
+        classes: 1000,
+        challenge: None,
+        build: resnet::resnet50_v1,
+    },
+    Entry {
+        name: "resnet101",
+        year: 2015,
+        paper: RESNET,
+        about: "residual network of bottlenecks, 101 layers",
+        input: IMAGENET,
+        classes: 1000,
+        challenge: None,
+        build: resnet::resnet101,
+    },
+    Entry {
+        name: "resnet152",
+        year: 2015,
+        paper: RESNET,
+        about: "the winner of ImageNet 2015: bottlenecks, 152 layers",
+        input: IMAGENET,
+        classes: 1000,
+        challenge: Some(3.57),
+        build: resnet::resnet152,
+    },
+    Entry {
+        name: "resnet50-v2",
+        year: 2016,
+        paper: "He et al., Identity Mappings in Deep Residual Networks",
+        about: "residual network with pre-activation, 50 layers",
+        input: IMAGENET,
+        classes: 1000,
+        challenge: None,
+        build: resnet_v2::resnet50,
+    },
+    Entry {
+        name: "squeezenet-1.0",
+        year: 2016,
+        paper: "Iandola et al., SqueezeNet: AlexNet-level Accuracy with 50x Fewer Parameters",
+        about: "fire modules, no dense layer; AlexNet's accuracy in 5 MB",
+        input: IMAGENET,
+        classes: 1000,
+        challenge: None,
+        build: squeezenet::v1_0,
+    },
+    Entry {
+        name: "squeezenet-1.1",
+        year: 2016,
+        paper: "Iandola et al., SqueezeNet: AlexNet-level Accuracy with 50x Fewer Parameters",
+        about: "the same with less than half of the multiply-adds",
+        input: IMAGENET,
+        classes: 1000,
+        challenge: None,
+        build: squeezenet::v1_1,
+    },
+    Entry {
+        name: "wrn-28-10",
+        year: 2016,
+        paper: "Zagoruyko and Komodakis, Wide Residual Networks",
+        about: "wide residual network for 32x32 pictures",
+        input: CIFAR,
+        classes: 10,
+        challenge: None,
+        build: |name, input, classes| wide_resnet::build(name, input, classes, (4, 10)),
+    },
+    Entry {
+        name: "resnext50",
+        year: 2017,
+        paper: "Xie et al., Aggregated Residual Transformations for Deep Neural Networks",
+        about: "residual network of bottlenecks in 32 groups of 4",
+        input: IMAGENET,
+        classes: 1000,
+        challenge: None,
+        build: resnet::resnext50,
+    },
+    Entry {
+        name: "densenet121",
+        year: 2017,
+        paper: "Huang et al., Densely Connected Convolutional Networks",
+        about: "each layer reads all before it, 121 layers",
+        input: IMAGENET,
+        classes: 1000,
+        challenge: None,
+        build: |name, input, classes| densenet::build(name, input, classes, [6, 12, 24, 16]),
+    },
+    Entry {
+        name: "densenet169",
+        year: 2017,
+        paper: "Huang et al., Densely Connected Convolutional Networks",
+        about: "each layer reads all before it, 169 layers",
+        input: IMAGENET,
+        classes: 1000,
+        challenge: None,
+        build: |name, input, classes| densenet::build(name, input, classes, [6, 12, 32, 32]),
+    },
+    Entry {
+        name: "xception",
+        year: 2017,
+        paper: "Chollet, Xception: Deep Learning with Depthwise Separable Convolutions",
+        about: "separable convolutions with shortcuts",
+        input: Shape::new(299, 299, 3),
+        classes: 1000,
+        challenge: None,
+        build: xception::build,
+    },
+    Entry {
+        name: "mobilenet-v1",
+        year: 2017,
+        paper: "Howard et al., MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications",
+        about: "depthwise convolutions in place of full ones",
+        input: IMAGENET,
+        classes: 1000,
+        challenge: None,
+        build: mobilenet::v1,
     },
     Entry {
         name: "mobilenet-v2",
@@ -163,6 +416,7 @@ pub const MODELS: &[Entry] = &[
         about: "inverted residuals with depthwise convolutions; small and cheap",
         input: IMAGENET,
         classes: 1000,
+        challenge: None,
         build: mobilenet::v2,
     },
 ];
@@ -206,6 +460,29 @@ mod tests {
             ("resnet34", 21_797_672),
             ("resnet50", 25_557_032),
             ("mobilenet-v2", 3_504_872),
+            ("lenet5-1998", 61_706),
+            ("alexnet-2012", 60_965_224),
+            ("zfnet", 62_357_608),
+            ("vgg11", 132_863_336),
+            ("vgg11-bn", 132_868_840),
+            ("vgg13", 133_047_848),
+            ("vgg13-bn", 133_053_736),
+            ("vgg16", 138_357_544),
+            ("vgg16-bn", 138_365_992),
+            ("vgg19", 143_667_240),
+            ("vgg19-bn", 143_678_248),
+            ("resnet50-v1", 25_557_032),
+            ("resnet101", 44_549_160),
+            ("resnet152", 60_192_808),
+            ("resnet50-v2", 25_549_352),
+            ("resnext50", 25_028_904),
+            ("wrn-28-10", 36_479_194),
+            ("densenet121", 7_978_856),
+            ("densenet169", 14_149_480),
+            ("squeezenet-1.0", 1_248_424),
+            ("squeezenet-1.1", 1_235_496),
+            ("mobilenet-v1", 4_231_976),
+            ("xception", 22_855_952),
         ] {
             let net = build(name, &Options::default()).unwrap();
             assert_eq!(net.parameters(), parameters, "{name}");
@@ -220,6 +497,20 @@ mod tests {
             ("resnet34", 3.664),
             ("resnet50", 4.089),
             ("mobilenet-v2", 0.301),
+            // torchvision's table.
+            ("vgg11", 7.609),
+            ("vgg16", 15.47),
+            ("vgg19-bn", 19.63),
+            ("resnet101", 7.801),
+            ("resnet152", 11.514),
+            ("resnext50", 4.230),
+            ("densenet121", 2.834),
+            ("densenet169", 3.360),
+            ("squeezenet-1.0", 0.819),
+            ("squeezenet-1.1", 0.349),
+            ("mobilenet-v1", 0.569),
+            // timm.
+            ("xception", 8.40),
             ("resnet20", 0.0408),
             ("resnet56", 0.1257),
         ] {
@@ -231,7 +522,10 @@ mod tests {
     #[test]
     fn every_network_takes_other_sizes_channels_and_classes() {
         for entry in MODELS {
+            // Its first window and stride leave little of a small input.
+            let more = if entry.name == "alexnet-2012" { 32 } else { 0 };
             for (h, w, c) in [(64, 64, 1), (96, 72, 3), (64, 80, 4)] {
+                let (h, w) = (h + more, w + more);
                 let options = Options { input: Some(Shape::new(h, w, c)), classes: Some(7) };
                 let net = build(entry.name, &options).unwrap();
                 assert_eq!(net.output_shape(), Shape::vector(7), "{}", entry.name);

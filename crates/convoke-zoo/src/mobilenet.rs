@@ -1,6 +1,7 @@
-//! MobileNetV2 (Sandler et al. 2018, table 2), width 1.0. Layers are named as in torchvision.
+//! MobileNet v1 (Howard et al. 2017, table 1) and v2 (Sandler et al. 2018, table 2), width 1.0. v2 is named
+//! as in torchvision.
 //!
-//! Each inverted residual: 1×1 to t times the channels, depthwise 3×3 with the stride, 1×1 down
+//! v1 is rows of depthwise 3×3 and 1×1. Each inverted residual of v2: 1×1 to t times the channels, depthwise 3×3 with the stride, 1×1 down
 //! without activation; a shortcut where size and channels stay.
 
 use convoke_engine::layers::{Add, BatchNorm, Conv, Dense, Relu, WeightInit};
@@ -61,4 +62,46 @@ fn conv(b: &mut Builder, name: &str, conv: Conv) {
     b.named(&format!("{name}.1"), BatchNorm::default(), &[from]);
     let from = b.here();
     b.named(&format!("{name}.2"), Relu { max: Some(6.0) }, &[from]);
+}
+
+/// `(channels, stride)` of v1's thirteen blocks.
+const ROWS: [(usize, usize); 13] = [
+    (64, 1),
+    (128, 2),
+    (128, 1),
+    (256, 2),
+    (256, 1),
+    (512, 2),
+    (512, 1),
+    (512, 1),
+    (512, 1),
+    (512, 1),
+    (512, 1),
+    (1024, 2),
+    (1024, 1),
+];
+
+/// Padding as TensorFlow has it, where the known weights come from.
+pub(crate) fn v1(name: &str, input: Shape, classes: usize) -> Result<Network> {
+    let mut b = Builder::new(name, input);
+    part(&mut b, "features.0", 0, Conv::new(32, 3).stride(2));
+    for (at, (channels, stride)) in (1..).zip(ROWS) {
+        let block = format!("features.{at}");
+        part(&mut b, &block, 0, Conv::depthwise(3).stride(stride));
+        part(&mut b, &block, 3, Conv::new(channels, 1));
+    }
+    b.global_mean_pool().dropout(0.001);
+    let from = b.here();
+    b.named("classifier", Dense::new(classes), &[from]).build()
+}
+
+/// Convolution `.at`, norm `.at + 1` and ReLU6 `.at + 2`.
+fn part(b: &mut Builder, block: &str, at: usize, conv: Conv) {
+    let from = b.here();
+    let conv = conv.no_bias().init(WeightInit::HeFanOut);
+    b.named(&format!("{block}.{at}"), conv, &[from]);
+    let from = b.here();
+    b.named(&format!("{block}.{}", at + 1), BatchNorm::default(), &[from]);
+    let from = b.here();
+    b.named(&format!("{block}.{}", at + 2), Relu { max: Some(6.0) }, &[from]);
 }

@@ -1,11 +1,14 @@
 //! Residual networks for ImageNet (He et al. 2016, table 1), version 1.5: the 3×3 convolution of a
 //! bottleneck takes the stride, as in torchvision. Layers are named as there.
 //!
-//! | | resnet18 | resnet34 | resnet50 |
-//! |---|---|---|---|
-//! | conv1 | 7×7, 64, stride 2; max pool 3×3, stride 2 | | |
-//! | layer1–4 | 2, 2, 2, 2 basic | 3, 4, 6, 3 basic | 3, 4, 6, 3 bottleneck |
-//! | head | mean pool, dense | | |
+//! | | resnet18 | resnet34 | resnet50 | resnet101 | resnet152 |
+//! |---|---|---|---|---|---|
+//! | conv1 | 7×7, 64, stride 2; max pool 3×3, stride 2 | | | | |
+//! | layer1–4 | 2, 2, 2, 2 basic | 3, 4, 6, 3 basic | 3, 4, 6, 3 bottleneck | 3, 4, 23, 3 | 3, 8, 36, 3 |
+//! | head | mean pool, dense | | | | |
+//!
+//! The paper's own form (`resnet50-v1`) has the stride in the first 1×1. ResNeXt (Xie et al. 2017, table 1)
+//! has 32 groups of 4 channels in the 3×3.
 
 use convoke_engine::layers::{Add, BatchNorm, Conv, Dense, MaxPool, Relu, WeightInit};
 use convoke_engine::{Builder, Network, NodeId, Padding, Result, Shape};
@@ -20,6 +23,22 @@ pub(crate) fn resnet34(name: &str, input: Shape, classes: usize) -> Result<Netwo
 
 pub(crate) fn resnet50(name: &str, input: Shape, classes: usize) -> Result<Network> {
     build(name, input, classes, [3, 4, 6, 3], bottleneck, 4)
+}
+
+pub(crate) fn resnet101(name: &str, input: Shape, classes: usize) -> Result<Network> {
+    build(name, input, classes, [3, 4, 23, 3], bottleneck, 4)
+}
+
+pub(crate) fn resnet152(name: &str, input: Shape, classes: usize) -> Result<Network> {
+    build(name, input, classes, [3, 8, 36, 3], bottleneck, 4)
+}
+
+pub(crate) fn resnet50_v1(name: &str, input: Shape, classes: usize) -> Result<Network> {
+    build(name, input, classes, [3, 4, 6, 3], bottleneck_v1, 4)
+}
+
+pub(crate) fn resnext50(name: &str, input: Shape, classes: usize) -> Result<Network> {
+    build(name, input, classes, [3, 4, 6, 3], grouped, 4)
 }
 
 /// Emits the convolutions of a block and returns their end: `(builder, width, stride)`.
@@ -83,6 +102,28 @@ fn bottleneck(b: &mut Builder, width: usize, stride: usize) {
     conv(b, "1", width, 1, 1);
     relu(b, "1");
     conv(b, "2", width, 3, stride);
+    relu(b, "2");
+    conv(b, "3", 4 * width, 1, 1);
+}
+
+/// 1×1 with the stride, 3×3, 1×1 to four times the width.
+fn bottleneck_v1(b: &mut Builder, width: usize, stride: usize) {
+    conv(b, "1", width, 1, stride);
+    relu(b, "1");
+    conv(b, "2", width, 3, 1);
+    relu(b, "2");
+    conv(b, "3", 4 * width, 1, 1);
+}
+
+/// 1×1 to twice the width, 3×3 in 32 groups, 1×1 to four times the width.
+fn grouped(b: &mut Builder, width: usize, stride: usize) {
+    conv(b, "1", 2 * width, 1, 1);
+    relu(b, "1");
+    let from = b.here();
+    let groups = Conv::new(2 * width, 3).stride(stride).pad(1).groups(32).no_bias();
+    b.named("conv2", groups.init(WeightInit::HeFanOut), &[from]);
+    let from = b.here();
+    b.named("bn2", BatchNorm::default(), &[from]);
     relu(b, "2");
     conv(b, "3", 4 * width, 1, 1);
 }

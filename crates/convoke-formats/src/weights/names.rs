@@ -123,6 +123,11 @@ const FAMILIES: &[Family] = &[
         recipe: SLIM,
     },
     Family {
+        networks: &["xception"],
+        forms: &[],
+        recipe: Recipe { resize: 249, filter: Filter::Bicubic, ..SLIM },
+    },
+    Family {
         networks: &["efficientnet-*"],
         forms: &[],
         recipe: Recipe { resize: 256, filter: Filter::Bicubic, ..IMAGENET },

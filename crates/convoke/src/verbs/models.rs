@@ -1,9 +1,10 @@
 //! `convoke models`.
 
-use crate::common::{thousands, units};
+use crate::common::thousands;
 use crate::fetch;
 use crate::progress::Bar;
 use anyhow::Result;
+use convoke_engine::{Plan, PlanOptions};
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -82,26 +83,44 @@ pub fn run(args: Args) -> Result<()> {
     let mut list = Vec::new();
     if !args.json {
         println!(
-            "{:<13} {:>4} {:>12} {:>8}  {:<11} what",
-            "name", "year", "parameters", "MACs", "input"
+            "{:<15} {:>4} {:>12} {:>7} {:>11} {:>6} {:>7} {:>8}  what",
+            "name", "year", "parameters", "GMACs", "input", "MiB", "MiB, 32", "ImageNet"
         );
     }
     for e in convoke_zoo::MODELS {
         let net = convoke_zoo::build(e.name, &convoke_zoo::Options::default())?;
         let (parameters, macs) = (net.parameters(), net.macs());
+        // What predicting one picture, and 32 at a time, takes.
+        let memory = |batch| {
+            anyhow::Ok(Plan::compile(&net, &PlanOptions::predict(batch, 1))?.memory().total)
+        };
+        let (one, many) = (memory(1)?, memory(32)?);
         if args.json {
             list.push(json!({"name": e.name, "year": e.year, "parameters": parameters, "macs": macs,
-                "input": [e.input.h, e.input.w, e.input.c], "classes": e.classes, "paper": e.paper, "about": e.about}));
+                "input": [e.input.h, e.input.w, e.input.c], "classes": e.classes, "paper": e.paper, "about": e.about,
+                "challenge_top5_error_percent": e.challenge,
+                "predict_memory_bytes": one, "predict_memory_bytes_batch_32": many}));
         } else {
             let (input, parameters) = (e.input.to_string(), thousands(parameters as u64));
+            let error = e.challenge.map_or(String::new(), |v| format!("{v} %"));
             println!(
-                "{:<13} {:>4} {parameters:>12} {:>8}  {input:<11} {}",
+                "{:<15} {:>4} {parameters:>12} {:>7} {input:>11} {:>6} {:>7} {error:>8}  {}",
                 e.name,
                 e.year,
-                units(macs as f64),
+                match macs as f64 / 1e9 {
+                    giga if giga < 0.01 => format!("{giga:.4}"),
+                    giga => format!("{giga:.3}"),
+                },
+                one >> 20,
+                many >> 20,
                 e.about
             );
         }
+    }
+    if !args.json {
+        println!(
+            "MiB: predicting one picture, and 32 at a time. ImageNet: top-5 error in the year's challenge."
+        );
     }
     if args.json {
         println!("{}", json!(list));
