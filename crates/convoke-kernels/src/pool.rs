@@ -1,7 +1,8 @@
 //! A small thread pool for kernels: woken in microseconds, waiting for nobody who has not started.
 //!
-//! Threads claim items from one counter. Which thread runs which item is left open; kernels are
-//! written so that it changes no result.
+//! Each thread has a range of the items and begins there, so that what it wrote in the last run is still in
+//! its cache; a thread that is done helps the others. Which thread runs which item is left open: kernels
+//! are written so that it changes no result.
 
 use std::cell::UnsafeCell;
 use std::marker::PhantomData;
@@ -22,11 +23,15 @@ struct Job {
     chunk: usize,
 }
 
+/// The next item of a thread's range, in a cache line of its own.
+#[repr(align(128))]
+struct Next(AtomicUsize);
+
 struct Shared {
     /// Twice the number of the job, plus one while it is open.
     state: AtomicU64,
     job: UnsafeCell<Job>,
-    next: AtomicUsize,
+    next: Vec<Next>,
     /// Threads that may be using the job.
     inside: AtomicUsize,
     started: AtomicUsize,
@@ -46,14 +51,19 @@ impl Shared {
     fn work(&self, worker: usize) {
         // SAFETY: the caller is inside an open job, see `Shared`.
         let job = unsafe { &*self.job.get() };
-        loop {
-            let start = self.next.fetch_add(job.chunk, Relaxed);
-            if start >= job.items {
-                return;
-            }
-            for item in start..(start + job.chunk).min(job.items) {
-                // SAFETY: `run` does not return while a thread is inside.
-                unsafe { (*job.task)(item, worker) };
+        let threads = self.next.len();
+        for turn in 0..threads {
+            let owner = (worker + turn) % threads;
+            let end = first_item(owner + 1, job.items, threads);
+            loop {
+                let start = self.next[owner].0.fetch_add(job.chunk, Relaxed);
+                if start >= end {
+                    break;
+                }
+                for item in start..(start + job.chunk).min(end) {
+                    // SAFETY: `run` does not return while a thread is inside.
+                    unsafe { (*job.task)(item, worker) };
+                }
             }
         }
     }
@@ -102,6 +112,13 @@ impl Shared {
     }
 }
 
+/// Where a thread's range of the items begins.
+fn first_item(thread: usize, items: usize, threads: usize) -> usize {
+    // Products of both could overflow.
+    let (each, more) = (items / threads, items % threads);
+    thread * each + thread.min(more)
+}
+
 /// A number of threads, the calling one among them.
 pub struct Pool {
     shared: Arc<Shared>,
@@ -125,7 +142,7 @@ impl Pool {
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
             job: UnsafeCell::new(Job { task, items: 0, chunk: 1 }),
-            next: AtomicUsize::new(0),
+            next: (0..=extra).map(|_| Next(AtomicUsize::new(0))).collect(),
             inside: AtomicUsize::new(0),
             started: AtomicUsize::new(0),
             panicked: AtomicBool::new(false),
@@ -168,7 +185,9 @@ impl Pool {
         let chunk = (items / (self.threads() * 8)).max(1);
         // SAFETY: the last job is closed and nobody is inside, see below.
         unsafe { *shared.job.get() = Job { task, items, chunk } };
-        shared.next.store(0, SeqCst);
+        for (thread, next) in shared.next.iter().enumerate() {
+            next.0.store(first_item(thread, items, shared.next.len()), SeqCst);
+        }
         let open = shared.state.fetch_add(1, SeqCst) + 1;
         for (parked, handle) in shared.parked.iter().zip(&self.handles) {
             if parked.load(SeqCst) {
@@ -177,7 +196,7 @@ impl Pool {
         }
         let mine = catch_unwind(AssertUnwindSafe(|| shared.work(0)));
         if mine.is_err() {
-            shared.next.store(items, SeqCst);
+            shared.next.iter().for_each(|next| next.0.store(items, SeqCst));
         }
         shared.state.store(open + 1, SeqCst);
         let mut spins = 0;
