@@ -13,10 +13,21 @@ NETS = {
     "alexnet": tv.alexnet, "vgg11": tv.vgg11, "vgg13": tv.vgg13, "vgg16": tv.vgg16, "vgg19": tv.vgg19,
     "vgg11-bn": tv.vgg11_bn, "vgg13-bn": tv.vgg13_bn, "vgg16-bn": tv.vgg16_bn, "vgg19-bn": tv.vgg19_bn,
     "resnet18": tv.resnet18, "resnet34": tv.resnet34, "resnet50": tv.resnet50, "resnet101": tv.resnet101,
-    "resnet152": tv.resnet152, "resnext50": tv.resnext50_32x4d, "densenet121": tv.densenet121,
-    "densenet169": tv.densenet169, "squeezenet-1.0": tv.squeezenet1_0, "squeezenet-1.1": tv.squeezenet1_1,
-    "mobilenet-v2": tv.mobilenet_v2, "resnet50-v2": lambda: timm.create_model("resnetv2_50"),
+    "resnet152": tv.resnet152, "resnext50-32x4d": tv.resnext50_32x4d, "densenet121": tv.densenet121,
+    "densenet169": tv.densenet169, "squeezenet1-0": tv.squeezenet1_0, "squeezenet1-1": tv.squeezenet1_1,
+    "mobilenet-v2": tv.mobilenet_v2, "resnetv2-50": lambda: timm.create_model("resnetv2_50"),
+    "mobilenet-v3-large": tv.mobilenet_v3_large, "mobilenet-v3-small": tv.mobilenet_v3_small,
+    "efficientnet-b0": tv.efficientnet_b0, "efficientnet-b1": tv.efficientnet_b1,
+    "efficientnet-b2": tv.efficientnet_b2, "efficientnet-b3": tv.efficientnet_b3,
+    "efficientnet-b4": tv.efficientnet_b4,
+    "googlenet": lambda: tv.googlenet(aux_logits=False, init_weights=True),
+    "inception-v3": lambda: tv.inception_v3(aux_logits=False, init_weights=True),
     "xception": lambda: timm.create_model("legacy_xception"),
+}
+
+SIDES = {
+    "xception": 299, "inception-v3": 299, "efficientnet-b1": 240, "efficientnet-b2": 288, "efficientnet-b3": 300,
+    "efficientnet-b4": 380,
 }
 
 
@@ -39,7 +50,7 @@ def main():
         torch.manual_seed(0)
         net = NETS[name]().eval()
         scatter(net)
-        side = 299 if name == "xception" else 224
+        side = SIDES.get(name, 224)
         x = torch.randn(8, 3, side, side, generator=torch.Generator().manual_seed(2))
         with torch.no_grad():
             want = net(x).numpy()

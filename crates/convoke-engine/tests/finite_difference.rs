@@ -166,6 +166,21 @@ fn pools_norms_and_activations() {
     chain("tanh", s, |b| {
         b.layer(Tanh {});
     });
+    chain("hard sigmoid", s, |b| {
+        b.layer(HardSigmoid {});
+    });
+    chain("hard swish", s, |b| {
+        b.layer(HardSwish {});
+    });
+    chain("silu", s, |b| {
+        b.layer(Silu {});
+    });
+    chain("gelu", s, |b| {
+        b.layer(Gelu {});
+    });
+    chain("stochastic depth", s, |b| {
+        b.layer(StochasticDepth { rate: 0.4 }).conv(Conv::new(2, 3));
+    });
     chain("softmax", s, |b| {
         b.layer(Softmax {});
     });
@@ -227,6 +242,12 @@ fn graphs_with_branches_and_joins() {
         b.at(x).layer(Shortcut { stride: 2.into(), channels: 5 });
         let again = b.here();
         b.concat(&[again, short]);
+    });
+    chain("squeeze and excitation", s, |b| {
+        let x = b.conv(Conv::new(4, 3)).here();
+        b.global_mean_pool().conv(Conv::new(2, 1)).layer(Silu {});
+        let gate = b.conv(Conv::new(4, 1)).layer(Sigmoid {}).here();
+        b.join(Gate {}, &[x, gate]).layer(HardSwish {}).conv(Conv::new(2, 1));
     });
     chain("inverted residual", s, |b| {
         let x = b.here();

@@ -21,6 +21,21 @@ pub enum Activation {
     Sigmoid,
     /// `tanh(x)`.
     Tanh,
+    /// `min(max(x / 6 + 1/2, 0), 1)`.
+    HardSigmoid,
+    /// `x` times its hard sigmoid.
+    HardSwish,
+    /// `x` times its sigmoid (Elfwing et al. 2018; swish).
+    Silu,
+    /// `x` times the share of the normal distribution below it (Hendrycks and Gimpel 2016), exact.
+    Gelu,
+}
+
+impl Activation {
+    /// Whether backward needs the input; from the output alone it cannot be told.
+    pub fn keeps_input(self) -> bool {
+        matches!(self, Activation::HardSwish | Activation::Silu | Activation::Gelu)
+    }
 }
 
 /// `y = f(x)`.
@@ -32,12 +47,19 @@ pub fn forward(cx: Ctx, f: Activation, x: &[f32], y: &mut [f32]) {
     });
 }
 
-/// `dx (+)= f'(x) · dy`, from the output `y = f(x)` alone.
-pub fn backward(cx: Ctx, f: Activation, y: &[f32], dy: &[f32], dx: &mut [f32], accumulate: bool) {
-    assert!(y.len() == dx.len() && dy.len() == dx.len(), "lengths differ");
+/// `dx (+)= f'(x) · dy`, from `saved`: the input where [`Activation::keeps_input`], else the output.
+pub fn backward(
+    cx: Ctx,
+    f: Activation,
+    saved: &[f32],
+    dy: &[f32],
+    dx: &mut [f32],
+    accumulate: bool,
+) {
+    assert!(saved.len() == dx.len() && dy.len() == dx.len(), "lengths differ");
     cx.pool.for_chunks_mut(dx, CHUNK, |i, dx, _| {
-        let (y, dy) = (&y[i * CHUNK..][..dx.len()], &dy[i * CHUNK..][..dx.len()]);
-        multiversion!(cx.isa, backward_body(f: Activation, y: &[f32], dy: &[f32], dx: &mut [f32], accumulate: bool));
+        let (saved, dy) = (&saved[i * CHUNK..][..dx.len()], &dy[i * CHUNK..][..dx.len()]);
+        multiversion!(cx.isa, backward_body(f: Activation, saved: &[f32], dy: &[f32], dx: &mut [f32], accumulate: bool));
     });
 }
 
@@ -81,20 +103,61 @@ fn forward_body(f: Activation, x: &[f32], y: &mut [f32]) {
                 *y = tanh(x);
             }
         }
+        Activation::HardSigmoid => {
+            for (y, &x) in y.iter_mut().zip(x) {
+                *y = hard_sigmoid(x);
+            }
+        }
+        Activation::HardSwish => {
+            for (y, &x) in y.iter_mut().zip(x) {
+                *y = x * hard_sigmoid(x);
+            }
+        }
+        Activation::Silu => {
+            for (y, &x) in y.iter_mut().zip(x) {
+                *y = above(x, -100.0) * sigmoid(x);
+            }
+        }
+        Activation::Gelu => {
+            for (y, &x) in y.iter_mut().zip(x) {
+                *y = x * normal_below(x);
+            }
+        }
     }
 }
 
 #[inline(always)]
-fn backward_body(f: Activation, y: &[f32], dy: &[f32], dx: &mut [f32], accumulate: bool) {
+fn backward_body(f: Activation, saved: &[f32], dy: &[f32], dx: &mut [f32], accumulate: bool) {
     match f {
         Activation::Relu { max } => {
-            apply(y, dy, dx, accumulate, |y, dy| if y > 0.0 && y < max { dy } else { 0.0 })
+            apply(saved, dy, dx, accumulate, |y, dy| if y > 0.0 && y < max { dy } else { 0.0 })
         }
         Activation::LeakyRelu { slope } => {
-            apply(y, dy, dx, accumulate, |y, dy| if y > 0.0 { dy } else { slope * dy })
+            apply(saved, dy, dx, accumulate, |y, dy| if y > 0.0 { dy } else { slope * dy })
         }
-        Activation::Sigmoid => apply(y, dy, dx, accumulate, |y, dy| dy * y * (1.0 - y)),
-        Activation::Tanh => apply(y, dy, dx, accumulate, |y, dy| dy * (1.0 - y * y)),
+        Activation::Sigmoid => apply(saved, dy, dx, accumulate, |y, dy| dy * y * (1.0 - y)),
+        Activation::Tanh => apply(saved, dy, dx, accumulate, |y, dy| dy * (1.0 - y * y)),
+        Activation::HardSigmoid => {
+            apply(
+                saved,
+                dy,
+                dx,
+                accumulate,
+                |y, dy| if y > 0.0 && y < 1.0 { dy / 6.0 } else { 0.0 },
+            )
+        }
+        Activation::HardSwish => apply(saved, dy, dx, accumulate, |x, dy| {
+            let slope = if x < 3.0 { x / 3.0 + 0.5 } else { 1.0 };
+            if x > -3.0 { dy * slope } else { 0.0 }
+        }),
+        Activation::Silu => apply(saved, dy, dx, accumulate, |x, dy| {
+            let s = sigmoid(x);
+            dy * s * (1.0 + above(x, -100.0) * (1.0 - s))
+        }),
+        Activation::Gelu => apply(saved, dy, dx, accumulate, |x, dy| {
+            let density = 0.398_942_3 * exp(-0.5 * x * x);
+            dy * (normal_below(x) + x * density)
+        }),
     }
 }
 
@@ -136,6 +199,46 @@ pub(crate) fn sigmoid(x: f32) -> f32 {
     let e = exp(-x.abs());
     let v = (if x >= 0.0 { 1.0 } else { e }) / (1.0 + e);
     // The clamped exp would hide a NaN.
+    if x.is_nan() { x } else { v }
+}
+
+/// `min(max(x / 6 + 1/2, 0), 1)`.
+#[inline(always)]
+fn hard_sigmoid(x: f32) -> f32 {
+    let v = x / 6.0 + 0.5;
+    let v = if v < 0.0 { 0.0 } else { v };
+    if v > 1.0 { 1.0 } else { v }
+}
+
+/// `max(x, bound)`; NaN stays.
+#[inline(always)]
+fn above(x: f32, bound: f32) -> f32 {
+    if x < bound { bound } else { x }
+}
+
+/// The share of the normal distribution below `x`, `erfc(−x / √2) / 2`, with its digits in the tail: the
+/// Chebyshev fit of Press et al. (Numerical Recipes, `erfcc`), relative error 1.2e-7.
+#[inline(always)]
+fn normal_below(x: f32) -> f32 {
+    let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
+    let t = 1.0 / (1.0 + 0.5 * z);
+    let p = 0.170_872_77;
+    let p = p * t - 0.822_152_23;
+    let p = p * t + 1.488_515_9;
+    let p = p * t - 1.135_204;
+    let p = p * t + 0.278_868_07;
+    let p = p * t - 0.186_288_06;
+    let p = p * t + 0.096_784_18;
+    let p = p * t + 0.374_091_96;
+    let p = p * t + 1.000_023_7;
+    let p = p * t - 1.265_512_2;
+    // x² / 2 as the exact square of its upper bits and a small rest: rounding it would cost the tail's digits.
+    let upper = f32::from_bits(x.abs().to_bits() & 0xffff_f000);
+    let rest = 0.5 * (x.abs() - upper) * (x.abs() + upper);
+    let rest = if rest > 0.5 { 0.5 } else { rest };
+    let power = exp(p - 0.5 * upper * upper);
+    let tail = 0.5 * t * power * (1.0 - rest * (1.0 - rest * (0.5 - rest / 6.0)));
+    let v = if x > 0.0 { 1.0 - tail } else { tail };
     if x.is_nan() { x } else { v }
 }
 

@@ -47,6 +47,27 @@ pub fn apply(cx: Ctx, m: &Mask, x: &[f32], y: &mut [f32], accumulate: bool) {
     });
 }
 
+/// [`apply`] with one draw for all `len` numbers of a sample: `x [n, len]`.
+pub fn apply_samples(cx: Ctx, m: &Mask, x: &[f32], y: &mut [f32], len: usize, accumulate: bool) {
+    assert_eq!(x.len(), y.len(), "lengths differ");
+    let key = key(m);
+    let least = (f64::from(m.rate) * f64::from(1u32 << 24)).round() as u32;
+    cx.pool.for_chunks_mut(y, len, |i, y, _| {
+        let x = &x[i * len..][..y.len()];
+        let scale = if draw(key, i as u32) >= least { 1.0 / (1.0 - m.rate) } else { 0.0 };
+        multiversion!(cx.isa, scale_body(scale: f32, x: &[f32], y: &mut [f32], accumulate: bool));
+    });
+}
+
+#[inline(always)]
+fn scale_body(scale: f32, x: &[f32], y: &mut [f32], accumulate: bool) {
+    for (y, &x) in y.iter_mut().zip(x) {
+        // Not a product, so that a dropped sample's infinities are dropped too.
+        let v = if scale > 0.0 { x * scale } else { 0.0 };
+        *y = if accumulate { *y + v } else { v };
+    }
+}
+
 #[inline(always)]
 fn body(key: u32, at: u32, least: u32, scale: f32, x: &[f32], y: &mut [f32], accumulate: bool) {
     for (i, (y, &x)) in y.iter_mut().zip(x).enumerate() {

@@ -8,6 +8,7 @@ pub mod conv;
 pub mod depthwise;
 pub mod dropout;
 pub mod elementwise;
+pub mod gate;
 mod gemm;
 mod isa;
 pub mod lanes;

@@ -226,11 +226,16 @@ fn activations_to_a_millionth() {
         Activation::LeakyRelu { slope: 0.1 },
         Activation::Sigmoid,
         Activation::Tanh,
+        Activation::HardSigmoid,
+        Activation::HardSwish,
+        Activation::Silu,
+        Activation::Gelu,
     ] {
         let results = everywhere(|cx| {
             let (mut y, mut dx) = (vec![f32::NAN; x.len()], vec![0.0; x.len()]);
             activation::forward(cx, f, &x, &mut y);
-            activation::backward(cx, f, &y, &dy, &mut dx, true);
+            let saved = if f.keeps_input() { &x } else { &y };
+            activation::backward(cx, f, saved, &dy, &mut dx, true);
             vec![y, dx]
         });
         for (isa, r) in results {
@@ -252,7 +257,8 @@ fn activations_to_a_millionth() {
     let cx_pool = Pool::new(1);
     for isa in Isa::available() {
         let mut y = [0.0; 2];
-        for f in [Activation::Sigmoid, Activation::Tanh, Activation::Relu { max: 6.0 }] {
+        use Activation::*;
+        for f in [Sigmoid, Tanh, Relu { max: 6.0 }, HardSigmoid, HardSwish, Silu, Gelu] {
             activation::forward(Ctx { pool: &cx_pool, isa }, f, &[f32::NAN, 1.0], &mut y);
             assert!(y[0].is_nan() && y[1].is_finite(), "{isa:?} {f:?} hides a NaN");
         }

@@ -8,10 +8,14 @@
 //! ```
 
 mod alexnet;
+mod blocks;
 mod densenet;
+mod efficientnet;
+mod inception;
 mod lenet;
 mod mlp;
 mod mobilenet;
+mod mobilenet_v3;
 mod resnet;
 mod resnet_cifar;
 mod resnet_v2;
@@ -76,6 +80,9 @@ const RESNET: &str = "He et al., Deep Residual Learning for Image Recognition";
 
 const VGG: &str =
     "Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition";
+
+const EFFICIENT: &str =
+    "Tan and Le, EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks";
 
 /// Every network, oldest idea first.
 pub const MODELS: &[Entry] = &[
@@ -220,6 +227,26 @@ pub const MODELS: &[Entry] = &[
         build: |name, input, classes| vgg::build(name, input, classes, vgg::E, true),
     },
     Entry {
+        name: "googlenet",
+        year: 2014,
+        paper: "Szegedy et al., Going Deeper with Convolutions",
+        about: "the winner of ImageNet 2014: windows of several sizes side by side (with batch norm)",
+        input: IMAGENET,
+        classes: 1000,
+        challenge: Some(6.67),
+        build: inception::googlenet,
+    },
+    Entry {
+        name: "inception-v3",
+        year: 2015,
+        paper: "Szegedy et al., Rethinking the Inception Architecture for Computer Vision",
+        about: "large windows taken apart into 1x7 and 7x1",
+        input: Shape::new(299, 299, 3),
+        classes: 1000,
+        challenge: None,
+        build: inception::v3,
+    },
+    Entry {
         name: "resnet20",
         year: 2015,
         paper: RESNET,
@@ -320,7 +347,7 @@ pub const MODELS: &[Entry] = &[
         build: resnet::resnet152,
     },
     Entry {
-        name: "resnet50-v2",
+        name: "resnetv2-50",
         year: 2016,
         paper: "He et al., Identity Mappings in Deep Residual Networks",
         about: "residual network with pre-activation, 50 layers",
@@ -330,7 +357,7 @@ pub const MODELS: &[Entry] = &[
         build: resnet_v2::resnet50,
     },
     Entry {
-        name: "squeezenet-1.0",
+        name: "squeezenet1-0",
         year: 2016,
         paper: "Iandola et al., SqueezeNet: AlexNet-level Accuracy with 50x Fewer Parameters",
         about: "fire modules, no dense layer; AlexNet's accuracy in 5 MB",
@@ -340,7 +367,7 @@ pub const MODELS: &[Entry] = &[
         build: squeezenet::v1_0,
     },
     Entry {
-        name: "squeezenet-1.1",
+        name: "squeezenet1-1",
         year: 2016,
         paper: "Iandola et al., SqueezeNet: AlexNet-level Accuracy with 50x Fewer Parameters",
         about: "the same with less than half of the multiply-adds",
@@ -360,7 +387,7 @@ pub const MODELS: &[Entry] = &[
         build: |name, input, classes| wide_resnet::build(name, input, classes, (4, 10)),
     },
     Entry {
-        name: "resnext50",
+        name: "resnext50-32x4d",
         year: 2017,
         paper: "Xie et al., Aggregated Residual Transformations for Deep Neural Networks",
         about: "residual network of bottlenecks in 32 groups of 4",
@@ -419,6 +446,76 @@ pub const MODELS: &[Entry] = &[
         challenge: None,
         build: mobilenet::v2,
     },
+    Entry {
+        name: "mobilenet-v3-large",
+        year: 2019,
+        paper: "Howard et al., Searching for MobileNetV3",
+        about: "searched by machine for phones: squeeze and excitation, hard swish",
+        input: IMAGENET,
+        classes: 1000,
+        challenge: None,
+        build: mobilenet_v3::large,
+    },
+    Entry {
+        name: "mobilenet-v3-small",
+        year: 2019,
+        paper: "Howard et al., Searching for MobileNetV3",
+        about: "the smaller of the two",
+        input: IMAGENET,
+        classes: 1000,
+        challenge: None,
+        build: mobilenet_v3::small,
+    },
+    Entry {
+        name: "efficientnet-b0",
+        year: 2019,
+        paper: EFFICIENT,
+        about: "width, depth and input scaled together, 224x224",
+        input: Shape::new(224, 224, 3),
+        classes: 1000,
+        challenge: None,
+        build: |name, input, classes| efficientnet::build(name, input, classes, (1.0, 1.0, 0.2)),
+    },
+    Entry {
+        name: "efficientnet-b1",
+        year: 2019,
+        paper: EFFICIENT,
+        about: "width, depth and input scaled together, 240x240",
+        input: Shape::new(240, 240, 3),
+        classes: 1000,
+        challenge: None,
+        build: |name, input, classes| efficientnet::build(name, input, classes, (1.0, 1.1, 0.2)),
+    },
+    Entry {
+        name: "efficientnet-b2",
+        year: 2019,
+        paper: EFFICIENT,
+        about: "width, depth and input scaled together, 288x288",
+        input: Shape::new(288, 288, 3),
+        classes: 1000,
+        challenge: None,
+        build: |name, input, classes| efficientnet::build(name, input, classes, (1.1, 1.2, 0.3)),
+    },
+    Entry {
+        name: "efficientnet-b3",
+        year: 2019,
+        paper: EFFICIENT,
+        about: "width, depth and input scaled together, 300x300",
+        input: Shape::new(300, 300, 3),
+        classes: 1000,
+        challenge: None,
+        build: |name, input, classes| efficientnet::build(name, input, classes, (1.2, 1.4, 0.3)),
+    },
+    Entry {
+        name: "efficientnet-b4",
+        year: 2019,
+        paper: EFFICIENT,
+        about: "width, depth and input scaled together, 380x380",
+        input: Shape::new(380, 380, 3),
+        classes: 1000,
+        challenge: None,
+        build: |name, input, classes| efficientnet::build(name, input, classes, (1.4, 1.8, 0.4)),
+    },
 ];
 
 /// The entry of that name.
@@ -474,15 +571,25 @@ mod tests {
             ("resnet50-v1", 25_557_032),
             ("resnet101", 44_549_160),
             ("resnet152", 60_192_808),
-            ("resnet50-v2", 25_549_352),
-            ("resnext50", 25_028_904),
+            ("resnetv2-50", 25_549_352),
+            ("resnext50-32x4d", 25_028_904),
             ("wrn-28-10", 36_479_194),
             ("densenet121", 7_978_856),
             ("densenet169", 14_149_480),
-            ("squeezenet-1.0", 1_248_424),
-            ("squeezenet-1.1", 1_235_496),
+            ("squeezenet1-0", 1_248_424),
+            ("squeezenet1-1", 1_235_496),
             ("mobilenet-v1", 4_231_976),
             ("xception", 22_855_952),
+            ("mobilenet-v3-large", 5_483_032),
+            ("mobilenet-v3-small", 2_542_856),
+            ("efficientnet-b0", 5_288_548),
+            ("efficientnet-b1", 7_794_184),
+            ("efficientnet-b2", 9_109_994),
+            ("efficientnet-b3", 12_233_232),
+            ("efficientnet-b4", 19_341_616),
+            // torchvision's without their auxiliary heads.
+            ("googlenet", 6_624_904),
+            ("inception-v3", 23_834_568),
         ] {
             let net = build(name, &Options::default()).unwrap();
             assert_eq!(net.parameters(), parameters, "{name}");
@@ -503,12 +610,21 @@ mod tests {
             ("vgg19-bn", 19.63),
             ("resnet101", 7.801),
             ("resnet152", 11.514),
-            ("resnext50", 4.230),
+            ("resnext50-32x4d", 4.230),
             ("densenet121", 2.834),
             ("densenet169", 3.360),
-            ("squeezenet-1.0", 0.819),
-            ("squeezenet-1.1", 0.349),
+            ("squeezenet1-0", 0.819),
+            ("squeezenet1-1", 0.349),
             ("mobilenet-v1", 0.569),
+            ("googlenet", 1.498),
+            ("mobilenet-v3-large", 0.217),
+            ("mobilenet-v3-small", 0.0565),
+            ("efficientnet-b0", 0.386),
+            ("efficientnet-b1", 0.687),
+            ("efficientnet-b2", 1.088),
+            ("efficientnet-b3", 1.827),
+            ("efficientnet-b4", 4.394),
+            ("inception-v3", 5.713),
             // timm.
             ("xception", 8.40),
             ("resnet20", 0.0408),
@@ -522,8 +638,12 @@ mod tests {
     #[test]
     fn every_network_takes_other_sizes_channels_and_classes() {
         for entry in MODELS {
-            // Its first window and stride leave little of a small input.
-            let more = if entry.name == "alexnet-2012" { 32 } else { 0 };
+            // Some leave little of a small input.
+            let more = match entry.name {
+                "alexnet-2012" => 32,
+                "inception-v3" => 16,
+                _ => 0,
+            };
             for (h, w, c) in [(64, 64, 1), (96, 72, 3), (64, 80, 4)] {
                 let (h, w) = (h + more, w + more);
                 let options = Options { input: Some(Shape::new(h, w, c)), classes: Some(7) };

@@ -10,7 +10,18 @@ use toml::de::DeTable;
 use toml::{Table, Value};
 
 /// What `activation` may be.
-const ACTIVATIONS: [&str; 6] = ["relu", "relu6", "leaky-relu", "sigmoid", "tanh", "softmax"];
+const ACTIVATIONS: [&str; 10] = [
+    "relu",
+    "relu6",
+    "leaky-relu",
+    "sigmoid",
+    "tanh",
+    "softmax",
+    "hard-sigmoid",
+    "hard-swish",
+    "silu",
+    "gelu",
+];
 
 /// What is wrong, in which layer and at which key.
 #[derive(Default)]

@@ -52,6 +52,26 @@ pub struct Tanh {}
 #[serde(deny_unknown_fields)]
 pub struct Softmax {}
 
+/// `min(max(x / 6 + 1/2, 0), 1)` (Howard et al. 2019).
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HardSigmoid {}
+
+/// `x` times its hard sigmoid (Howard et al. 2019).
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HardSwish {}
+
+/// `x · sigmoid(x)` (Elfwing et al. 2018; also called swish).
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Silu {}
+
+/// `x` times the share of the normal distribution below it (Hendrycks and Gimpel 2016), by erf.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gelu {}
+
 impl Rule for Relu {
     fn output(&self, name: &str, inputs: &[Shape]) -> Result<Shape> {
         one(name, inputs)
@@ -80,33 +100,24 @@ impl Rule for LeakyRelu {
     }
 }
 
-impl Rule for Sigmoid {
-    fn output(&self, name: &str, inputs: &[Shape]) -> Result<Shape> {
-        one(name, inputs)
-    }
+macro_rules! elementwise {
+    ($($layer:ident),*) => {$(
+        impl Rule for $layer {
+            fn output(&self, name: &str, inputs: &[Shape]) -> Result<Shape> {
+                one(name, inputs)
+            }
 
-    fn forward(&self, unit: &Unit, b: &mut Lower) -> Result<()> {
-        forward(Activation::Sigmoid, unit, b)
-    }
+            fn forward(&self, unit: &Unit, b: &mut Lower) -> Result<()> {
+                forward(Activation::$layer, unit, b)
+            }
 
-    fn backward(&self, unit: &Unit, b: &mut Lower) -> Result<()> {
-        backward(Activation::Sigmoid, unit, b)
-    }
+            fn backward(&self, unit: &Unit, b: &mut Lower) -> Result<()> {
+                backward(Activation::$layer, unit, b)
+            }
+        }
+    )*};
 }
-
-impl Rule for Tanh {
-    fn output(&self, name: &str, inputs: &[Shape]) -> Result<Shape> {
-        one(name, inputs)
-    }
-
-    fn forward(&self, unit: &Unit, b: &mut Lower) -> Result<()> {
-        forward(Activation::Tanh, unit, b)
-    }
-
-    fn backward(&self, unit: &Unit, b: &mut Lower) -> Result<()> {
-        backward(Activation::Tanh, unit, b)
-    }
-}
+elementwise!(Sigmoid, Tanh, HardSigmoid, HardSwish, Silu, Gelu);
 
 impl Rule for Softmax {
     fn output(&self, name: &str, inputs: &[Shape]) -> Result<Shape> {
@@ -144,9 +155,10 @@ fn forward(f: Activation, unit: &Unit, b: &mut Lower) -> Result<()> {
 /// Emits `dx (+)= f'(x) · dy` from the output alone.
 fn backward(f: Activation, unit: &Unit, b: &mut Lower) -> Result<()> {
     let from = b.net.node(unit.main).inputs[0];
-    let (y, dy, len) = (b.value(unit.output)?, b.grad(unit.output)?, b.shape(from).len());
+    let saved = b.value(if f.keeps_input() { from } else { unit.output })?;
+    let (dy, len) = (b.grad(unit.output)?, b.shape(from).len());
     if let Some((dx, accumulate)) = b.grad_into(from)? {
-        b.emit(unit.main, "backward", Backward { f, y, dy, dx, len, accumulate });
+        b.emit(unit.main, "backward", Backward { f, saved, dy, dx, len, accumulate });
     }
     Ok(())
 }
@@ -174,7 +186,7 @@ impl Op for Forward {
 #[derive(Debug)]
 struct Backward {
     f: Activation,
-    y: Buf,
+    saved: Buf,
     dy: Buf,
     dx: Buf,
     len: usize,
@@ -183,13 +195,13 @@ struct Backward {
 
 impl Op for Backward {
     fn buffers(&self) -> Vec<Buf> {
-        vec![self.y, self.dy, self.dx]
+        vec![self.saved, self.dy, self.dx]
     }
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
-        let [y, dy, dx] = m.get([self.y, self.dy, self.dx]);
+        let [saved, dy, dx] = m.get([self.saved, self.dy, self.dx]);
         let len = e.n * self.len;
-        kernels::backward(e.cx, self.f, &y[..len], &dy[..len], &mut dx[..len], self.accumulate);
+        kernels::backward(e.cx, self.f, &saved[..len], &dy[..len], &mut dx[..len], self.accumulate);
     }
 }
 

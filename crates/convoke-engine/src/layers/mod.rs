@@ -14,6 +14,7 @@ mod conv;
 mod dense;
 mod depthwise;
 mod dropout;
+mod gate;
 mod join;
 mod lanes;
 mod linear;
@@ -21,11 +22,12 @@ mod lrn;
 mod pool;
 mod shortcut;
 
-pub use activation::{LeakyRelu, Relu, Sigmoid, Softmax, Tanh};
+pub use activation::{Gelu, HardSigmoid, HardSwish, LeakyRelu, Relu, Sigmoid, Silu, Softmax, Tanh};
 pub use batch_norm::BatchNorm;
 pub use conv::Conv;
 pub use dense::Dense;
-pub use dropout::Dropout;
+pub use dropout::{Dropout, StochasticDepth};
+pub use gate::Gate;
 pub use join::{Add, Concat, Flatten};
 pub use lrn::LocalResponseNorm;
 pub use pool::{GlobalMeanPool, MaxPool, MeanPool};
@@ -192,6 +194,8 @@ layers! {
     BatchNorm => "batch-norm",
     /// Dropout.
     Dropout => "dropout",
+    /// Dropout of whole samples.
+    StochasticDepth => "stochastic-depth",
     /// Local response normalisation.
     LocalResponseNorm => "local-response-norm",
     /// Rectified linear unit.
@@ -202,12 +206,22 @@ layers! {
     Sigmoid => "sigmoid",
     /// Hyperbolic tangent.
     Tanh => "tanh",
+    /// A sigmoid of straight lines.
+    HardSigmoid => "hard-sigmoid",
+    /// A number times its hard sigmoid.
+    HardSwish => "hard-swish",
+    /// A number times its sigmoid.
+    Silu => "silu",
+    /// A number times the share of the normal distribution below it.
+    Gelu => "gelu",
     /// Softmax over the channels.
     Softmax => "softmax",
     /// Sum of equal maps.
     Add => "add",
     /// Maps side by side along the channels.
     Concat => "concat",
+    /// A map times one number per channel.
+    Gate => "gate",
     /// A map as one vector.
     Flatten => "flatten",
     /// Every s-th pixel with zero channels added.

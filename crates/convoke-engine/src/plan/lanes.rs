@@ -48,7 +48,8 @@ fn is_known(net: &Network) -> Result<bool> {
             }
             Some(
                 Dense(_) | MaxPool(_) | MeanPool(_) | GlobalMeanPool(_) | Relu(_) | LeakyRelu(_)
-                | Sigmoid(_) | Tanh(_) | Flatten(_) | Dropout(_),
+                | Sigmoid(_) | Tanh(_) | HardSigmoid(_) | HardSwish(_) | Silu(_) | Gelu(_)
+                | Flatten(_) | Dropout(_),
             )
             | None => true,
             _ => false,

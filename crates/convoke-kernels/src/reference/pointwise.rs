@@ -17,7 +17,29 @@ pub fn activation(f: Activation, x: f64) -> f64 {
         }
         Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
         Activation::Tanh => x.tanh(),
+        Activation::HardSigmoid => (x / 6.0 + 0.5).clamp(0.0, 1.0),
+        Activation::HardSwish => x * (x / 6.0 + 0.5).clamp(0.0, 1.0),
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Gelu => x * normal_below(x),
     }
+}
+
+/// The share of the normal distribution below `x`: the series of erf near zero, the continued fraction of
+/// erfc (Abramowitz and Stegun 7.1.6, 7.1.14) beyond.
+fn normal_below(x: f64) -> f64 {
+    let z = x.abs() / std::f64::consts::SQRT_2;
+    let tail = if z < 2.5 {
+        let (mut term, mut sum) = (z, z);
+        for n in 1..100 {
+            term *= 2.0 * z * z / f64::from(2 * n + 1);
+            sum += term;
+        }
+        0.5 - sum * (-z * z).exp() / std::f64::consts::PI.sqrt()
+    } else {
+        let fraction = (1..100).rev().fold(z, |f, n| z + 0.5 * f64::from(n) / f);
+        0.5 * (-z * z).exp() / (fraction * std::f64::consts::PI.sqrt())
+    };
+    if x > 0.0 { 1.0 - tail } else { tail }
 }
 
 /// `f'(x)`.
@@ -33,6 +55,18 @@ pub fn slope(f: Activation, x: f64) -> f64 {
         }
         Activation::Sigmoid => activation(f, x) * (1.0 - activation(f, x)),
         Activation::Tanh => 1.0 - x.tanh().powi(2),
+        Activation::HardSigmoid if x.abs() < 3.0 => 1.0 / 6.0,
+        Activation::HardSigmoid => 0.0,
+        Activation::HardSwish if x.abs() < 3.0 => x / 3.0 + 0.5,
+        Activation::HardSwish => f64::from(u8::from(x > 0.0)),
+        Activation::Silu => {
+            let s = 1.0 / (1.0 + (-x).exp());
+            if s == 0.0 { 0.0 } else { s * (1.0 + x * (1.0 - s)) }
+        }
+        Activation::Gelu => {
+            let density = (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
+            normal_below(x) + if density == 0.0 { 0.0 } else { x * density }
+        }
     }
 }
 

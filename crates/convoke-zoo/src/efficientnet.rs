@@ -1,0 +1,87 @@
+//! EfficientNet (Tan and Le 2019, table 1), B0 to B4: one table, scaled in width and depth. Layers are named
+//! as in torchvision.
+
+use crate::blocks::{Act, conv_norm, divisible, squeeze_excite};
+use convoke_engine::layers::{Add, Conv, Dense, Dropout, GlobalMeanPool, Sigmoid, StochasticDepth};
+use convoke_engine::{Builder, Network, Result, Shape};
+
+/// `(expansion, window, stride, channels, repeats)`.
+const TABLE: [(usize, usize, usize, usize, usize); 7] = [
+    (1, 3, 1, 16, 1),
+    (6, 3, 2, 24, 2),
+    (6, 5, 2, 40, 2),
+    (6, 3, 2, 80, 3),
+    (6, 5, 1, 112, 3),
+    (6, 5, 2, 192, 4),
+    (6, 3, 1, 320, 1),
+];
+const NORM: (f32, f32) = (1e-5, 0.1);
+
+/// `scale`: width, depth, dropout.
+pub(crate) fn build(
+    name: &str,
+    input: Shape,
+    classes: usize,
+    (width, depth, dropout): (f64, f64, f32),
+) -> Result<Network> {
+    let wide = |channels: usize| divisible(channels as f64 * width);
+    let deep = |repeats: usize| (repeats as f64 * depth).ceil() as usize;
+    let mut b = Builder::new(name, input);
+    conv_norm(&mut b, "features.0", Conv::new(wide(32), 3).stride(2).pad(1), Act::Silu, NORM);
+    let blocks: usize = TABLE.iter().map(|row| deep(row.4)).sum();
+    let (mut channels, mut at) = (wide(32), 0);
+    for (stage, (expansion, window, first, filters, repeats)) in (1..).zip(TABLE) {
+        for i in 0..deep(repeats) {
+            let block = Block {
+                name: format!("features.{stage}.{i}"),
+                expanded: expansion * channels,
+                window,
+                stride: if i == 0 { first } else { 1 },
+                filters: wide(filters),
+                // The deeper the block, the more often it is left out.
+                dropped: 0.2 * at as f32 / blocks as f32,
+            };
+            block.add(&mut b, channels);
+            (channels, at) = (wide(filters), at + 1);
+        }
+    }
+    conv_norm(&mut b, "features.8", Conv::new(4 * channels, 1), Act::Silu, NORM);
+    b.layer(GlobalMeanPool {}).layer(Dropout { rate: dropout });
+    let from = b.here();
+    b.named("classifier.1", Dense::new(classes), &[from]).build()
+}
+
+/// 1×1 to the expanded channels, depthwise, squeeze and excitation, 1×1 down.
+struct Block {
+    name: String,
+    expanded: usize,
+    window: usize,
+    stride: usize,
+    filters: usize,
+    dropped: f32,
+}
+
+impl Block {
+    fn add(&self, b: &mut Builder, channels: usize) {
+        let (at, input, mut part) = (&self.name, b.here(), 0);
+        if self.expanded != channels {
+            conv_norm(b, &format!("{at}.block.0"), Conv::new(self.expanded, 1), Act::Silu, NORM);
+            part = 1;
+        }
+        let depthwise = Conv::depthwise(self.window).stride(self.stride).pad(self.window / 2);
+        conv_norm(b, &format!("{at}.block.{part}"), depthwise, Act::Silu, NORM);
+        let sizes = [(channels / 4).max(1), self.expanded];
+        squeeze_excite(b, &format!("{at}.block.{}", part + 1), sizes, Act::Silu, Sigmoid {});
+        let down = Conv::new(self.filters, 1);
+        conv_norm(b, &format!("{at}.block.{}", part + 2), down, Act::None, NORM);
+        if self.stride == 1 && channels == self.filters {
+            if self.dropped > 0.0 {
+                let end = b.here();
+                let drop = StochasticDepth { rate: self.dropped };
+                b.named(&format!("{at}.stochastic_depth"), drop, &[end]);
+            }
+            let end = b.here();
+            b.named(&format!("{at}.add"), Add {}, &[input, end]);
+        }
+    }
+}
