@@ -1,7 +1,8 @@
 //! Speed of the convolution walks as a fraction of the multiply-add loop's, on one thread and on all.
-//! `cargo run --release -p convoke-kernels --example conv_speed [threads]`
+//! `cargo run --release -p convoke-kernels --example conv_speed [threads [avx512|amx|tiles|bf16]]`: an
+//! instruction set, or everything on tiles, in f32 or in bf16.
 
-use convoke_kernels::conv::{Conv, ConvShape, Epilogue};
+use convoke_kernels::conv::{Conv, ConvShape, Epilogue, Precision};
 use convoke_kernels::{Ctx, Isa, Pool, peak};
 use std::time::Instant;
 
@@ -15,9 +16,22 @@ fn best(mut f: impl FnMut()) -> f64 {
         .fold(f64::MAX, f64::min)
 }
 
+/// Numbers with all their bits, since multipliers that switch less run faster.
+fn numbers(n: usize) -> Vec<f32> {
+    let mut s = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut next = || {
+        s ^= s << 13;
+        s ^= s >> 7;
+        s ^= s << 17;
+        (s >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..n).map(|_| next()).collect()
+}
+
 fn main() {
     let threads = std::env::args().nth(1).and_then(|a| a.parse().ok()).unwrap_or(1);
-    let isa = Isa::detect();
+    let how = std::env::args().nth(2).unwrap_or_default();
+    let isa = Isa::parse(&how).unwrap_or_else(Isa::detect);
     let pool = Pool::new(threads);
     let cx = Ctx { pool: &pool, isa };
     let peak = peak::fma_gflops(isa, &pool);
@@ -68,10 +82,19 @@ fn main() {
             ow: o,
         };
         let conv = Conv::new(shape, isa, n, threads);
-        let x = vec![0.5f32; n * shape.x_len()];
-        let w = vec![0.1f32; shape.filter_len()];
-        let mut y = vec![0.0f32; n * shape.y_len()];
-        let mut dx = vec![0.0f32; n * shape.x_len()];
+        let conv = match how.as_str() {
+            "tiles" => conv.all_on_tiles(Precision::F32),
+            "bf16" => conv.all_on_tiles(Precision::Bf16),
+            _ => conv,
+        };
+        let x = numbers(n * shape.x_len());
+        let w = numbers(shape.filter_len());
+        let mut y = vec![0.0f32; n * shape.y_len() + 16];
+        let skip = y.as_ptr().align_offset(64);
+        let y = &mut y[skip..];
+        let mut dx = vec![0.0f32; n * shape.x_len() + 16];
+        let skip = dx.as_ptr().align_offset(64);
+        let dx = &mut dx[skip..];
         let mut dw = vec![0.0f32; shape.filter_len()];
         let mut pack = vec![0.0; conv.forward_pack_len()];
         let mut back = vec![0.0; conv.backward_pack_len()];
@@ -82,9 +105,9 @@ fn main() {
         let flops = 2.0 * n as f64 * shape.macs() as f64;
         let share = |seconds: f64| 100.0 * flops / seconds / 1e9 / peak;
         let e = Epilogue::default();
-        let f = best(|| conv.forward(cx, n, (&x).into(), &pack, &mut y, e, &mut scratch));
-        let b = best(|| conv.backward_data(cx, n, &y, &back, &mut dx, false, &mut scratch));
-        let g = best(|| conv.backward_weights(cx, n, (&x).into(), &y, &mut dw, &mut scratch));
+        let f = best(|| conv.forward(cx, n, (&x).into(), &pack, y, e, &mut scratch));
+        let b = best(|| conv.backward_data(cx, n, y, &back, dx, false, &mut scratch));
+        let g = best(|| conv.backward_weights(cx, n, (&x).into(), y, &mut dw, &mut scratch));
         let name = format!("{k}x{k}/{s} {h}x{h}x{c} -> {d}, batch {n}");
         println!("{name:<34} {:>8.0} {:>8.0} {:>8.0}", share(f), share(b), share(g));
     }

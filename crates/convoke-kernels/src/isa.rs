@@ -5,6 +5,9 @@ use crate::Pool;
 /// An instruction set that kernels are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Isa {
+    /// AVX-512 with tiles of bf16 products (AMX), for what [`crate::conv`] does better with them; all else
+    /// is [`Isa::Avx512`]'s.
+    Amx,
     /// AVX-512F (with BW, DQ and VL) and FMA.
     Avx512,
     /// AVX2 and FMA.
@@ -31,6 +34,9 @@ impl Isa {
                 && is_x86_feature_detected!("avx512dq")
                 && is_x86_feature_detected!("avx512vl")
             {
+                if crate::conv::tiles_present() {
+                    all.push(Isa::Amx);
+                }
                 all.push(Isa::Avx512);
             }
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
@@ -46,6 +52,7 @@ impl Isa {
     /// The name that people write.
     pub fn name(self) -> &'static str {
         match self {
+            Isa::Amx => "amx",
             Isa::Avx512 => "avx512",
             Isa::Avx2 => "avx2",
             Isa::Neon => "neon",
@@ -55,7 +62,9 @@ impl Isa {
 
     /// The instruction set of that name.
     pub fn parse(name: &str) -> Option<Self> {
-        [Isa::Avx512, Isa::Avx2, Isa::Neon, Isa::Portable].into_iter().find(|i| i.name() == name)
+        [Isa::Amx, Isa::Avx512, Isa::Avx2, Isa::Neon, Isa::Portable]
+            .into_iter()
+            .find(|i| i.name() == name)
     }
 }
 
@@ -83,7 +92,7 @@ macro_rules! multiversion {
             unsafe fn avx2($($arg: $ty),*) $(-> $ret)? { $body($($arg),*) }
             match $isa {
                 // SAFETY: kernels are given instruction sets that `Isa::available` found.
-                $crate::Isa::Avx512 => unsafe { avx512($($arg),*) },
+                $crate::Isa::Avx512 | $crate::Isa::Amx => unsafe { avx512($($arg),*) },
                 // SAFETY: as above.
                 $crate::Isa::Avx2 => unsafe { avx2($($arg),*) },
                 _ => $body($($arg),*),
@@ -117,7 +126,7 @@ macro_rules! simd {
                 unsafe { $body::<$crate::gemm::Avx2>($($arg),*) }
             }
             match $isa {
-                $crate::Isa::Avx512 => avx512($($arg),*),
+                $crate::Isa::Avx512 | $crate::Isa::Amx => avx512($($arg),*),
                 $crate::Isa::Avx2 => avx2($($arg),*),
                 _ => $body::<$crate::gemm::Portable>($($arg),*),
             }

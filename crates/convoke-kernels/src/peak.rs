@@ -53,7 +53,7 @@ fn run(isa: Isa, turns: usize) -> (f32, usize) {
     match isa {
         // SAFETY: kernels are given instruction sets that `Isa::available` found.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => (unsafe { avx512(turns) }, 16 * SUMS),
+        Isa::Avx512 | Isa::Amx => (unsafe { avx512(turns) }, 16 * SUMS),
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => (unsafe { avx2(turns) }, 8 * SUMS),

@@ -7,12 +7,16 @@
 
 mod dense;
 mod pack;
+mod tiles;
 mod walk;
 mod weights;
 
 use crate::norm::Source;
 use crate::{Ctx, Isa};
 use dense::Dense;
+pub use tiles::Precision;
+pub(crate) use tiles::present as tiles_present;
+use tiles::{TileWalk, TileWeights};
 use walk::Walk;
 use weights::Weights;
 
@@ -112,24 +116,80 @@ pub struct Conv {
     forward: Walk,
     backward: Vec<Walk>,
     weights: Weights,
+    /// The same on tiles, where they are faster.
+    tiles: OnTiles,
     /// Forward and backward-data straight from the filters, see [`Conv::unpacked`].
     dense: Option<[Dense; 2]>,
     batch: usize,
     threads: usize,
 }
 
+/// What runs on tiles.
+#[derive(Debug, Clone, Default)]
+struct OnTiles {
+    forward: Option<TileWalk>,
+    backward: Option<Vec<TileWalk>>,
+    weights: Option<TileWeights>,
+}
+
+impl OnTiles {
+    /// Those of the three that tiles do in fewer cycles; all of them if they must.
+    fn new(conv: &Conv, precision: Precision, must: bool) -> Self {
+        let (s, batch, threads) = (&conv.shape, conv.batch, conv.threads);
+        if conv.forward.isa() != Isa::Amx || s.groups > 1 {
+            return OnTiles::default();
+        }
+        // Cycles of the register tile: 25 products each of 32, and what reading and writing takes.
+        let products = batch as f64 * (s.oh * s.ow * s.kh * s.kw) as f64;
+        let maps = (batch * (s.x_len() + s.y_len())) as f64;
+        let fma = |lanes: usize, sum: usize| {
+            products * (lanes.next_multiple_of(SIMD) * sum) as f64 / 25.0 + 0.3 * maps
+        };
+        let walk = |w: &Walk| TileWalk::new(w, precision, batch, threads);
+        let forward = walk(&conv.forward);
+        let backward: Vec<_> = conv.backward.iter().map(walk).collect();
+        let weights = TileWeights::new(s, precision, batch, threads);
+        // What is chosen depends on no thread.
+        let cost = |w: &Walk| TileWalk::new(w, precision, batch, 1).cost(batch);
+        let back: f64 = conv.backward.iter().map(cost).sum();
+        OnTiles {
+            forward: Some(forward).filter(|_| must || cost(&conv.forward) < fma(s.d, s.c)),
+            backward: Some(backward).filter(|_| must || back < fma(s.c, s.d)),
+            weights: Some(weights)
+                .filter(|w| must || s.filter_len() < MANY && w.cost(batch) < fma(s.d, s.c)),
+        }
+    }
+}
+
+/// Weights whose gradient takes as long as it takes to be written, however it is made.
+const MANY: usize = 4 << 20;
+/// Floats of an AVX-512 vector.
+const SIMD: usize = 16;
+
 impl Conv {
-    /// Plans for up to `batch` samples on `threads` threads (which change no result).
+    /// Plans for up to `batch` samples on `threads` threads (which change no result), in f32.
     pub fn new(shape: ConvShape, isa: Isa, batch: usize, threads: usize) -> Self {
-        Conv {
+        let conv = Conv {
             shape,
             forward: Walk::forward(&shape, isa, false),
             backward: Walk::backward_data(&shape, isa),
             weights: Weights::new(&shape, isa, batch, false),
+            tiles: OnTiles::default(),
             dense: None,
             batch,
             threads,
-        }
+        };
+        conv.precision(Precision::F32)
+    }
+
+    /// The same in another precision.
+    pub fn precision(self, precision: Precision) -> Self {
+        Conv { tiles: OnTiles::new(&self, precision, false), ..self }
+    }
+
+    /// The same with everything on tiles where [`Isa::Amx`] has them, faster or not: to test and to measure.
+    pub fn all_on_tiles(self, precision: Precision) -> Self {
+        Conv { tiles: OnTiles::new(&self, precision, true), ..self }
     }
 
     /// The same for an input that may have a norm to apply.
@@ -146,7 +206,13 @@ impl Conv {
     /// packing would cost as much as using them. Packed filters then take no memory.
     pub fn unpacked(self) -> Self {
         let isa = self.forward.isa();
-        Conv { dense: Dense::both(&self.shape, isa, self.batch), ..self }
+        let dense = Dense::both(&self.shape, isa, self.batch);
+        let OnTiles { forward, backward, weights } = self.tiles;
+        let tiles = match dense {
+            Some(_) => OnTiles { forward: None, backward: None, weights },
+            None => OnTiles { forward, backward, weights },
+        };
+        Conv { dense, tiles, ..self }
     }
 
     /// Whether filters are read as they are, without packing.
@@ -161,19 +227,26 @@ impl Conv {
 
     /// Floats of the filters packed for [`Conv::forward`].
     pub fn forward_pack_len(&self) -> usize {
-        self.forward.pack_len()
+        match &self.tiles.forward {
+            Some(tiles) => tiles.pack_len(),
+            None => self.forward.pack_len(),
+        }
     }
 
     /// Floats of the filters packed for [`Conv::backward_data`].
     pub fn backward_pack_len(&self) -> usize {
-        self.backward.iter().map(Walk::pack_len).sum()
+        match &self.tiles.backward {
+            Some(tiles) => tiles.iter().map(TileWalk::pack_len).sum(),
+            None => self.backward.iter().map(Walk::pack_len).sum(),
+        }
     }
 
     /// Floats of work space for [`Conv::forward`].
     pub fn forward_scratch_len(&self) -> usize {
-        let one = match &self.dense {
-            Some([forward, _]) => forward.scratch_len(self.batch),
-            None => self.forward.scratch_len(self.batch, self.threads),
+        let one = match (&self.dense, &self.tiles.forward) {
+            (Some([forward, _]), _) => forward.scratch_len(self.batch),
+            (_, Some(tiles)) => tiles.scratch_len(),
+            _ => self.forward.scratch_len(self.batch, self.threads),
         };
         one * self.threads
     }
@@ -183,23 +256,40 @@ impl Conv {
         if let Some([_, backward]) = &self.dense {
             return backward.scratch_len(self.batch) * self.threads;
         }
-        let most = self.backward.iter().map(|w| w.scratch_len(self.batch, self.threads)).max();
+        let most = match &self.tiles.backward {
+            Some(tiles) => tiles.iter().map(TileWalk::scratch_len).max(),
+            None => self.backward.iter().map(|w| w.scratch_len(self.batch, self.threads)).max(),
+        };
         most.unwrap_or(0) * self.threads
     }
 
     /// Floats of work space for [`Conv::backward_weights`].
     pub fn weights_scratch_len(&self) -> usize {
-        self.weights.scratch_len(self.threads)
+        match &self.tiles.weights {
+            Some(tiles) => tiles.scratch_len(),
+            None => self.weights.scratch_len(self.threads),
+        }
     }
 
     /// Orders the filters as [`Conv::forward`] reads them.
     pub fn pack_forward(&self, cx: Ctx, filters: &[f32], pack: &mut [f32]) {
+        if let Some(tiles) = &self.tiles.forward {
+            return tiles.pack(cx, &self.shape, filters, false, pack);
+        }
         pack::forward(cx, &self.shape, &self.forward, filters, pack);
     }
 
     /// Orders the filters as [`Conv::backward_data`] reads them: flipped and transposed.
     pub fn pack_backward(&self, cx: Ctx, filters: &[f32], pack: &mut [f32]) {
         let mut rest = pack;
+        for tiles in self.tiles.backward.iter().flatten() {
+            let (mine, others) = rest.split_at_mut(tiles.pack_len());
+            tiles.pack(cx, &self.shape, filters, true, mine);
+            rest = others;
+        }
+        if self.tiles.backward.is_some() {
+            return;
+        }
         for walk in &self.backward {
             let (mine, others) = rest.split_at_mut(walk.pack_len());
             pack::backward(cx, &self.shape, walk, filters, mine);
@@ -224,6 +314,9 @@ impl Conv {
             assert!(x.norm.is_none(), "dense layers apply no norm");
             return forward.run(cx, n, x.x, pack, y, false, epilogue, scratch);
         }
+        if let Some(tiles) = &self.tiles.forward {
+            return tiles.run(cx, n, x, pack, y, false, epilogue, scratch);
+        }
         self.forward.run(cx, n, x, pack, y, false, epilogue, scratch);
     }
 
@@ -243,10 +336,18 @@ impl Conv {
             let plain = Epilogue::default();
             return backward.run(cx, n, dy, pack, dx, accumulate, plain, scratch);
         }
-        let mut rest = pack;
+        let (mut rest, plain) = (pack, Epilogue::default());
+        if let Some(tiles) = &self.tiles.backward {
+            for walk in tiles {
+                let (mine, others) = rest.split_at(walk.pack_len());
+                walk.run(cx, n, dy.into(), mine, dx, accumulate, plain, scratch);
+                rest = others;
+            }
+            return;
+        }
         for walk in &self.backward {
             let (mine, others) = rest.split_at(walk.pack_len());
-            walk.run(cx, n, dy.into(), mine, dx, accumulate, Epilogue::default(), scratch);
+            walk.run(cx, n, dy.into(), mine, dx, accumulate, plain, scratch);
             rest = others;
         }
     }
@@ -264,6 +365,9 @@ impl Conv {
     ) {
         self.check(n, x.x, dy);
         assert!(dw.len() >= self.shape.filter_len(), "filters' gradient is too short");
+        if let Some(tiles) = &self.tiles.weights {
+            return tiles.run(cx, n, x, dy, dw, scratch);
+        }
         self.weights.run(cx, n, x, dy, dw, scratch);
     }
 

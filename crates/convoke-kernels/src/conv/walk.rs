@@ -38,44 +38,44 @@ struct Slice {
 /// `dst [n, …, filters] (+)= sum over cells, channels of src [n, src_h, src_w, groups·channels] · pack`.
 #[derive(Debug, Clone)]
 pub(super) struct Walk {
-    isa: Isa,
+    pub(super) isa: Isa,
     // Source map and where output (0, 0) begins on it.
-    src_h: usize,
-    src_w: usize,
-    top: isize,
-    left: isize,
-    step_h: usize,
-    step_w: usize,
-    span_h: usize,
-    span_w: usize,
+    pub(super) src_h: usize,
+    pub(super) src_w: usize,
+    pub(super) top: isize,
+    pub(super) left: isize,
+    pub(super) step_h: usize,
+    pub(super) step_w: usize,
+    pub(super) span_h: usize,
+    pub(super) span_w: usize,
     /// Window places in the order of summation.
-    pub cells: Vec<Cell>,
+    pub(super) cells: Vec<Cell>,
     /// Channels of one group of the source.
-    pub channels: usize,
+    pub(super) channels: usize,
     // Output pixels, and where they lie on the destination map.
-    out_h: usize,
-    out_w: usize,
-    dst_h: usize,
-    dst_w: usize,
-    row0: usize,
-    col0: usize,
-    dst_step_h: usize,
-    dst_step_w: usize,
+    pub(super) out_h: usize,
+    pub(super) out_w: usize,
+    pub(super) dst_h: usize,
+    pub(super) dst_w: usize,
+    pub(super) row0: usize,
+    pub(super) col0: usize,
+    pub(super) dst_step_h: usize,
+    pub(super) dst_step_w: usize,
     /// Outputs of one group.
-    pub filters: usize,
-    pub groups: usize,
+    pub(super) filters: usize,
+    pub(super) groups: usize,
     /// Whether the window leaves the source map anywhere, so that rows are copied with their padding.
-    padded: bool,
+    pub(super) padded: bool,
     /// Whether rows are copied: with their padding, or with the norm of the source applied.
-    banded: bool,
+    pub(super) banded: bool,
     /// Whether all pictures are one row of pixels.
-    flat: bool,
+    pub(super) flat: bool,
     /// Cells in a run: 3 where the row tile takes them (packed `[channel][3][lane]`), else 1.
-    pub run: usize,
+    pub(super) run: usize,
     /// Taps and slices for full panels and for the last one.
-    taps: [Vec<Tap>; 2],
+    pub(super) taps: [Vec<Tap>; 2],
     slices: [Vec<Slice>; 2],
-    tap_k: usize,
+    pub(super) tap_k: usize,
 }
 
 /// How a run is cut into items. Any cut gives the same numbers.
@@ -282,7 +282,7 @@ impl Walk {
     }
 
     /// Columns of a padded source row.
-    fn band_w(&self) -> usize {
+    pub(super) fn band_w(&self) -> usize {
         (self.out_w - 1) * self.step_w + self.span_w
     }
 
@@ -293,7 +293,7 @@ impl Walk {
     }
 
     /// Source rows under `rows` output rows.
-    fn band_h(&self, rows: usize) -> usize {
+    pub(super) fn band_h(&self, rows: usize) -> usize {
         (rows - 1) * self.step_h + self.span_h
     }
 

@@ -342,7 +342,7 @@ impl Family {
     pub fn of(isa: Isa) -> Self {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => avx512(),
+            Isa::Avx512 | Isa::Amx => avx512(),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2(),
             #[cfg(target_arch = "aarch64")]

@@ -236,9 +236,6 @@ fn open(data: &Path, seed: u64, val_fraction: f64) -> Result<Dataset> {
     Ok(dataset)
 }
 
-/// Learning rate of fine-tuning as a share of that from scratch.
-const TUNING: f32 = 0.2;
-
 fn options(args: &Args, start: &Start, pre: &Preprocess, samples: usize) -> Result<TrainOptions> {
     let small = pre.height.max(pre.width) <= 64;
     let batch = args.batch.map_or(if small { 64 } else { 32 }, |b| b as usize);
@@ -258,7 +255,7 @@ fn options(args: &Args, start: &Start, pre: &Preprocess, samples: usize) -> Resu
     };
     let suited = TrainOptions::suited(args.epochs as usize, batch, pre, args.threads.count());
     // What has learnt already needs smaller steps, or it forgets.
-    let share = if start.tunes() { TUNING } else { 1.0 };
+    let share = if start.tunes() { start.share() } else { 1.0 };
     let lr = share * TrainOptions::rate(&start.network, optimizer, batch);
     if !(0.0..1.0).contains(&args.label_smoothing) {
         bail!("--label-smoothing {} must be at least 0 and below 1", args.label_smoothing);
