@@ -5,6 +5,15 @@ use crate::{Ctx, SharedMut, multiversion};
 /// Floats per item: 64 KB, long enough to make a claim cheap.
 const CHUNK: usize = 16 * 1024;
 
+/// `x`, or zero where it is too small to move any weight. Losses and optimizers drop such numbers, because
+/// what is made of them soon is subnormal, and a processor takes a hundred times as long for those.
+#[inline(always)]
+pub(crate) fn settled(x: f32) -> f32 {
+    /// 2⁻⁶⁴; a weight of 2⁻¹⁰ changes by steps of 2⁻³⁴.
+    const LEAST: f32 = 5.421_011e-20;
+    if x.abs() < LEAST { 0.0 } else { x }
+}
+
 /// `dst = src`.
 pub fn copy(cx: Ctx, src: &[f32], dst: &mut [f32]) {
     assert_eq!(src.len(), dst.len(), "lengths differ");

@@ -1,6 +1,7 @@
 //! Losses: mean value and gradient in one pass.
 
 use crate::activation::{exp, sigmoid, softmax_row};
+use crate::elementwise::settled;
 use crate::{Ctx, SharedMut, multiversion};
 
 /// Numbers per item; partial losses are merged in order.
@@ -86,7 +87,7 @@ fn rows_body(
         }
         correct += usize::from(x.iter().position(|&v| v == largest) == Some(label));
         for v in d.iter_mut() {
-            *v = (*v - even) * share;
+            *v = settled((*v - even) * share);
         }
         d[label] -= (1.0 - smoothing) * share;
     }
@@ -120,7 +121,7 @@ fn sigmoid_body(x: &[f32], t: &[f32], d: &mut [f32], share: f32, p: f32) -> f32 
         let minus = if x < 0.0 { -x } else { 0.0 } + tail;
         loss += p * t * minus + (1.0 - t) * plus;
         let s = sigmoid(x);
-        *d = ((1.0 - t) * s - p * t * (1.0 - s)) * share;
+        *d = settled(((1.0 - t) * s - p * t * (1.0 - s)) * share);
     }
     loss
 }
@@ -149,7 +150,7 @@ fn squared_body(x: &[f32], t: &[f32], d: &mut [f32], share: f32) -> f32 {
     for ((d, x), t) in d.iter_mut().zip(x).zip(t) {
         let e = x - t;
         loss += e * e;
-        *d = 2.0 * e * share;
+        *d = settled(2.0 * e * share);
     }
     loss
 }

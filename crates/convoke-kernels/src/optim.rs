@@ -1,5 +1,6 @@
 //! One pass over weights, gradients and moments.
 
+use crate::elementwise::settled;
 use crate::{Ctx, SharedMut, multiversion};
 
 const CHUNK: usize = 16 * 1024;
@@ -52,7 +53,7 @@ fn plain_body(w: &mut [f32], g: &[f32], o: Sgd) {
 fn momentum_body(w: &mut [f32], g: &[f32], v: &mut [f32], o: Sgd) {
     for ((w, g), v) in w.iter_mut().zip(g).zip(v.iter_mut()) {
         let g = g + o.weight_decay * *w;
-        *v = o.momentum * *v + g;
+        *v = settled(o.momentum * *v + g);
         let step = if o.nesterov { g + o.momentum * *v } else { *v };
         *w -= o.lr * step;
     }
@@ -109,8 +110,8 @@ fn adam_body(
     let (coupled, apart) =
         if o.decoupled { (0.0, 1.0 - o.lr * o.weight_decay) } else { (o.weight_decay, 1.0) };
     for (((w, g), m), v) in w.iter_mut().zip(g).zip(m.iter_mut()).zip(v.iter_mut()) {
-        let g = g + coupled * *w;
-        *m += (g - *m) * (1.0 - o.beta1);
+        let g = settled(g + coupled * *w);
+        *m = settled(*m + (g - *m) * (1.0 - o.beta1));
         *v = o.beta2 * *v + (1.0 - o.beta2) * g * g;
         let denominator = v.sqrt() / root + o.epsilon;
         *w = *w * apart - size * *m / denominator;

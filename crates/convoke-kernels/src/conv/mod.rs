@@ -139,28 +139,51 @@ impl OnTiles {
         if conv.forward.isa() != Isa::Amx || s.groups > 1 {
             return OnTiles::default();
         }
-        // Cycles of the register tile: 25 products each of 32, and what reading and writing takes.
-        let products = batch as f64 * (s.oh * s.ow * s.kh * s.kw) as f64;
-        let maps = (batch * (s.x_len() + s.y_len())) as f64;
-        let fma = |lanes: usize, sum: usize| {
-            products * (lanes.next_multiple_of(SIMD) * sum) as f64 / 25.0 + 0.3 * maps
-        };
-        let walk = |w: &Walk| TileWalk::new(w, precision, batch, threads);
-        let forward = walk(&conv.forward);
-        let backward: Vec<_> = conv.backward.iter().map(walk).collect();
+        // Forward and backward-data choose by channels and window, whatever the extent of the maps, so that
+        // a picture in parts gives the bits that it gives in one piece.
+        let typical = typical(s);
+        let few = s.oh * s.ow == 1 && batch < FEW;
+        let long = s.filter_len() > MANY;
+        let cost = |w: &Walk| TileWalk::new(w, precision, TYPICAL_BATCH, 1).cost(TYPICAL_BATCH);
+        let forward = cost(&Walk::forward(&typical, Isa::Amx, false));
+        let backward: f64 = Walk::backward_data(&typical, Isa::Amx).iter().map(cost).sum();
         let weights = TileWeights::new(s, precision, batch, threads);
-        // What is chosen depends on no thread.
-        let cost = |w: &Walk| TileWalk::new(w, precision, batch, 1).cost(batch);
-        let back: f64 = conv.backward.iter().map(cost).sum();
+        let tiles = |w: &Walk| TileWalk::new(w, precision, batch, threads);
+        let chosen = |few: bool, tiles: f64, fma: f64| must || !few && tiles < fma;
         OnTiles {
-            forward: Some(forward).filter(|_| must || cost(&conv.forward) < fma(s.d, s.c)),
-            backward: Some(backward).filter(|_| must || back < fma(s.c, s.d)),
-            weights: Some(weights)
-                .filter(|w| must || s.filter_len() < MANY && w.cost(batch) < fma(s.d, s.c)),
+            forward: chosen(few, forward, fma(&typical, TYPICAL_BATCH, s.d, s.c))
+                .then(|| tiles(&conv.forward)),
+            backward: chosen(few, backward, fma(&typical, TYPICAL_BATCH, s.c, s.d))
+                .then(|| conv.backward.iter().map(tiles).collect()),
+            weights: chosen(long, weights.cost(batch), fma(s, batch, s.d, s.c)).then_some(weights),
         }
     }
 }
 
+/// Cycles of the register tile: 25 products each, of 32 that it could make, and what maps take to be read
+/// and written.
+fn fma(s: &ConvShape, batch: usize, lanes: usize, sum: usize) -> f64 {
+    let products = (batch * s.oh * s.ow * s.kh * s.kw) as f64;
+    let maps = (batch * (s.x_len() + s.y_len())) as f64;
+    products * (lanes.next_multiple_of(SIMD) * sum) as f64 / 25.0 + 0.3 * maps
+}
+
+/// The same convolution over maps of a usual size.
+fn typical(s: &ConvShape) -> ConvShape {
+    const SIDE: usize = 32;
+    if (s.kh, s.kw, s.oh, s.ow) == (1, 1, 1, 1) {
+        return *s;
+    }
+    let across =
+        |k: usize, step: usize, dilation: usize| (SIDE - 1) * step + (k - 1) * dilation + 1;
+    let (h, w) = (across(s.kh, s.sh, s.dh), across(s.kw, s.sw, s.dw));
+    ConvShape { h: h - s.top.min(h - 1), w: w - s.left.min(w - 1), oh: SIDE, ow: SIDE, ..*s }
+}
+
+/// Pictures of the usual batch.
+const TYPICAL_BATCH: usize = 8;
+/// Samples of a dense layer below which tiles stand mostly empty.
+const FEW: usize = 64;
 /// Weights whose gradient takes as long as it takes to be written, however it is made.
 const MANY: usize = 4 << 20;
 /// Floats of an AVX-512 vector.
