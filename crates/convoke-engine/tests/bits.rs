@@ -3,7 +3,7 @@
 
 use convoke_engine::layers::*;
 use convoke_engine::{
-    Builder, Loss, Network, Optimizer, Padding, Plan, PlanOptions, Session, Shape,
+    Builder, Loss, Network, Optimizer, Padding, Plan, PlanOptions, Precision, Session, Shape,
 };
 
 fn network() -> Network {
@@ -20,11 +20,28 @@ fn network() -> Network {
     b.build().unwrap()
 }
 
+/// Wide enough for matrix tiles, where the processor has them.
+fn wide() -> Network {
+    let mut b = Builder::new("wide", Shape::new(19, 18, 3));
+    b.conv(Conv::new(48, 5).stride(2)).batch_norm().relu();
+    let x = b.here();
+    b.conv(Conv::new(64, 3).no_bias()).batch_norm().relu();
+    b.conv(Conv::new(48, 1).no_bias()).batch_norm();
+    let y = b.here();
+    b.add(&[y, x]).relu().conv(Conv::new(80, 3).stride(2)).relu();
+    b.layer(GlobalMeanPool {}).dense(5);
+    b.build().unwrap()
+}
+
 fn train(threads: usize) -> (Vec<f32>, Vec<f32>) {
+    train_of(&network(), Precision::F32, threads)
+}
+
+fn train_of(network: &Network, precision: Precision, threads: usize) -> (Vec<f32>, Vec<f32>) {
     let loss = Loss::SoftmaxCrossEntropy { label_smoothing: 0.1 };
     let sgd = Optimizer::Sgd { momentum: 0.9, nesterov: true, weight_decay: 1e-4 };
-    let plan = Plan::compile(&network(), &PlanOptions::train(7, threads, loss, sgd)).unwrap();
-    let mut s = Session::new(plan).unwrap();
+    let options = PlanOptions { precision, ..PlanOptions::train(7, threads, loss, sgd) };
+    let mut s = Session::new(Plan::compile(network, &options).unwrap()).unwrap();
     s.init(3);
     for step in 0..5 {
         for (i, v) in s.input_mut().iter_mut().enumerate() {
@@ -45,6 +62,41 @@ fn threads_change_no_bit() {
     for threads in [2, 3] {
         assert_eq!(one, train(threads), "{threads} threads");
     }
+}
+
+#[test]
+fn threads_change_no_bit_in_either_precision() {
+    for precision in [Precision::F32, Precision::Bf16] {
+        let one = train_of(&wide(), precision, 1);
+        for threads in [2, 3] {
+            assert_eq!(
+                one,
+                train_of(&wide(), precision, threads),
+                "{precision:?} {threads} threads"
+            );
+        }
+    }
+}
+
+/// bf16 keeps eight bits: outputs come within a hundredth of f32's, and are not the same where tiles are.
+#[test]
+fn bf16_predicts_nearly_what_f32_does() {
+    let net = wide();
+    let outputs = [Precision::F32, Precision::Bf16].map(|precision| {
+        let options = PlanOptions { precision, ..PlanOptions::predict(4, 2) };
+        let mut s = Session::new(Plan::compile(&net, &options).unwrap()).unwrap();
+        s.init(5);
+        for (i, v) in s.input_mut().iter_mut().enumerate() {
+            *v = (i % 89) as f32 / 44.0 - 1.0;
+        }
+        s.predict(4).unwrap().to_vec()
+    });
+    let largest = outputs[0].iter().fold(0f32, |m, v| m.max(v.abs()));
+    for (a, b) in outputs[0].iter().zip(&outputs[1]) {
+        assert!((a - b).abs() <= 1e-2 * largest, "{a} against {b}");
+    }
+    let tiles = convoke_kernels::Isa::detect() == convoke_kernels::Isa::Amx;
+    assert_eq!(outputs[0] != outputs[1], tiles);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use crate::error::{Result, TrainError, other};
 use crate::metrics::{Counter, Evaluation, probabilities};
 use convoke_data::{Loader, LoaderOptions, Picture, Problem, Source, Split, read_picture};
-use convoke_engine::{Network, Plan, PlanOptions, Session, Shape};
+use convoke_engine::{Plan, PlanOptions, Session, Shape};
 use convoke_formats::ModelFile;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -42,6 +42,14 @@ impl Predictor {
     /// # Errors
     /// When the model is no classifier or its preprocessing does not fit its input.
     pub fn new(model: ModelFile, batch: usize, threads: usize) -> Result<Self> {
+        Self::planned(model, &PlanOptions::predict(batch, threads))
+    }
+
+    /// Plans the model as the options say.
+    ///
+    /// # Errors
+    /// As [`Predictor::new`].
+    pub fn planned(model: ModelFile, options: &PlanOptions) -> Result<Self> {
         let (network, pre) = (&model.network, &model.preprocess);
         let input = Shape::new(pre.height, pre.width, pre.channels);
         if input != network.input_shape() {
@@ -57,10 +65,10 @@ impl Predictor {
                 model.classes.len()
             ));
         }
-        let mut session = predict_session(network, batch, threads)?;
+        let mut session = Session::new(Plan::compile(network, options)?)?;
         session.set_params(&model.params)?;
         session.set_state(&model.state)?;
-        Ok(Predictor { model, session, batch })
+        Ok(Predictor { model, session, batch: options.batch })
     }
 
     /// The model.
@@ -274,11 +282,6 @@ fn problem(split: &Split, i: usize, e: &TrainError) -> Problem {
     let why = e.to_string();
     let why = why.strip_prefix(&format!("{}: ", path.display())).unwrap_or(&why).to_string();
     Problem { path, why }
-}
-
-/// A session that predicts.
-pub(crate) fn predict_session(network: &Network, batch: usize, threads: usize) -> Result<Session> {
-    Ok(Session::new(Plan::compile(network, &PlanOptions::predict(batch, threads))?)?)
 }
 
 /// Runs a whole split through a session; `None` when it was asked to stop.

@@ -4,14 +4,16 @@ use crate::checkpoint::{self, Position, Terms};
 use crate::error::{Result, TrainError, other};
 use crate::metrics::Evaluation;
 use crate::plot;
-use crate::predict::{evaluate, predict_session};
+use crate::predict::evaluate;
 use crate::range_test::{RangeTest, RateCurve};
 use crate::run::{EpochRow, RunFolder};
 use crate::schedule::{Rates, Schedule};
 use crate::tuning::FineTune;
 use convoke_data::{Augment, Dataset, Loader, LoaderOptions, Preprocess, Problem, write_png};
 use convoke_engine::layers::Layer;
-use convoke_engine::{Loss, Mode, Network, Node, Optimizer, Plan, PlanOptions, Session, Shape};
+use convoke_engine::{
+    Loss, Mode, Network, Node, Optimizer, Plan, PlanOptions, Precision, Session, Shape,
+};
 use convoke_formats::ModelFile;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -45,6 +47,9 @@ pub struct TrainOptions {
     /// Seconds between two checkpoints within an epoch; there is one after every epoch anyway.
     #[serde(default = "five_minutes")]
     pub checkpoint_seconds: u64,
+    /// What sums of products are made in.
+    #[serde(default)]
+    pub precision: Precision,
     /// How the learning rate moves.
     pub schedule: Schedule,
     /// How weights follow gradients.
@@ -77,6 +82,7 @@ impl TrainOptions {
             decay_all: false,
             seed: 0,
             threads,
+            precision: Precision::F32,
             cache: 1 << 30,
             checkpoint_seconds: five_minutes(),
             schedule: Schedule::OneCycle,
@@ -209,7 +215,11 @@ impl<'a> Trainer<'a> {
                 let batch = batch.min(64).min(split.len());
                 let judge_options = LoaderOptions { batch, training: false, ..loader_options };
                 let loader = Loader::new(split, &preprocess, None, judge_options)?;
-                Some((predict_session(&network, batch, threads)?, loader))
+                let plan = PlanOptions {
+                    precision: options.precision,
+                    ..PlanOptions::predict(batch, threads)
+                };
+                Some((Session::new(Plan::compile(&network, &plan)?)?, loader))
             }
             None => None,
         };
@@ -544,7 +554,8 @@ fn plan(network: &Network, options: &TrainOptions, head: bool) -> Result<Plan> {
     };
     let tuning = options.fine_tune.tuning(network, head);
     let predict = PlanOptions::predict(options.batch, options.threads);
-    Ok(Plan::compile(network, &PlanOptions { mode, tuning, ..predict })?)
+    let precision = options.precision;
+    Ok(Plan::compile(network, &PlanOptions { mode, precision, tuning, ..predict })?)
 }
 
 /// Whether pictures fit the network's input and classes its output.

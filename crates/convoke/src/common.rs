@@ -1,7 +1,7 @@
 //! What verbs share: flags, the recognition of MODEL, errors of one line.
 
 use anyhow::{Context, Result, bail};
-use convoke_engine::{Network, Overrides, Shape};
+use convoke_engine::{Network, Overrides, Precision, Shape};
 use convoke_formats::ModelFile;
 use convoke_train::RunFolder;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,31 @@ impl Threads {
     pub fn count(self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
         self.threads.map_or_else(cores, usize::from)
+    }
+}
+
+/// Precision, for verbs whose time it shortens.
+#[derive(clap::Args, Clone, Copy)]
+pub struct Arithmetic {
+    /// What sums of products are made in: bf16 rounds what is multiplied to 8 bits where the processor is
+    /// faster with it, and leaves weights in f32
+    #[arg(long, value_enum, default_value = "f32")]
+    precision: PrecisionArg,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy)]
+enum PrecisionArg {
+    F32,
+    Bf16,
+}
+
+impl Arithmetic {
+    /// As plans take it.
+    pub fn precision(self) -> Precision {
+        match self.precision {
+            PrecisionArg::F32 => Precision::F32,
+            PrecisionArg::Bf16 => Precision::Bf16,
+        }
     }
 }
 

@@ -2,12 +2,13 @@
 
 use super::lanes;
 use crate::layers::{BatchNorm, Layer};
+use crate::plan::Precision;
 use crate::plan::arena::{Buf, Kind, Memory};
 use crate::plan::lower::{Lower, PendingNorm};
 use crate::plan::op::{Exec, Op};
 use crate::plan::unit::Unit;
 use crate::{NodeId, Result};
-use convoke_kernels::conv::{Conv, ConvShape, Epilogue};
+use convoke_kernels::conv::{self, Conv, ConvShape, Epilogue};
 use convoke_kernels::norm::Source;
 use convoke_kernels::{activation, elementwise};
 use std::sync::Arc;
@@ -72,6 +73,10 @@ pub(super) fn backward(unit: &Unit, b: &mut Lower, shape: ConvShape, bias: bool)
 /// are not packed.
 fn planned(b: &Lower, shape: ConvShape, normed: bool) -> Arc<Conv> {
     let conv = Conv::new(shape, b.isa, b.batch(), b.threads());
+    let conv = match b.options.precision {
+        Precision::F32 => conv,
+        Precision::Bf16 => conv.precision(conv::Precision::Bf16),
+    };
     Arc::new(match (normed, b.training()) {
         (true, _) => conv.normed(),
         (false, true) => conv.unpacked(),

@@ -91,6 +91,20 @@ pub enum Mode {
     },
 }
 
+/// What sums of products are made in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    /// 32-bit floats. Where the processor multiplies bf16 on matrix tiles (AMX), large convolutions are
+    /// made of such products, as exact as those of 32 bits: see [`convoke_kernels::conv`].
+    #[default]
+    F32,
+    /// Convolutions and dense layers multiply numbers rounded to bf16 (8 bits of mantissa) and sum in 32
+    /// bits, where the processor has matrix tiles and it pays; elsewhere as [`Precision::F32`]. Weights,
+    /// maps, norms, losses and updates stay in 32 bits.
+    Bf16,
+}
+
 /// How to compile a network.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PlanOptions {
@@ -107,6 +121,8 @@ pub struct PlanOptions {
     /// Whether pictures lie in the lanes of vectors, sixteen at a time, which serves networks of few
     /// filters; `None` leaves it to the plan. A network with a layer that cannot do it runs as always.
     pub lanes: Option<bool>,
+    /// What sums of products are made in.
+    pub precision: Precision,
     /// Which weights learn, and how fast; says nothing to a plan that predicts.
     pub tuning: Tuning,
 }
@@ -139,6 +155,7 @@ impl PlanOptions {
             isa: None,
             keep: Vec::new(),
             lanes: None,
+            precision: Precision::F32,
             tuning: Tuning::default(),
         }
     }
@@ -146,8 +163,7 @@ impl PlanOptions {
     /// A plan that trains `batch` samples at a time.
     pub fn train(batch: usize, threads: usize, loss: Loss, optimizer: Optimizer) -> Self {
         let mode = Mode::Train { loss, optimizer, decay_all: true };
-        let tuning = Tuning::default();
-        Self { batch, mode, threads, isa: None, keep: Vec::new(), lanes: None, tuning }
+        Self { mode, ..Self::predict(batch, threads) }
     }
 }
 

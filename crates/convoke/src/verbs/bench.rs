@@ -1,6 +1,6 @@
 //! `convoke bench`.
 
-use crate::common::{self, Model, Threads, bytes, parse_shape};
+use crate::common::{self, Arithmetic, Model, Threads, bytes, parse_shape};
 use anyhow::Result;
 use clap::ValueEnum;
 use convoke_engine::{CallTime, Loss, Network, Optimizer, Plan, PlanOptions, Session, Shape};
@@ -35,6 +35,8 @@ pub struct Args {
     /// Also print what each call of the schedule takes, slowest first
     #[arg(long, conflicts_with_all = ["turns", "json"])]
     profile: bool,
+    #[command(flatten)]
+    arithmetic: Arithmetic,
     #[command(flatten)]
     threads: Threads,
 }
@@ -114,6 +116,7 @@ fn session(network: &Network, args: &Args) -> Result<Session> {
             PlanOptions::train(batch, threads, loss, sgd)
         }
     };
+    let options = PlanOptions { precision: args.arithmetic.precision(), ..options };
     let mut session = Session::new(Plan::compile(network, &options)?)?;
     session.init(0);
     // Any numbers do, as long as they are not all equal.

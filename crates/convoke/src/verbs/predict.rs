@@ -1,7 +1,8 @@
 //! `convoke predict`.
 
-use crate::common::{Threads, left_out, trained};
+use crate::common::{Arithmetic, Threads, left_out, trained};
 use anyhow::Result;
+use convoke_engine::PlanOptions;
 use convoke_train::Predictor;
 use serde_json::json;
 use std::path::PathBuf;
@@ -21,6 +22,8 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    arithmetic: Arithmetic,
+    #[command(flatten)]
     threads: Threads,
 }
 
@@ -29,7 +32,9 @@ const BATCH: usize = 16;
 
 pub fn run(args: Args) -> Result<()> {
     let batch = BATCH.min(args.pictures.len());
-    let mut predictor = Predictor::new(trained(&args.model)?, batch, args.threads.count())?;
+    let precision = args.arithmetic.precision();
+    let options = PlanOptions { precision, ..PlanOptions::predict(batch, args.threads.count()) };
+    let mut predictor = Predictor::planned(trained(&args.model)?, &options)?;
     let mut failed = Vec::new();
     // A few batches at a time, so that the first answers come at once.
     for paths in args.pictures.chunks(4 * BATCH) {

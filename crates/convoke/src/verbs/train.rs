@@ -1,6 +1,6 @@
 //! `convoke train`.
 
-use crate::common::{self, Threads, bytes, duration, thousands, units};
+use crate::common::{self, Arithmetic, Threads, bytes, duration, thousands, units};
 use crate::progress::{Bar, interrupt};
 use crate::verbs::fine_tune::{self, Start, start};
 use crate::verbs::import::told;
@@ -67,6 +67,8 @@ pub struct Args {
     seed: u64,
     #[command(flatten)]
     fine_tune: fine_tune::Args,
+    #[command(flatten)]
+    arithmetic: Arithmetic,
     #[command(flatten)]
     threads: Threads,
     /// Folder of the run [default: runs/classify/<model>-<data>]
@@ -276,6 +278,7 @@ fn options(args: &Args, start: &Start, pre: &Preprocess, samples: usize) -> Resu
         optimizer,
         augment: if args.no_augment { Augment::default() } else { suited.augment.clone() },
         fine_tune: start.fine_tune,
+        precision: args.arithmetic.precision(),
         ..suited
     })
 }

@@ -1,8 +1,9 @@
 //! `convoke val`.
 
-use crate::common::{Threads, trained};
+use crate::common::{Arithmetic, Threads, trained};
 use anyhow::{Result, bail};
 use convoke_data::{Dataset, OpenOptions, Split};
+use convoke_engine::PlanOptions;
 use convoke_train::Predictor;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,8 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    arithmetic: Arithmetic,
+    #[command(flatten)]
     threads: Threads,
 }
 
@@ -49,7 +52,9 @@ pub fn run(args: Args) -> Result<()> {
     let classes = model.classes.clone();
     let batch = args.batch as usize;
     let batch = if args.ten_crop { batch.max(10) } else { batch };
-    let mut predictor = Predictor::new(model, batch, args.threads.count())?;
+    let precision = args.arithmetic.precision();
+    let options = PlanOptions { precision, ..PlanOptions::predict(batch, args.threads.count()) };
+    let mut predictor = Predictor::planned(model, &options)?;
     let (e, problems) = match args.ten_crop {
         true => predictor.evaluate_ten(&split, args.threads.count())?,
         false => predictor.evaluate(&split, args.threads.count())?,
