@@ -4,7 +4,7 @@ use crate::conv::ConvShape;
 use crate::gemm::{Even, Simd};
 use crate::isa::simd;
 use crate::norm::{Pending, Source};
-use crate::{Ctx, SharedMut};
+use crate::{Ctx, Isa, SharedMut};
 
 /// Outputs of a row whose sums are kept in registers together.
 const BLOCK: usize = 4;
@@ -35,6 +35,31 @@ fn on_band(s: &ConvShape, outputs: std::ops::Range<usize>) -> (std::ops::Range<u
     let low = (outputs.start * s.sh).saturating_sub(s.top).min(s.h);
     let high = ((outputs.end - 1) * s.sh + span).saturating_sub(s.top).clamp(low, s.h);
     (low..high, ConvShape { h: high - low, top: s.top + low, ..*s })
+}
+
+/// Input rows under some output rows.
+pub(crate) fn inputs(s: &ConvShape, outputs: std::ops::Range<usize>) -> std::ops::Range<usize> {
+    on_band(s, outputs).0
+}
+
+/// Output rows of one picture, from the input rows `x` under them (see [`inputs`]).
+pub(crate) fn forward_rows(
+    isa: Isa,
+    s: &ConvShape,
+    outputs: std::ops::Range<usize>,
+    x: &[f32],
+    filters: &[f32],
+    y: &mut [f32],
+    e: Epilogue,
+) {
+    let (inputs, s) = on_band(s, outputs.clone());
+    assert!(x.len() >= inputs.len() * s.w * s.c && filters.len() >= s.filter_len(), "too short");
+    for (oy, y) in outputs.zip(y.chunks_exact_mut(s.ow * s.c)) {
+        // SAFETY: `x` holds the rows that `s` tells of, `y` is one output row, filters are whole.
+        unsafe {
+            simd!(isa, forward_row(s: ConvShape, oy: usize, x: &[f32], filters: &[f32], y: &mut [f32], e: Epilogue))
+        };
+    }
 }
 
 /// Floats of scratch for [`forward`] of a map with a norm to apply, for each thread.

@@ -4,6 +4,7 @@
 //! chosen at run time ([`Isa`]); results are bitwise equal for any number of threads ([`Pool`]).
 
 pub mod activation;
+pub mod chain;
 pub mod conv;
 pub mod depthwise;
 pub mod dropout;

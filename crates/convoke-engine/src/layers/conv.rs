@@ -200,7 +200,7 @@ impl Rule for Conv {
 }
 
 /// One filter per channel, which has kernels of its own.
-fn is_depthwise(s: &ConvShape) -> bool {
+pub(super) fn is_depthwise(s: &ConvShape) -> bool {
     s.groups > 1 && s.groups == s.c && s.groups == s.d
 }
 

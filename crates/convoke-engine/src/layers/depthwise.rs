@@ -14,14 +14,7 @@ use convoke_kernels::norm::Source;
 /// Emits `y = clamp(x ∗ filters + bias)`, norms folded; a residual is added by a call of its own.
 pub(super) fn forward(unit: &Unit, b: &mut Lower, s: ConvShape, bias: bool) -> Result<()> {
     let (id, from) = (unit.main, b.net.node(unit.main).inputs[0]);
-    let mut weight = b.param(id, "weight")?;
-    let mut bias = if bias { Some(b.param(id, "bias")?) } else { None };
-    if let Some(norm) = unit.norm {
-        let folded = b.own(id, "folded", Kind::Pack, s.filter_len());
-        let fold = Fold::new(b, norm, weight, bias, folded, s.c)?;
-        (weight, bias) = (folded, Some(fold.bias_out));
-        b.prepare(id, "fold norm", fold);
-    }
+    let (weight, bias) = weights(unit, b, &s, bias)?;
     let (x, norm) = b.source(from)?;
     let scratch = b.scratch(band_len(b, &s, norm));
     let (y, clamp) = (b.make(unit.output), unit.clamp(b.net));
@@ -36,6 +29,24 @@ pub(super) fn forward(unit: &Unit, b: &mut Lower, s: ConvShape, bias: bool) -> R
         b.emit(id, "clamp", ops::Clamp { dst: y, lo, hi, len });
     }
     Ok(())
+}
+
+/// Filters and bias of a unit, its norm folded into both.
+pub(super) fn weights(
+    unit: &Unit,
+    b: &mut Lower,
+    s: &ConvShape,
+    bias: bool,
+) -> Result<(Buf, Option<Buf>)> {
+    let id = unit.main;
+    let weight = b.param(id, "weight")?;
+    let bias = if bias { Some(b.param(id, "bias")?) } else { None };
+    let Some(norm) = unit.norm else { return Ok((weight, bias)) };
+    let folded = b.own(id, "folded", Kind::Pack, s.filter_len());
+    let fold = Fold::new(b, norm, weight, bias, folded, s.c)?;
+    let bias = Some(fold.bias_out);
+    b.prepare(id, "fold norm", fold);
+    Ok((folded, bias))
 }
 
 /// Emits the gradients of filters, bias and input.

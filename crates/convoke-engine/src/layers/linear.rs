@@ -8,7 +8,7 @@ use crate::plan::lower::{Lower, PendingNorm};
 use crate::plan::op::{Exec, Op};
 use crate::plan::unit::Unit;
 use crate::{NodeId, Result};
-use convoke_kernels::conv::{self, Conv, ConvShape, Epilogue};
+use convoke_kernels::conv::{Conv, ConvShape, Epilogue};
 use convoke_kernels::norm::Source;
 use convoke_kernels::{activation, elementwise};
 use std::sync::Arc;
@@ -21,23 +21,32 @@ pub(super) fn forward(unit: &Unit, b: &mut Lower, shape: ConvShape, bias: bool) 
     let (id, from) = (unit.main, b.net.node(unit.main).inputs[0]);
     let (x, norm) = b.source(from)?;
     let conv = planned(b, shape, norm.is_some());
-    let weight = b.param(id, "weight")?;
-    let mut bias = if bias { Some(b.param(id, "bias")?) } else { None };
-    let pack = match unit.norm {
-        Some(norm) => {
-            let folded = b.scratch(shape.filter_len());
-            let fold = Fold::new(b, norm, weight, bias, folded, shape.d)?;
-            bias = Some(fold.bias_out);
-            b.prepare(id, "fold norm", fold);
-            packed(b, id, &conv, folded, false)
-        }
-        None => packed(b, id, &conv, weight, false),
-    };
+    let (pack, bias) = weights(unit, b, &conv, bias)?;
     let scratch = b.scratch(conv.forward_scratch_len());
     let residual = unit.residual.map(|r| b.value(r)).transpose()?;
     let (y, clamp) = (b.make(unit.output), unit.clamp(b.net));
     b.emit(id, "forward", Forward { conv, x, norm, pack, y, bias, residual, clamp, scratch });
     Ok(())
+}
+
+/// Packed filters and bias of a unit, its norm folded into both.
+pub(super) fn weights(
+    unit: &Unit,
+    b: &mut Lower,
+    conv: &Arc<Conv>,
+    bias: bool,
+) -> Result<(Buf, Option<Buf>)> {
+    let (id, shape) = (unit.main, conv.shape());
+    let weight = b.param(id, "weight")?;
+    let bias = if bias { Some(b.param(id, "bias")?) } else { None };
+    let Some(norm) = unit.norm else {
+        return Ok((packed(b, id, conv, weight, false), bias));
+    };
+    let folded = b.scratch(shape.filter_len());
+    let fold = Fold::new(b, norm, weight, bias, folded, shape.d)?;
+    let bias = Some(fold.bias_out);
+    b.prepare(id, "fold norm", fold);
+    Ok((packed(b, id, conv, folded, false), bias))
 }
 
 /// Emits the gradients of filters, bias and input.
@@ -75,7 +84,7 @@ fn planned(b: &Lower, shape: ConvShape, normed: bool) -> Arc<Conv> {
     let conv = Conv::new(shape, b.isa, b.batch(), b.threads());
     let conv = match b.options.precision {
         Precision::F32 => conv,
-        Precision::Bf16 => conv.precision(conv::Precision::Bf16),
+        Precision::Bf16 => conv.precision(b.options.precision.into()),
     };
     Arc::new(match (normed, b.training()) {
         (true, _) => conv.normed(),

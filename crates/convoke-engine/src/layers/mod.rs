@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 mod activation;
 mod batch_norm;
+mod chain;
 mod conv;
 mod dense;
 mod depthwise;
@@ -21,6 +22,8 @@ mod linear;
 mod lrn;
 mod pool;
 mod shortcut;
+
+pub(crate) use chain::forward as chain;
 
 pub use activation::{Gelu, HardSigmoid, HardSwish, LeakyRelu, Relu, Sigmoid, Silu, Softmax, Tanh};
 pub use batch_norm::BatchNorm;

@@ -5,7 +5,7 @@ use super::lower::Lower;
 use super::op::{Call, Phase};
 use super::{Loss, MemoryReport, Mode, PlanOptions};
 use super::{lanes, unit};
-use crate::layers::Rule;
+use crate::layers::{self, Rule};
 use crate::network::{Network, NodeId, Param};
 use crate::{Error, Result, loss, optimizer};
 use convoke_kernels::Isa;
@@ -33,8 +33,15 @@ pub struct Plan {
 pub(super) fn layer_by_layer(b: &mut Lower, targets: Option<Buf>) -> Result<()> {
     let (net, options) = (b.net, b.options);
     let units = unit::join(net, b.training(), &options.keep);
-    for u in &units {
-        rule(net, u.main)?.forward(u, b)?;
+    let mut next = 0;
+    while let Some(u) = units.get(next) {
+        next += match layers::chain(&units[next..], b)? {
+            0 => {
+                rule(net, u.main)?.forward(u, b)?;
+                1
+            }
+            taken => taken,
+        };
     }
     if b.lanes() > 1 {
         lanes::output_to_rows(b)?;

@@ -105,6 +105,15 @@ pub enum Precision {
     Bf16,
 }
 
+impl From<Precision> for convoke_kernels::conv::Precision {
+    fn from(p: Precision) -> Self {
+        match p {
+            Precision::F32 => Self::F32,
+            Precision::Bf16 => Self::Bf16,
+        }
+    }
+}
+
 /// How to compile a network.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PlanOptions {
