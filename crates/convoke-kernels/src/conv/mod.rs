@@ -14,9 +14,9 @@ mod weights;
 use crate::norm::Source;
 use crate::{Ctx, Isa};
 use dense::Dense;
-pub use tiles::Precision;
 pub(crate) use tiles::present as tiles_present;
-use tiles::{TileWalk, TileWeights};
+pub use tiles::{Int8, Precision, Range8};
+use tiles::{Kind, TileWalk, TileWeights};
 use walk::Walk;
 use weights::Weights;
 
@@ -144,11 +144,12 @@ impl OnTiles {
         let typical = typical(s);
         let few = s.oh * s.ow == 1 && batch < FEW;
         let long = s.filter_len() > MANY;
-        let cost = |w: &Walk| TileWalk::new(w, precision, TYPICAL_BATCH, 1).cost(TYPICAL_BATCH);
+        let kind = Kind::Floats(precision);
+        let cost = |w: &Walk| TileWalk::new(w, kind, TYPICAL_BATCH, 1).cost(TYPICAL_BATCH);
         let forward = cost(&Walk::forward(&typical, Isa::Amx, false));
         let backward: f64 = Walk::backward_data(&typical, Isa::Amx).iter().map(cost).sum();
         let weights = TileWeights::new(s, precision, batch, threads);
-        let tiles = |w: &Walk| TileWalk::new(w, precision, batch, threads);
+        let tiles = |w: &Walk| TileWalk::new(w, kind, batch, threads);
         let chosen = |few: bool, tiles: f64, fma: f64| must || !few && tiles < fma;
         OnTiles {
             forward: chosen(few, forward, fma(&typical, TYPICAL_BATCH, s.d, s.c))
@@ -213,6 +214,23 @@ impl Conv {
     /// The same with everything on tiles where [`Isa::Amx`] has them, faster or not: to test and to measure.
     pub fn all_on_tiles(self, precision: Precision) -> Self {
         Conv { tiles: OnTiles::new(&self, precision, true), ..self }
+    }
+
+    /// The same with [`Conv::forward`] in integers of 8 bits, for maps of this range; `way` `None` takes the best of
+    /// the instruction set. As it was where sums could overflow (more than 66,000 products) and in groups.
+    pub fn int8(self, range: Range8, way: Option<Int8>) -> Self {
+        let way = way.unwrap_or_else(|| Int8::best(self.forward.isa()));
+        let kind = Kind::Int8(way, range);
+        let walk = TileWalk::new(&self.forward, kind, self.batch, self.threads);
+        if self.shape.groups > 1 || !walk.holds() {
+            return self;
+        }
+        Conv { tiles: OnTiles { forward: Some(walk), ..self.tiles }, dense: None, ..self }
+    }
+
+    /// Whether [`Conv::forward`] is in integers.
+    pub fn is_int8(&self) -> bool {
+        self.tiles.forward.as_ref().is_some_and(TileWalk::is_int8)
     }
 
     /// The same for an input that may have a norm to apply.

@@ -1,22 +1,24 @@
-//! The block of tiles: up to four 16 × 16 sums over some steps of 32 products.
+//! The block of tiles: up to four 16 × 16 sums over some steps of 64 bytes of a row.
 
-use super::{SIDE, TILE};
+use super::{Precision, SIDE, TILE};
 
 /// One call: where rows, packed operand and sums lie.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Block {
-    /// Up to four groups of 16 rows of A, in bf16 numbers.
-    pub a: [*const u16; 4],
+    /// Up to four groups of 16 rows of A.
+    pub a: [*const u8; 4],
     /// Bytes from one row to the next.
     pub a_row: usize,
-    /// Numbers from one piece of A to the next.
+    /// Bytes from one piece of A to the next.
     pub a_piece: usize,
-    /// Where each step of the sum begins, in numbers from `a`.
+    /// Where each step of the sum begins, in bytes from `a`.
     pub steps: *const usize,
+    /// How many times four bytes each step has; tiles take all 64, the operand's are zero behind the last.
+    pub quads: *const usize,
     pub n: usize,
     /// Packed operand of these steps: `[step][piece][columns / 16]` tiles.
-    pub b: *const u16,
-    /// Sums of each group of rows.
+    pub b: *const u8,
+    /// Sums of each group of rows, of f32 or i32.
     pub c: [*mut f32; 4],
     /// Bytes from one row of sums to the next.
     pub c_row: usize,
@@ -24,6 +26,25 @@ pub(super) struct Block {
     pub c_column: usize,
     /// Goes on from what the sums hold.
     pub load: bool,
+}
+
+/// What a step multiplies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Multiply {
+    /// Six products of three bf16 pieces.
+    Split,
+    Bf16,
+    /// u8 of rows, i8 of the packed operand.
+    Int8,
+}
+
+impl From<Precision> for Multiply {
+    fn from(p: Precision) -> Self {
+        match p {
+            Precision::F32 => Multiply::Split,
+            Precision::Bf16 => Multiply::Bf16,
+        }
+    }
 }
 
 /// What a block covers: two groups of rows by 32 columns, or four by 16.
@@ -50,7 +71,7 @@ impl Form {
         }
     }
 
-    /// bf16 numbers of one packed step.
+    /// Bytes of one packed step.
     pub fn step(self, pieces: usize) -> usize {
         pieces * self.columns() / SIDE * TILE
     }
@@ -58,12 +79,13 @@ impl Form {
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx {
-    use super::{Block, Form, TILE};
+    use super::super::ROW;
+    use super::{Block, Form, Multiply, TILE};
     use std::arch::asm;
     use std::arch::x86_64::__cpuid_count;
     use std::sync::OnceLock;
 
-    /// Whether the processor has tiles of bf16, and the system lets this process use them.
+    /// Whether the processor has tiles of bf16 and int8 (none has one without the other), and the system lets this process use them.
     pub(crate) fn present() -> bool {
         static PRESENT: OnceLock<bool> = OnceLock::new();
         *PRESENT.get_or_init(|| {
@@ -73,8 +95,8 @@ mod amx {
             // SAFETY: leaf 7 exists where AVX-512 does.
             #[allow(unused_unsafe)]
             let features = unsafe { __cpuid_count(7, 0) }.edx;
-            let (bf16, tile) = (features >> 22 & 1, features >> 24 & 1);
-            bf16 == 1 && tile == 1 && permitted()
+            let bf16_tile_int8 = 0b1101 << 22;
+            features & bf16_tile_int8 == bf16_tile_int8 && permitted()
         })
     }
 
@@ -115,14 +137,16 @@ mod amx {
         /// # Safety
         /// All rows that steps and pieces reach must be readable, the packed operand as long as they
         /// say, and the sums nobody else's.
-        pub unsafe fn run(&self, form: Form, pieces: usize, block: &Block) {
+        pub unsafe fn run(&self, form: Form, multiply: Multiply, block: &Block) {
             // SAFETY: the caller keeps the contract.
             unsafe {
-                match (form, pieces) {
-                    (Form::Wide, 1) => wide1(block),
-                    (Form::Wide, _) => wide3(block),
-                    (Form::Tall, 1) => tall1(block),
-                    (Form::Tall, _) => tall3(block),
+                match (form, multiply) {
+                    (Form::Wide, Multiply::Split) => wide3(block),
+                    (Form::Tall, Multiply::Split) => tall3(block),
+                    (Form::Wide, Multiply::Bf16) => wide_bf16(block),
+                    (Form::Tall, Multiply::Bf16) => tall_bf16(block),
+                    (Form::Wide, Multiply::Int8) => wide_int8(block),
+                    (Form::Tall, Multiply::Int8) => tall_int8(block),
                 }
             }
         }
@@ -153,9 +177,13 @@ mod amx {
         };
     }
     macro_rules! products {
-        ($(($c:literal $a:literal $b:literal))*) => {$(
+        (int8 $(($c:literal $a:literal $b:literal))*) => {$(
+            asm!(concat!("tdpbusd tmm", $c, ", tmm", $a, ", tmm", $b), options(nostack, nomem));
+        )*};
+        (bf16 $(($c:literal $a:literal $b:literal))*) => {$(
             asm!(concat!("tdpbf16ps tmm", $c, ", tmm", $a, ", tmm", $b), options(nostack, nomem));
         )*};
+        ($($product:tt)*) => { products!(bf16 $($product)*) };
     }
 
     /// Runs `steps` between taking the sums from memory and putting them back; sums of wide blocks lie
@@ -184,24 +212,46 @@ mod amx {
         };
     }
 
-    /// Bytes from one row of a packed tile to the next.
-    const ROW: usize = 64;
-
-    unsafe fn wide1(t: &Block) {
-        // SAFETY: the caller's.
-        unsafe {
-            sums!(t, wide, {
-                for i in 0..t.n {
-                    let (step, b) = (*t.steps.add(i), t.b.add(i * 2 * TILE));
-                    load!(4, t.a[0].add(step), t.a_row);
-                    load!(6, b, ROW);
-                    load!(7, b.add(TILE), ROW);
-                    load!(5, t.a[1].add(step), t.a_row);
-                    products!((0 4 6)(1 4 7)(2 5 6)(3 5 7));
+    /// The blocks of numbers that are one piece.
+    macro_rules! one_piece {
+        ($kind:ident, $wide:ident, $tall:ident) => {
+            unsafe fn $wide(t: &Block) {
+                // SAFETY: the caller's.
+                unsafe {
+                    sums!(t, wide, {
+                        for i in 0..t.n {
+                            let (step, b) = (*t.steps.add(i), t.b.add(i * 2 * TILE));
+                            load!(4, t.a[0].add(step), t.a_row);
+                            load!(6, b, ROW);
+                            load!(7, b.add(TILE), ROW);
+                            load!(5, t.a[1].add(step), t.a_row);
+                            products!($kind (0 4 6)(1 4 7)(2 5 6)(3 5 7));
+                        }
+                    });
                 }
-            });
-        }
+            }
+
+            unsafe fn $tall(t: &Block) {
+                // SAFETY: the caller's.
+                unsafe {
+                    sums!(t, tall, {
+                        for i in 0..t.n {
+                            let step = *t.steps.add(i);
+                            load!(5, t.b.add(i * TILE), ROW);
+                            load!(4, t.a[0].add(step), t.a_row);
+                            load!(6, t.a[1].add(step), t.a_row);
+                            products!($kind (0 4 5)(1 6 5));
+                            load!(4, t.a[2].add(step), t.a_row);
+                            load!(6, t.a[3].add(step), t.a_row);
+                            products!($kind (2 4 5)(3 6 5));
+                        }
+                    });
+                }
+            }
+        };
     }
+    one_piece!(bf16, wide_bf16, tall_bf16);
+    one_piece!(int8, wide_int8, tall_int8);
 
     unsafe fn wide3(t: &Block) {
         // SAFETY: the caller's.
@@ -241,24 +291,6 @@ mod amx {
         }
     }
 
-    unsafe fn tall1(t: &Block) {
-        // SAFETY: the caller's.
-        unsafe {
-            sums!(t, tall, {
-                for i in 0..t.n {
-                    let step = *t.steps.add(i);
-                    load!(5, t.b.add(i * TILE), ROW);
-                    load!(4, t.a[0].add(step), t.a_row);
-                    load!(6, t.a[1].add(step), t.a_row);
-                    products!((0 4 5)(1 6 5));
-                    load!(4, t.a[2].add(step), t.a_row);
-                    load!(6, t.a[3].add(step), t.a_row);
-                    products!((2 4 5)(3 6 5));
-                }
-            });
-        }
-    }
-
     unsafe fn tall3(t: &Block) {
         // SAFETY: the caller's.
         unsafe {
@@ -289,7 +321,7 @@ mod amx {
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 mod amx {
-    use super::{Block, Form};
+    use super::{Block, Form, Multiply};
 
     /// There are none.
     pub(crate) fn present() -> bool {
@@ -304,7 +336,7 @@ mod amx {
             unreachable!("tiles are planned only where they are present")
         }
 
-        pub unsafe fn run(&self, _: Form, _: usize, _: &Block) {}
+        pub unsafe fn run(&self, _: Form, _: Multiply, _: &Block) {}
     }
 }
 

@@ -15,16 +15,23 @@
 //! What is out of range: pieces below 2⁻¹²⁶ count as zero, so products of numbers below about 2⁻¹⁰⁰ lose
 //! bits, and infinity becomes NaN.
 //!
+//! In int8 arithmetic ([`quantize`]) maps become 8-bit integers and the same walk runs with integer products,
+//! on tiles or, where there are none, on vectors ([`vectors`]) that stand in for them.
+//!
 //! [`walk`] is forward and backward-data, [`weights`] backward-weights; both turn maps into pieces in the
 //! order in which tiles read them ([`split`]) and pass them to the block of [`block`].
 
 mod block;
+mod item;
 mod pack;
+mod quantize;
 mod split;
+mod vectors;
 mod walk;
 mod weights;
 
 pub(crate) use block::present;
+pub use quantize::{Int8, Range8};
 pub(super) use walk::TileWalk;
 pub(super) use weights::TileWeights;
 
@@ -49,35 +56,69 @@ impl Precision {
     }
 }
 
+/// What maps and filters are multiplied as.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Kind {
+    /// bf16 pieces of floats.
+    Floats(Precision),
+    /// Integers of 8 bits, which lie in a map's range, by one of the ways to multiply them.
+    Int8(Int8, Range8),
+}
+
+impl Kind {
+    /// Pieces of a number.
+    pub fn pieces(self) -> usize {
+        match self {
+            Kind::Floats(precision) => precision.pieces(),
+            Kind::Int8(..) => 1,
+        }
+    }
+
+    /// Bytes of a piece.
+    pub fn size(self) -> usize {
+        match self {
+            Kind::Floats(_) => 2,
+            Kind::Int8(way, _) => way.size(),
+        }
+    }
+
+    /// Products summed in one step.
+    pub fn depth(self) -> usize {
+        ROW / self.size()
+    }
+}
+
 /// Rows of a tile, and its columns.
 const SIDE: usize = 16;
-/// Products summed by one tile instruction.
-const DEPTH: usize = 32;
-/// bf16 numbers of a tile.
-const TILE: usize = SIDE * DEPTH;
+/// Bytes of a row of a tile.
+const ROW: usize = 64;
+/// bf16 products summed by one tile instruction.
+const DEPTH: usize = ROW / 2;
+/// Bytes of a tile.
+const TILE: usize = SIDE * ROW;
 
 /// Steps of the sum whose packed operand stays in the nearest cache while others pass over it.
 fn chunk(pieces: usize) -> usize {
     if pieces == 1 { 8 } else { 3 }
 }
 
-/// The bf16 numbers in a buffer of floats, as tiles read them: from the first cache line on.
-fn halves(floats: &[f32]) -> &[u16] {
-    let skip = floats.as_ptr().align_offset(64).min(floats.len());
+/// The bytes of a buffer of floats, as tiles read them: from the first cache line on.
+fn bytes(floats: &[f32]) -> &[u8] {
+    let skip = floats.as_ptr().align_offset(ROW).min(floats.len());
     let floats = &floats[skip..];
     // SAFETY: the same memory; every bit pattern is a number of either kind.
-    unsafe { std::slice::from_raw_parts(floats.as_ptr().cast(), 2 * floats.len()) }
+    unsafe { std::slice::from_raw_parts(floats.as_ptr().cast(), 4 * floats.len()) }
 }
 
-/// [`halves`] to write.
-fn halves_mut(floats: &mut [f32]) -> &mut [u16] {
-    let skip = floats.as_ptr().align_offset(64).min(floats.len());
+/// [`bytes`] to write.
+fn bytes_mut(floats: &mut [f32]) -> &mut [u8] {
+    let skip = floats.as_ptr().align_offset(ROW).min(floats.len());
     let floats = &mut floats[skip..];
     // SAFETY: the same memory; every bit pattern is a number of either kind.
-    unsafe { std::slice::from_raw_parts_mut(floats.as_mut_ptr().cast(), 2 * floats.len()) }
+    unsafe { std::slice::from_raw_parts_mut(floats.as_mut_ptr().cast(), 4 * floats.len()) }
 }
 
-/// Floats that hold `n` bf16 numbers wherever the buffer begins.
-fn floats_for(n: usize) -> usize {
-    n.div_ceil(2) + 16
+/// Floats that hold so many bytes wherever the buffer begins.
+fn floats_for(bytes: usize) -> usize {
+    bytes.div_ceil(4) + 16
 }

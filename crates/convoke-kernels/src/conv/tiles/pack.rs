@@ -1,8 +1,8 @@
 //! Filters in the order in which tiles read them: `[block of columns][step][piece][16 columns]` tiles, each
-//! of 16 pairs of products by 16 columns.
+//! of 16 rows of 16 columns of so many products as four bytes hold.
 
 use super::block::Form;
-use super::{DEPTH, SIDE, TILE, split};
+use super::{Kind, ROW, SIDE, TILE};
 use crate::gemm::Even;
 use crate::{Ctx, SharedMut};
 
@@ -30,7 +30,7 @@ impl Columns {
         (0..self.blocks()).map(|i| self.block(i).2.columns()).sum()
     }
 
-    /// bf16 numbers of the packed operand for so many steps.
+    /// Bytes of the packed operand for so many steps.
     pub fn packed(self, steps: usize, pieces: usize) -> usize {
         (0..self.blocks()).map(|i| self.block(i).2.step(pieces)).sum::<usize>() * steps
     }
@@ -41,18 +41,22 @@ impl Columns {
     }
 }
 
-type Fill<'a> = dyn Fn(usize, usize, usize, &mut [[f32; SIDE]; DEPTH]) + Sync + 'a;
+/// A step of 16 columns: `[product][column]`.
+pub(super) type Products = [[f32; SIDE]; ROW];
 
-/// Packs `steps` of 32 products. `fill(step, column, lanes, out)` writes `lanes` columns from `column` on of a
-/// step's products to `out`, which is zero before.
+/// Packs the steps of a sum. `fill(step, column, lanes, out)` writes `lanes` columns from `column` on of a
+/// step's products to `out`, which is zero before; `put(column, products, tile, stride)` writes its tiles, so
+/// many bytes from one piece to the next.
 pub(super) fn pack(
     cx: Ctx,
     columns: Columns,
     steps: usize,
-    pieces: usize,
-    to: &mut [u16],
-    fill: &Fill,
+    kind: Kind,
+    to: &mut [u8],
+    fill: &(dyn Fn(usize, usize, usize, &mut Products) + Sync),
+    put: &(dyn Fn(usize, &Products, *mut u8, usize) + Sync),
 ) {
+    let pieces = kind.pieces();
     let to = SharedMut::new(&mut to[..columns.packed(steps, pieces)]);
     const TOGETHER: usize = 8;
     let parts = Even::new(steps, TOGETHER);
@@ -65,22 +69,13 @@ pub(super) fn pack(
             for group in 0..groups {
                 let column = start + group * SIDE;
                 let lanes = (start + used).saturating_sub(column).min(SIDE);
-                let mut products = [[0.0; SIDE]; DEPTH];
+                let mut products = [[0.0; SIDE]; ROW];
                 if lanes > 0 {
                     fill(step, column, lanes, &mut products);
                 }
                 // SAFETY: every item has its own steps of its own block.
-                unsafe {
-                    let tile = to.as_mut_ptr().add(at + group * TILE);
-                    for i in 0..SIDE {
-                        let rows = [products[2 * i].as_ptr(), products[2 * i + 1].as_ptr()];
-                        let out = tile.add(i * DEPTH);
-                        match pieces {
-                            1 => split::pair::<1>(rows, SIDE, out, groups * TILE),
-                            _ => split::pair::<3>(rows, SIDE, out, groups * TILE),
-                        }
-                    }
-                }
+                let tile = unsafe { to.as_mut_ptr().add(at + group * TILE) };
+                put(column, &products, tile, groups * TILE);
             }
         }
     });

@@ -3,6 +3,9 @@
 //! A piece is what is left of a number, rounded to the nearest bf16. Functions are generic in the count of
 //! pieces; all need [`crate::Isa::Amx`] and every number and place that their lengths say.
 
+use super::pack::Products;
+use super::{DEPTH, Precision, SIDE};
+
 /// 16 numbers of a row, or fewer.
 pub(super) const LANES: usize = 16;
 
@@ -266,6 +269,24 @@ mod x86 {
                     self::pair::<P>([row(i), row(i + 1)], n, tile, groups * 512);
                 }
                 i += 2;
+            }
+        }
+    }
+}
+
+/// Writes a tile of 16 columns of the packed operand, see [`super::pack::pack`].
+pub(super) fn tile(p: Precision) -> impl Fn(usize, &Products, *mut u8, usize) {
+    move |_, products, tile, stride| {
+        for i in 0..SIDE {
+            let rows = [products[2 * i].as_ptr(), products[2 * i + 1].as_ptr()];
+            let (tile, stride) = (tile.cast::<u16>(), stride / 2);
+            // SAFETY: rows of 16 numbers, and a tile for each piece.
+            unsafe {
+                let to = tile.add(i * DEPTH);
+                match p {
+                    Precision::Bf16 => pair::<1>(rows, SIDE, to, stride),
+                    Precision::F32 => pair::<3>(rows, SIDE, to, stride),
+                }
             }
         }
     }

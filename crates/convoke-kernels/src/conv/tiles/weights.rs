@@ -11,7 +11,7 @@
 use super::super::ConvShape;
 use super::block::{Block, Form, Tiles};
 use super::pack::Columns;
-use super::{DEPTH, Precision, SIDE, chunk, floats_for, halves, halves_mut, split};
+use super::{DEPTH, Precision, SIDE, bytes, bytes_mut, chunk, floats_for, split};
 use crate::gemm::Even;
 use crate::norm::Source;
 use crate::{Ctx, Isa, SharedMut};
@@ -60,7 +60,7 @@ pub(in super::super) struct TileWeights {
     /// Length of a turned channel and of a piece of x, in numbers.
     length: usize,
     piece: usize,
-    /// Steps of the sum, 0, 32, 64, …
+    /// Where the steps of the sum begin on a turned channel, in bytes.
     steps: Vec<usize>,
     threads: usize,
     /// Parts of the batch with sums of their own.
@@ -137,20 +137,20 @@ impl TileWeights {
         };
         let pieces = self.precision.pieces();
         let channels = self.phases[0] * self.phases[1] * self.channels + s.d;
-        let bytes = |lines: usize| 2 * pieces * channels * lines * self.pitch;
+        let size = |lines: usize| 2 * pieces * channels * lines * self.pitch;
         self.lines = whole;
         let most = BAND[usize::from(self.shards == 1)];
         let batch = batch.div_ceil(self.shards).max(1);
-        self.pictures = (most / bytes(whole).max(1)).clamp(1, batch);
+        self.pictures = (most / size(whole).max(1)).clamp(1, batch);
         // No longer than the sum of a picture of 64 × 64: what is turned together is used together.
-        while self.rows > 1 && bytes(self.rows + (span_h - 1) / s.sh) > most {
+        while self.rows > 1 && size(self.rows + (span_h - 1) / s.sh) > most {
             self.rows = self.rows.div_ceil(2);
         }
         if self.rows < s.oh {
             self.lines = self.rows + (span_h - 1) / s.sh;
         }
         let sum = (self.pictures * self.lines * self.pitch).next_multiple_of(DEPTH);
-        self.steps = (0..sum).step_by(DEPTH).collect();
+        self.steps = (0..sum).step_by(DEPTH).map(|place| 2 * place).collect();
         let shift = (span_h - 1) / s.sh * self.pitch + (span_w - 1) / s.sw;
         // Rows of tiles lie in different places of the nearest cache.
         self.length = (sum + shift).next_multiple_of(DEPTH);
@@ -220,7 +220,7 @@ impl TileWeights {
     }
 
     fn x_len(&self) -> usize {
-        floats_for(self.piece * self.precision.pieces())
+        floats_for(2 * self.piece * self.precision.pieces())
     }
 
     fn dy_len(&self) -> usize {
@@ -309,7 +309,7 @@ impl TileWeights {
                     1 => self.fill::<1>(team, &band, x, dy, x_band, dy_band, lines),
                     _ => self.fill::<3>(team, &band, x, dy, x_band, dy_band, lines),
                 }
-                self.multiply(team, &band, halves(x_band), halves(dy_band), sums);
+                self.multiply(team, &band, bytes(x_band), bytes(dy_band), sums);
                 first = false;
             }
         }
@@ -332,12 +332,12 @@ impl TileWeights {
         lines: &mut [f32],
     ) {
         let (x_band, dy_band) =
-            (SharedMut::new(halves_mut(x_band)), SharedMut::new(halves_mut(dy_band)));
+            (SharedMut::new(bytes_mut(x_band)), SharedMut::new(bytes_mut(dy_band)));
         let lines = SharedMut::new(lines);
         let per_picture = Even::new(self.lines, FILL_ROWS);
         let items = band.pictures.len() * per_picture.parts;
         team.run(2 * items + 1, &|item, worker| {
-            let (x_to, dy_to) = (x_band.as_mut_ptr(), dy_band.as_mut_ptr());
+            let (x_to, dy_to) = (x_band.as_mut_ptr().cast(), dy_band.as_mut_ptr());
             // SAFETY: items write different places of either band; each worker has its own line.
             unsafe {
                 if item == 2 * items {
@@ -358,7 +358,7 @@ impl TileWeights {
     }
 
     /// Zeros where no row reaches: behind the last picture.
-    unsafe fn fill_ends<const P: usize>(&self, band: &Band, x: *mut u16, dy: *mut u16) {
+    unsafe fn fill_ends<const P: usize>(&self, band: &Band, x: *mut u16, dy: *mut u8) {
         let filled = self.filled(band);
         let rows = self.phases[0] * self.phases[1] * self.channels;
         for piece in 0..P {
@@ -433,7 +433,7 @@ impl TileWeights {
         picture: usize,
         row: usize,
         dy: &[f32],
-        to: *mut u16,
+        to: *mut u8,
     ) {
         let s = &self.s;
         let y = band.rows.start + row;
@@ -456,7 +456,7 @@ impl TileWeights {
         pixels: &[f32],
         count: usize,
         pitch: usize,
-        to: *mut u16,
+        to: *mut u8,
     ) {
         for block in 0..self.columns.blocks() {
             let (start, used, form) = self.columns.block(block);
@@ -465,7 +465,7 @@ impl TileWeights {
             let groups = form.columns() / SIDE;
             // SAFETY: the pixels that exist have all columns; the tiles lie within the block's operand.
             unsafe {
-                let (to, step) = (to.add(at), self.s.d);
+                let (to, step) = (to.add(at).cast(), self.s.d);
                 let p = split::Pairs { pixels, step, count, pitch, at: q, used, groups, to };
                 split::pairs::<P>(&p);
             }
@@ -473,7 +473,7 @@ impl TileWeights {
     }
 
     /// Adds a band's products to the sums: each item some units and some blocks of columns.
-    fn multiply(&self, team: &Team, band: &Band, x: &[u16], dy: &[u16], target: &mut [f32]) {
+    fn multiply(&self, team: &Team, band: &Band, x: &[u8], dy: &[u8], target: &mut [f32]) {
         let blocks = self.columns.blocks();
         let tall = self.columns.block(0).2 == Form::Tall;
         let together = if tall { 4 } else { 2 };
@@ -499,8 +499,8 @@ impl TileWeights {
         blocks: Range<usize>,
         units: &[Unit],
         first_unit: usize,
-        x: &[u16],
-        dy: &[u16],
+        x: &[u8],
+        dy: &[u8],
         target: &SharedMut<f32>,
     ) {
         let pieces = self.precision.pieces();
@@ -518,14 +518,15 @@ impl TileWeights {
                     let unit = |g: usize| group[g.min(group.len() - 1)];
                     let place =
                         |g: usize| (first_unit + i * form.groups() + g.min(group.len() - 1)) * SIDE;
-                    let a = |g: usize| x[unit(g).a..].as_ptr();
+                    let a = |g: usize| x[2 * unit(g).a..].as_ptr();
                     // SAFETY: rows and columns of the sums are this item's alone.
                     let c = |g: usize| unsafe { target.as_mut_ptr().add(place(g) * row + start) };
                     let block = Block {
                         a: [a(0), a(1), a(2), a(3)],
                         a_row: 2 * self.length,
-                        a_piece: self.piece,
+                        a_piece: 2 * self.piece,
                         steps: self.steps[k..].as_ptr(),
+                        quads: std::ptr::null(),
                         n,
                         b: dy[at..].as_ptr(),
                         c: [c(0), c(1), c(2), c(3)],
@@ -534,7 +535,7 @@ impl TileWeights {
                         load: k > 0 || !band.first,
                     };
                     // SAFETY: 16 rows of x behind every unit, as long as the steps and shifts say.
-                    unsafe { tiles.run(form, pieces, &block) };
+                    unsafe { tiles.run(form, self.precision.into(), &block) };
                 }
             }
         }
