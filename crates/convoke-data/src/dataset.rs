@@ -36,6 +36,41 @@ pub struct Split {
 }
 
 impl Split {
+    /// All pictures under a folder, or a file alone, without classes.
+    ///
+    /// # Errors
+    /// When there are none.
+    pub fn unlabelled(path: &Path) -> Result<Self> {
+        let (mut files, mut ignored) = (Vec::new(), 0);
+        match path.is_dir() {
+            true => pictures(path, 0, &mut files, &mut ignored)?,
+            false => files.push(path.into()),
+        }
+        if files.is_empty() {
+            return Err(DataError::dataset(path, "holds no pictures"));
+        }
+        let labels = vec![0; files.len()];
+        Ok(Split { source: Source::Files(files), labels })
+    }
+
+    /// At most `n` samples, from all over the split.
+    pub fn spread(&self, n: usize) -> Split {
+        let n = n.min(self.len());
+        let chosen = (0..n).map(|i| i * self.len() / n);
+        let labels = chosen.clone().map(|i| self.labels[i]).collect();
+        let source = match &self.source {
+            Source::Files(files) => Source::Files(chosen.map(|i| files[i].clone()).collect()),
+            Source::Memory { pixels, height, width, channels } => {
+                let len = height * width * channels;
+                let of = |i: usize| pixels[i * len..(i + 1) * len].to_vec();
+                let pixels = chosen.flat_map(of).collect::<Vec<u8>>().into();
+                let (height, width, channels) = (*height, *width, *channels);
+                Source::Memory { pixels, height, width, channels }
+            }
+        };
+        Split { source, labels }
+    }
+
     /// Number of samples.
     pub fn len(&self) -> usize {
         self.labels.len()

@@ -23,7 +23,9 @@ pub use error::{Error, Result};
 pub use field::{Axis, Field};
 pub use file::Overrides;
 pub use network::{Network, Node, NodeId, Param};
-pub use plan::{Loss, MemoryReport, Mode, Optimizer, Phase, Plan, PlanOptions, Precision, Tuning};
+pub use plan::{
+    Loss, MemoryReport, Mode, Optimizer, Phase, Plan, PlanOptions, Precision, Ranges, Tuning, Watch,
+};
 pub use session::{CallTime, Session, StepReport};
 pub use shape::Shape;
 pub use table::Row;

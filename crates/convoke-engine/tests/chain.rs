@@ -2,7 +2,9 @@
 //! give one after the other.
 
 use convoke_engine::layers::*;
-use convoke_engine::{Builder, Network, NodeId, Plan, PlanOptions, Precision, Session, Shape};
+use convoke_engine::{
+    Builder, Network, NodeId, Plan, PlanOptions, Precision, Ranges, Session, Shape, Watch,
+};
 use convoke_kernels::Isa;
 
 /// Inverted residuals with and without a sum, and a separable convolution; and the places within.
@@ -29,6 +31,11 @@ fn network() -> (Network, Vec<NodeId>) {
 }
 
 fn predict(options: &PlanOptions, n: usize) -> (Vec<f32>, usize) {
+    let (session, chained) = predicted(options, n);
+    (session.output()[..n * 7].to_vec(), chained)
+}
+
+fn predicted(options: &PlanOptions, n: usize) -> (Session, usize) {
     let (net, _) = network();
     let plan = Plan::compile(&net, options).unwrap();
     let chained = plan.explain().matches("forward in a chain").count();
@@ -39,17 +46,27 @@ fn predict(options: &PlanOptions, n: usize) -> (Vec<f32>, usize) {
     for (i, v) in s.input_mut().iter_mut().enumerate() {
         *v = (i * 31 % 101) as f32 / 50.0 - 1.0;
     }
-    (s.predict(n).unwrap().to_vec(), chained)
+    s.predict(n).unwrap();
+    (s, chained)
+}
+
+fn ranges() -> Ranges {
+    let (net, _) = network();
+    let mut watch = Watch::new(&net);
+    let (session, _) = predicted(&watch.options(2, 1), 2);
+    watch.add(&session, 2);
+    watch.ranges(&net)
 }
 
 #[test]
 fn chains_give_the_bits_of_their_parts() {
     let (_, within) = network();
     for isa in Isa::available() {
-        for precision in [Precision::F32, Precision::Bf16] {
+        for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
             let options = |batch, threads, keep: &[NodeId]| PlanOptions {
                 isa: Some(isa),
                 precision,
+                ranges: ranges(),
                 keep: keep.to_vec(),
                 ..PlanOptions::predict(batch, threads)
             };

@@ -1,7 +1,7 @@
 //! The model file: tensors by layer name, everything else as text in the header.
 
 use convoke_data::{Preprocess, write_file};
-use convoke_engine::{Network, Overrides};
+use convoke_engine::{Network, Overrides, Ranges};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, Metadata, TensorView};
 use serde_json::json;
@@ -51,7 +51,7 @@ pub struct ModelFile {
     pub state: Vec<f32>,
     /// Further facts by name, such as `top1` or a detector's tile size.
     pub facts: BTreeMap<String, String>,
-    /// Further numbers by name, such as the optimizer's memory in a checkpoint.
+    /// Further numbers by name, such as the optimizer's memory in a checkpoint or the ranges of maps.
     pub extra: BTreeMap<String, Vec<f32>>,
 }
 
@@ -62,6 +62,8 @@ const MAX_HEADER: u64 = 64 << 20;
 /// Larger files are refused.
 const MAX_BYTES: u64 = 64 << 30;
 const EXTRA: &str = "extra.";
+/// Before the name of a layer whose map's range [`ModelFile::extra`] holds.
+const RANGE: &str = "range.";
 const CHECKSUM: &str = "convoke.checksum";
 const DAMAGED: &str = "is no model file, or is damaged or cut short; copy it again";
 
@@ -80,6 +82,21 @@ impl ModelFile {
             ModelError::File { path: path.into(), what }
         })?;
         Ok(write_file(path, &bytes)?)
+    }
+
+    /// What values the maps take, where the model was quantized; else empty.
+    pub fn ranges(&self) -> Ranges {
+        let range = |(name, values): (&String, &Vec<f32>)| match values[..] {
+            [lo, hi] => Some((name.strip_prefix(RANGE)?.to_string(), (lo, hi))),
+            _ => None,
+        };
+        self.extra.iter().filter_map(range).collect()
+    }
+
+    /// Puts others in their place.
+    pub fn set_ranges(&mut self, ranges: &Ranges) {
+        self.extra.retain(|name, _| !name.starts_with(RANGE));
+        self.extra.extend(ranges.iter().map(|(n, (lo, hi))| (format!("{RANGE}{n}"), vec![lo, hi])));
     }
 
     /// Whether a file says of itself that it is a model of this library, whole or not.

@@ -5,7 +5,7 @@
 //! twice within a thread's part of a picture. Every number is the one that the three convolutions give
 //! one after the other.
 
-use crate::conv::{Conv, ConvShape, Epilogue, Precision};
+use crate::conv::{Conv, ConvShape, Epilogue};
 use crate::gemm::Even;
 use crate::{Ctx, Isa, Pool, SharedMut, depthwise};
 use std::ops::Range;
@@ -46,12 +46,13 @@ pub struct Link<'a> {
 
 impl Chain {
     /// `expand`: channels before the depthwise convolution `s`, `project`: channels after it, where there
-    /// is a 1×1 convolution at that end. `threads` change no number.
+    /// is a 1×1 convolution at that end; `ends` give both their precision. `threads` change no number.
     pub fn new(
         expand: Option<usize>,
         s: ConvShape,
         project: Option<usize>,
-        (isa, precision): (Isa, Precision),
+        isa: Isa,
+        ends: [&dyn Fn(Conv) -> Conv; 2],
         batch: usize,
         threads: usize,
     ) -> Self {
@@ -62,11 +63,11 @@ impl Chain {
         let rows = (BAND.saturating_sub(shared) / row.max(1)).clamp(1, s.oh);
         let one = |w: usize, c: usize, d: usize, rows: usize| {
             let shape = ConvShape { h: 1, w, oh: 1, ow: w, ..ConvShape::dense(c, d) };
-            Conv::new(shape, isa, rows, 1).precision(precision)
+            Conv::new(shape, isa, rows, 1)
         };
         Chain {
-            expand: expand.map(|c| one(s.w, c, s.c, ((rows - 1) * s.sh + span).min(s.h))),
-            project: project.map(|d| one(s.ow, s.c, d, rows)),
+            expand: expand.map(|c| ends[0](one(s.w, c, s.c, ((rows - 1) * s.sh + span).min(s.h)))),
+            project: project.map(|d| ends[1](one(s.ow, s.c, d, rows))),
             s,
             rows,
             batch,

@@ -65,6 +65,7 @@ impl Predictor {
                 model.classes.len()
             ));
         }
+        let options = &PlanOptions { ranges: model.ranges(), ..options.clone() };
         let mut session = Session::new(Plan::compile(network, options)?)?;
         session.set_params(&model.params)?;
         session.set_state(&model.state)?;
@@ -74,6 +75,21 @@ impl Predictor {
     /// The model.
     pub fn model(&self) -> &ModelFile {
         &self.model
+    }
+
+    /// The plan with its memory.
+    pub(crate) fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// The likeliest class of each of `n` inputs, at most as many as it was planned for.
+    pub(crate) fn classes(&mut self, inputs: &[f32], n: usize) -> Result<Vec<usize>> {
+        let len = n * self.model.preprocess.sample_len();
+        self.session.input_mut()[..len].copy_from_slice(&inputs[..len]);
+        let logits = self.session.predict(n)?;
+        let likeliest = |row: &[f32]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b]));
+        let rows = logits.chunks_exact(self.model.classes.len());
+        Ok(rows.map(|row| likeliest(row).unwrap_or(0)).collect())
     }
 
     /// The most likely classes of each picture, at most `batch` pictures.

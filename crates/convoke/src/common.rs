@@ -27,23 +27,34 @@ impl Threads {
 #[derive(clap::Args, Clone, Copy)]
 pub struct Arithmetic {
     /// What sums of products are made in: bf16 rounds what is multiplied to 8 bits where the processor is
-    /// faster with it, and leaves weights in f32
-    #[arg(long, value_enum, default_value = "f32")]
-    precision: PrecisionArg,
+    /// faster with it, and leaves weights in f32; int8 predicts with models that `quantize` made
+    /// [default: int8 for such models, else f32]
+    #[arg(long, value_enum)]
+    precision: Option<PrecisionArg>,
 }
 
 #[derive(clap::ValueEnum, Clone, Copy)]
 enum PrecisionArg {
     F32,
     Bf16,
+    Int8,
 }
 
 impl Arithmetic {
     /// As plans take it.
     pub fn precision(self) -> Precision {
         match self.precision {
-            PrecisionArg::F32 => Precision::F32,
-            PrecisionArg::Bf16 => Precision::Bf16,
+            None | Some(PrecisionArg::F32) => Precision::F32,
+            Some(PrecisionArg::Bf16) => Precision::Bf16,
+            Some(PrecisionArg::Int8) => Precision::Int8,
+        }
+    }
+
+    /// To predict with a model.
+    pub fn precision_of(self, model: &ModelFile) -> Precision {
+        match self.precision {
+            None if !model.ranges().is_empty() => Precision::Int8,
+            _ => self.precision(),
         }
     }
 }

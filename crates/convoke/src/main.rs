@@ -25,6 +25,7 @@ enum Verb {
     Find(verbs::find::Args),
     Plan(verbs::plan::Args),
     Import(verbs::import::Args),
+    Quantize(verbs::quantize::Args),
     Models(verbs::models::Args),
     Bench(verbs::bench::Args),
     #[command(subcommand)]
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         Verb::Predict(a) => verbs::predict::run(a),
         Verb::Find(a) => verbs::find::run(a),
         Verb::Plan(a) => verbs::plan::run(a),
+        Verb::Quantize(a) => verbs::quantize::run(a),
         Verb::Import(a) => verbs::import::run(a),
         Verb::Models(a) => verbs::models::run(a),
         Verb::Bench(a) => verbs::bench::run(a),

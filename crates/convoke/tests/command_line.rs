@@ -149,6 +149,30 @@ fn a_trained_model_is_tuned_to_other_classes() {
 }
 
 #[test]
+fn a_quantized_model_tells_what_integers_cost() {
+    let folder = photos();
+    let f = folder.path();
+    assert_eq!(train(f, "run", &[]).0, 0);
+    fails(f, &["predict", "run", "photos/red/0.png", "--precision", "int8"], 1, "convoke quantize");
+    fails(f, &["train", "photos", "--model", "net.toml", "--precision", "int8"], 1, "prediction");
+    fails(f, &["quantize", "run", "nowhere"], 1, "nowhere");
+    for pictures in ["photos", "photos/red"] {
+        let args = ["quantize", "run", pictures, "--most", "20", "--out", "small.safetensors"];
+        let (code, out, err) = convoke(f, &args);
+        assert_eq!(code, 0, "{err}");
+        assert!(out.contains("ranges of 2 maps"), "{out}");
+    }
+    let (code, out, err) = convoke(f, &["val", "small.safetensors", "photos"]);
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains("int8 costs"), "{out}");
+    let (_, out, _) = convoke(f, &["val", "small.safetensors", "photos", "--json"]);
+    let figures: Value = serde_json::from_str(&out).unwrap();
+    assert!((figures["f32"]["top1"].as_f64().unwrap() - 1.0).abs() < 0.2, "{out}");
+    let (_, out, _) = convoke(f, &["val", "small.safetensors", "photos", "--precision", "f32"]);
+    assert!(!out.contains("int8"), "{out}");
+}
+
+#[test]
 fn val_takes_flat_folders_with_lists_names_of_others_and_ten_crops() {
     let folder = photos();
     let f = folder.path();

@@ -25,8 +25,13 @@ pub(crate) fn forward(units: &[Unit], b: &mut Lower) -> Result<usize> {
     let filters = |u: &Unit, b: &Lower| sizes(u, b).map(|s| s.map(|(s, _)| (s.c, s.d)));
     let before = expand.map(|u| filters(u, b)).transpose()?.flatten().map(|(c, _)| c);
     let after = project.map(|u| filters(u, b)).transpose()?.flatten().map(|(_, d)| d);
-    let (arithmetic, threads) = ((b.isa, b.options.precision.into()), b.threads());
-    let chain = Chain::new(before, s, after, arithmetic, b.batch(), threads);
+    let precise = |u: Option<&Unit>, conv| match u {
+        Some(u) => linear::precise(conv, b, b.net.node(u.main).inputs[0]),
+        None => conv,
+    };
+    let ends: [&dyn Fn(_) -> _; 2] =
+        [&|conv| precise(expand, conv), &|conv| precise(project, conv)];
+    let chain = Chain::new(before, s, after, b.isa, ends, b.batch(), b.threads());
     let first = expand.unwrap_or(middle);
     let last = project.unwrap_or(middle);
     let x = b.value(b.net.node(first.main).inputs[0])?;

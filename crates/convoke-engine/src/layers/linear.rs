@@ -20,7 +20,7 @@ pub(super) fn forward(unit: &Unit, b: &mut Lower, shape: ConvShape, bias: bool) 
     }
     let (id, from) = (unit.main, b.net.node(unit.main).inputs[0]);
     let (x, norm) = b.source(from)?;
-    let conv = planned(b, shape, norm.is_some());
+    let conv = planned(b, shape, from, norm.is_some());
     let (pack, bias) = weights(unit, b, &conv, bias)?;
     let scratch = b.scratch(conv.forward_scratch_len());
     let residual = unit.residual.map(|r| b.value(r)).transpose()?;
@@ -56,7 +56,7 @@ pub(super) fn backward(unit: &Unit, b: &mut Lower, shape: ConvShape, bias: bool)
     }
     let (id, from) = (unit.main, b.net.node(unit.main).inputs[0]);
     let (x, norm) = b.source(from)?;
-    let conv = planned(b, shape, norm.is_some());
+    let conv = planned(b, shape, from, norm.is_some());
     let dy = unmask(unit, b)?;
     if bias {
         let db = b.param_grad(id, "bias")?;
@@ -80,17 +80,22 @@ pub(super) fn backward(unit: &Unit, b: &mut Lower, shape: ConvShape, bias: bool)
 
 /// The convolution's walks. In training weights change with every step, so those of large dense layers
 /// are not packed.
-fn planned(b: &Lower, shape: ConvShape, normed: bool) -> Arc<Conv> {
-    let conv = Conv::new(shape, b.isa, b.batch(), b.threads());
-    let conv = match b.options.precision {
-        Precision::F32 => conv,
-        Precision::Bf16 => conv.precision(b.options.precision.into()),
-    };
+fn planned(b: &Lower, shape: ConvShape, from: NodeId, normed: bool) -> Arc<Conv> {
+    let conv = precise(Conv::new(shape, b.isa, b.batch(), b.threads()), b, from);
     Arc::new(match (normed, b.training()) {
         (true, _) => conv.normed(),
         (false, true) => conv.unpacked(),
         (false, false) => conv,
     })
+}
+
+/// The convolution of a map in the plan's precision.
+pub(super) fn precise(conv: Conv, b: &Lower, from: NodeId) -> Conv {
+    match (b.options.precision, b.options.ranges.get(&b.net.node(from).name)) {
+        (Precision::Bf16, _) => conv.precision(b.options.precision.into()),
+        (Precision::Int8, Some(range)) => conv.int8(range, None),
+        (Precision::Int8 | Precision::F32, _) => conv,
+    }
 }
 
 /// The filters as the forward (or backward-data) walk reads them: packed once for prediction, just before

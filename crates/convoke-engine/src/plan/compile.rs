@@ -3,7 +3,7 @@
 use super::arena::{Buf, Kind, Layout};
 use super::lower::Lower;
 use super::op::{Call, Phase};
-use super::{Loss, MemoryReport, Mode, PlanOptions};
+use super::{Loss, MemoryReport, Mode, PlanOptions, Precision};
 use super::{lanes, unit};
 use crate::layers::{self, Rule};
 use crate::network::{Network, NodeId, Param};
@@ -236,6 +236,16 @@ fn check(net: &Network, options: &PlanOptions) -> Result<()> {
         return Err(Error::Plan(format!(
             "this machine has no {isa:?}; leave the choice to convoke"
         )));
+    }
+    if options.precision == Precision::Int8 {
+        if options.mode != Mode::Predict {
+            return Err(Error::Plan("int8 is for prediction; train in f32 or bf16".into()));
+        }
+        if options.ranges.is_empty() {
+            return Err(Error::Plan(
+                "int8 needs to know what values the maps take; see `convoke quantize`".into(),
+            ));
+        }
     }
     if options.keep.iter().any(|k| k.index() >= net.nodes().len()) {
         return Err(Error::Plan("a place to keep is not in the network".into()));

@@ -9,10 +9,12 @@ mod lanes;
 pub(crate) mod lower;
 pub(crate) mod op;
 pub(crate) mod ops;
+mod ranges;
 pub(crate) mod unit;
 
 pub use compile::Plan;
 pub use op::Phase;
+pub use ranges::{Ranges, Watch};
 
 use crate::NodeId;
 use convoke_kernels::Isa;
@@ -103,12 +105,17 @@ pub enum Precision {
     /// bits, where the processor has matrix tiles and it pays; elsewhere as [`Precision::F32`]. Weights,
     /// maps, norms, losses and updates stay in 32 bits.
     Bf16,
+    /// Convolutions and dense layers sum products of 8-bit integers, maps by the ranges of
+    /// [`PlanOptions::ranges`], filters each by a scale of their own; what lies between stays in 32 bits. Only to
+    /// predict. Layers whose input has no known range, grouped convolutions and networks that run with pictures
+    /// in the lanes stay as [`Precision::F32`].
+    Int8,
 }
 
 impl From<Precision> for convoke_kernels::conv::Precision {
     fn from(p: Precision) -> Self {
         match p {
-            Precision::F32 => Self::F32,
+            Precision::F32 | Precision::Int8 => Self::F32,
             Precision::Bf16 => Self::Bf16,
         }
     }
@@ -132,6 +139,8 @@ pub struct PlanOptions {
     pub lanes: Option<bool>,
     /// What sums of products are made in.
     pub precision: Precision,
+    /// What values the maps take, for [`Precision::Int8`].
+    pub ranges: Ranges,
     /// Which weights learn, and how fast; says nothing to a plan that predicts.
     pub tuning: Tuning,
 }
@@ -165,6 +174,7 @@ impl PlanOptions {
             keep: Vec::new(),
             lanes: None,
             precision: Precision::F32,
+            ranges: Ranges::default(),
             tuning: Tuning::default(),
         }
     }

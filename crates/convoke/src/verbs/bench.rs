@@ -3,7 +3,9 @@
 use crate::common::{self, Arithmetic, Model, Threads, bytes, parse_shape};
 use anyhow::Result;
 use clap::ValueEnum;
-use convoke_engine::{CallTime, Loss, Network, Optimizer, Plan, PlanOptions, Session, Shape};
+use convoke_engine::{
+    CallTime, Loss, Network, Optimizer, Plan, PlanOptions, Precision, Ranges, Session, Shape, Watch,
+};
 use convoke_kernels::peak;
 use serde_json::json;
 use std::time::Instant;
@@ -116,14 +118,31 @@ fn session(network: &Network, args: &Args) -> Result<Session> {
             PlanOptions::train(batch, threads, loss, sgd)
         }
     };
-    let options = PlanOptions { precision: args.arithmetic.precision(), ..options };
-    let mut session = Session::new(Plan::compile(network, &options)?)?;
+    let precision = args.arithmetic.precision();
+    let ranges = match precision {
+        Precision::Int8 => ranges(network, threads)?,
+        _ => Ranges::default(),
+    };
+    ready(network, &PlanOptions { precision, ranges, ..options })
+}
+
+/// A session with some weights and input: any numbers do, as long as they are not all equal.
+fn ready(network: &Network, options: &PlanOptions) -> Result<Session> {
+    let mut session = Session::new(Plan::compile(network, options)?)?;
     session.init(0);
-    // Any numbers do, as long as they are not all equal.
     for (i, v) in session.input_mut().iter_mut().enumerate() {
         *v = (i.wrapping_mul(2_654_435_761) % 1024) as f32 / 512.0 - 1.0;
     }
     Ok(session)
+}
+
+/// What values the maps take on that input.
+fn ranges(network: &Network, threads: usize) -> Result<Ranges> {
+    let mut watch = Watch::new(network);
+    let mut session = ready(network, &watch.options(1, threads))?;
+    session.predict(1)?;
+    watch.add(&session, 1);
+    Ok(watch.ranges(network))
 }
 
 /// What one measurement gave.

@@ -9,5 +9,6 @@ pub mod import;
 pub mod models;
 pub mod plan;
 pub mod predict;
+pub mod quantize;
 pub mod train;
 pub mod val;

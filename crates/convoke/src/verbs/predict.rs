@@ -32,9 +32,10 @@ const BATCH: usize = 16;
 
 pub fn run(args: Args) -> Result<()> {
     let batch = BATCH.min(args.pictures.len());
-    let precision = args.arithmetic.precision();
+    let model = trained(&args.model)?;
+    let precision = args.arithmetic.precision_of(&model);
     let options = PlanOptions { precision, ..PlanOptions::predict(batch, args.threads.count()) };
-    let mut predictor = Predictor::planned(trained(&args.model)?, &options)?;
+    let mut predictor = Predictor::planned(model, &options)?;
     let mut failed = Vec::new();
     // A few batches at a time, so that the first answers come at once.
     for paths in args.pictures.chunks(4 * BATCH) {

@@ -3,7 +3,8 @@
 use crate::common::{Arithmetic, Threads, trained};
 use anyhow::{Result, bail};
 use convoke_data::{Dataset, OpenOptions, Split};
-use convoke_engine::PlanOptions;
+use convoke_engine::{PlanOptions, Precision};
+use convoke_formats::ModelFile;
 use convoke_train::Predictor;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -52,13 +53,22 @@ pub fn run(args: Args) -> Result<()> {
     let classes = model.classes.clone();
     let batch = args.batch as usize;
     let batch = if args.ten_crop { batch.max(10) } else { batch };
-    let precision = args.arithmetic.precision();
-    let options = PlanOptions { precision, ..PlanOptions::predict(batch, args.threads.count()) };
-    let mut predictor = Predictor::planned(model, &options)?;
-    let (e, problems) = match args.ten_crop {
-        true => predictor.evaluate_ten(&split, args.threads.count())?,
-        false => predictor.evaluate(&split, args.threads.count())?,
+    let precision = args.arithmetic.precision_of(&model);
+    let evaluate = |model: ModelFile, precision: Precision| {
+        let threads = args.threads.count();
+        let options = PlanOptions { precision, ..PlanOptions::predict(batch, threads) };
+        let mut predictor = Predictor::planned(model, &options)?;
+        match args.ten_crop {
+            true => predictor.evaluate_ten(&split, threads),
+            false => predictor.evaluate(&split, threads),
+        }
     };
+    // What integers cost is told beside what they give.
+    let floats = match precision {
+        Precision::Int8 => Some(evaluate(model.clone(), Precision::F32)?.0),
+        _ => None,
+    };
+    let (e, problems) = evaluate(model, precision)?;
     for p in &problems {
         eprintln!("left out {}: {}", p.path.display(), p.why);
     }
@@ -68,11 +78,12 @@ pub fn run(args: Args) -> Result<()> {
     if args.json {
         let per_class: serde_json::Map<String, serde_json::Value> =
             classes.iter().zip(&e.per_class).map(|(c, p)| (c.clone(), json!(p))).collect();
-        println!(
-            "{}",
-            json!({"top1": e.top1, "top5": e.top5, "loss": e.loss, "n": e.n,
-            "per_class": per_class, "confusion": e.confusion, "left_out": problems.len()})
-        );
+        let mut object = json!({"top1": e.top1, "top5": e.top5, "loss": e.loss, "n": e.n,
+            "per_class": per_class, "confusion": e.confusion, "left_out": problems.len()});
+        if let Some(f) = &floats {
+            object["f32"] = json!({"top1": f.top1, "top5": f.top5, "loss": f.loss});
+        }
+        println!("{object}");
         return Ok(());
     }
     println!(
@@ -82,6 +93,15 @@ pub fn run(args: Args) -> Result<()> {
         e.loss,
         e.n
     );
+    if let Some(f) = floats {
+        println!(
+            "in f32: top-1 {:.2} %  top-5 {:.2} %  loss {:.4}; int8 costs {:.2} points of top-1",
+            100.0 * f.top1,
+            100.0 * f.top5,
+            f.loss,
+            100.0 * (f.top1 - e.top1)
+        );
+    }
     let width = classes.iter().map(|c| c.chars().count()).max().unwrap_or(0);
     for (i, class) in classes.iter().enumerate() {
         let count: usize = e.confusion[i].iter().sum();

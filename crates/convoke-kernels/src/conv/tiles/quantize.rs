@@ -239,37 +239,58 @@ pub(super) unsafe fn finish(isa: Isa, f: &Finish) {
 
 #[inline(always)]
 fn finish_body(f: &Finish) {
-    let (lo, hi) = f.clamp.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
-    let (scale, less) = (&f.scale[..f.used], &f.less[..f.used]);
-    let none = [0.0; 2 * SIDE];
-    let bias = f.bias.map_or(&none[..f.used], |b| &b[..f.used]);
-    for i in 0..f.count {
-        let sums = &f.sums[i * f.width..][..f.used];
-        // SAFETY: the caller's.
-        let to = unsafe { std::slice::from_raw_parts_mut(f.to.add(i * f.step), f.used) };
-        let number = |lane: usize| {
-            let sum = sums[lane].to_bits() as i32 - less[lane].to_bits() as i32;
-            sum as f32 * scale[lane] + bias[lane]
+    for group in (0..f.used).step_by(SIDE) {
+        let n = (f.used - group).min(SIDE);
+        let sixteen = |of: &[f32]| -> Lanes {
+            let mut lanes = [0.0; SIDE];
+            lanes[..n].copy_from_slice(&of[group..group + n]);
+            lanes
         };
-        let bound = |v: f32| {
-            if v < lo {
-                lo
-            } else if v > hi {
-                hi
-            } else {
-                v
+        let of = [sixteen(f.scale), sixteen(f.less), f.bias.map_or([0.0; SIDE], sixteen)];
+        // SAFETY: the caller's; `n` numbers of every pixel.
+        unsafe {
+            match n {
+                SIDE => finish_group::<true>(f, group, n, &of),
+                _ => finish_group::<false>(f, group, n, &of),
             }
-        };
-        if f.more.is_null() {
-            for (lane, t) in to.iter_mut().enumerate() {
-                *t = bound(number(lane));
-            }
-            continue;
         }
-        for (lane, t) in to.iter_mut().enumerate() {
-            // SAFETY: the caller's. It may be what is written.
-            let more = unsafe { *f.more.add(i * f.step + lane) };
-            *t = bound(number(lane) + more);
+    }
+}
+
+type Lanes = [f32; SIDE];
+
+/// Up to 16 filters of all pixels, `WHOLE` if they are 16.
+#[inline(always)]
+unsafe fn finish_group<const WHOLE: bool>(f: &Finish, group: usize, n: usize, of: &[Lanes; 3]) {
+    let (lo, hi) = f.clamp.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
+    let [scale, less, bias] = of;
+    for i in 0..f.count {
+        let mut sums = [0.0; SIDE];
+        sums.copy_from_slice(&f.sums[i * f.width + group..][..SIDE]);
+        let mut more = [0.0; SIDE];
+        let at = i * f.step + group;
+        if !f.more.is_null() {
+            // SAFETY: the caller's.
+            unsafe {
+                match WHOLE {
+                    true => more = f.more.add(at).cast::<Lanes>().read_unaligned(),
+                    false => f.more.add(at).copy_to_nonoverlapping(more.as_mut_ptr(), n),
+                }
+            }
+        }
+        let mut out = [0.0; SIDE];
+        for lane in 0..SIDE {
+            let sum = (sums[lane].to_bits() as i32).wrapping_sub(less[lane].to_bits() as i32);
+            let v = sum as f32 * scale[lane] + bias[lane] + more[lane];
+            let v = if v < lo { lo } else { v };
+            out[lane] = if v > hi { hi } else { v };
+        }
+        // SAFETY: the caller's.
+        unsafe {
+            match WHOLE {
+                true => f.to.add(at).cast::<Lanes>().write_unaligned(out),
+                false => f.to.add(at).copy_from_nonoverlapping(out.as_ptr(), n),
+            }
         }
     }
 }
