@@ -10,8 +10,10 @@ use crate::gemm::Even;
 use crate::{Ctx, Isa, Pool, SharedMut, depthwise};
 use std::ops::Range;
 
-/// Floats of what lies between, for each thread: 896 KB.
+/// Floats of what lies between, for each thread: 896 KB; fewer where there is no widened map, of which every band
+/// keeps some rows.
 const BAND: usize = 224 * 1024;
+const NARROW_BAND: usize = 96 * 1024;
 
 /// `project(depthwise(expand(x)))`; either end may be absent.
 pub struct Chain {
@@ -60,7 +62,8 @@ impl Chain {
         let (wide, out) = (s.w * s.c, s.ow * s.c);
         let row = expand.map_or(0, |_| s.sh * wide) + project.map_or(0, |_| out);
         let shared = expand.map_or(0, |_| span.saturating_sub(s.sh) * wide);
-        let rows = (BAND.saturating_sub(shared) / row.max(1)).clamp(1, s.oh);
+        let band = if expand.is_some() { BAND } else { NARROW_BAND };
+        let rows = (band.saturating_sub(shared) / row.max(1)).clamp(1, s.oh);
         let one = |w: usize, c: usize, d: usize, rows: usize| {
             let shape = ConvShape { h: 1, w, oh: 1, ow: w, ..ConvShape::dense(c, d) };
             Conv::new(shape, isa, rows, 1)
@@ -133,7 +136,7 @@ impl Chain {
         let each: usize = self.lens().iter().sum();
         assert!(scratch.len() >= each * cx.pool.threads(), "scratch is too short");
         // Parts of a picture compute the rows that they share twice, so there are only as many as needed.
-        let wanted = (2 * cx.pool.threads()).div_ceil(n.max(1));
+        let wanted = cx.pool.threads().div_ceil(n.max(1));
         let parts = Even::parts(s.oh, if n >= cx.pool.threads() { 1 } else { wanted.min(s.oh) });
         let (y, scratch) = (SharedMut::new(y), SharedMut::new(scratch));
         cx.pool.run(n * parts.parts, &|item, worker| {

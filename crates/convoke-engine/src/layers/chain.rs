@@ -13,7 +13,7 @@ use convoke_kernels::chain::{Chain, Link};
 use convoke_kernels::conv::ConvShape;
 
 /// Bytes of a batch's map from which it pays not to write it.
-const LARGE: usize = 2 << 20;
+const LARGE: usize = 1 << 18;
 
 /// Lowers the units that begin a chain, if they do; returns how many they were.
 pub(crate) fn forward(units: &[Unit], b: &mut Lower) -> Result<usize> {
@@ -76,7 +76,11 @@ impl<'a> Found<'a> {
             .get(at + 1)
             .filter(|u| middle.residual.is_none() && is_point(u, b) && feeds(middle, u, b));
         let between = expand.map_or(0, |_| s.x_len()).max(project.map_or(0, |_| s.y_len()));
-        let pays = 4 * b.batch() * between >= LARGE && middle.residual.is_none();
+        // Threads that share a picture compute the rows between their parts twice.
+        let part = s.oh / b.threads().div_ceil(b.batch()).max(1);
+        let twice = expand.map_or(0, |_| ((s.kh - 1) * s.dh + 1).saturating_sub(s.sh));
+        let pays =
+            4 * b.batch() * between >= LARGE && part >= 3 * twice && middle.residual.is_none();
         Ok(pays.then_some(Found { expand, middle, project, s }))
     }
 }
