@@ -1,8 +1,9 @@
 //! Speed of the convolution walks as a fraction of the multiply-add loop's, on one thread and on all.
-//! `cargo run --release -p convoke-kernels --example conv_speed [threads [avx512|amx|tiles|bf16]]`: an
-//! instruction set, or everything on tiles, in f32 or in bf16.
+//! `cargo run --release -p convoke-kernels --example conv_speed [threads [avx512|amx|tiles|bf16|winograd] [WORD]]`:
+//! an instruction set, or everything on tiles, in f32 or in bf16, or with fewer products where windows allow; only lines
+//! that have the word.
 
-use convoke_kernels::conv::{Conv, ConvShape, Epilogue, Precision};
+use convoke_kernels::conv::{Conv, ConvShape, Epilogue, Precision, Winograd};
 use convoke_kernels::{Ctx, Isa, Pool, peak};
 use std::time::Instant;
 
@@ -31,6 +32,7 @@ fn numbers(n: usize) -> Vec<f32> {
 fn main() {
     let threads = std::env::args().nth(1).and_then(|a| a.parse().ok()).unwrap_or(1);
     let how = std::env::args().nth(2).unwrap_or_default();
+    let only = std::env::args().nth(3).unwrap_or_default();
     let isa = Isa::parse(&how).unwrap_or_else(Isa::detect);
     let pool = Pool::new(threads);
     let cx = Ctx { pool: &pool, isa };
@@ -81,9 +83,14 @@ fn main() {
             oh: o,
             ow: o,
         };
+        let name = format!("{k}x{k}/{s} {h}x{h}x{c} -> {d}, batch {n}");
+        if !name.contains(&only) {
+            continue;
+        }
         let conv = Conv::new(shape, isa, n, threads);
         let conv = match how.as_str() {
             "tiles" => conv.all_on_tiles(Precision::F32),
+            "winograd" => conv.winograd(Winograd::Always),
             "bf16" => conv.all_on_tiles(Precision::Bf16),
             _ => conv,
         };
@@ -108,7 +115,6 @@ fn main() {
         let f = best(|| conv.forward(cx, n, (&x).into(), &pack, y, e, &mut scratch));
         let b = best(|| conv.backward_data(cx, n, y, &back, dx, false, &mut scratch));
         let g = best(|| conv.backward_weights(cx, n, (&x).into(), y, &mut dw, &mut scratch));
-        let name = format!("{k}x{k}/{s} {h}x{h}x{c} -> {d}, batch {n}");
         println!("{name:<34} {:>8.0} {:>8.0} {:>8.0}", share(f), share(b), share(g));
     }
 }

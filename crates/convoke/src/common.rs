@@ -27,7 +27,8 @@ impl Threads {
 #[derive(clap::Args, Clone, Copy)]
 pub struct Arithmetic {
     /// What sums of products are made in: bf16 rounds what is multiplied to 8 bits where the processor is
-    /// faster with it, and leaves weights in f32; int8 predicts with models that `quantize` made
+    /// faster with it, and leaves weights in f32; int8 predicts with models that `quantize` made; winograd is f32 with
+    /// fewer products in 3x3 windows, as training does by itself
     /// [default: int8 for such models, else f32]
     #[arg(long, value_enum)]
     precision: Option<PrecisionArg>,
@@ -38,6 +39,7 @@ enum PrecisionArg {
     F32,
     Bf16,
     Int8,
+    Winograd,
 }
 
 impl Arithmetic {
@@ -47,6 +49,7 @@ impl Arithmetic {
             None | Some(PrecisionArg::F32) => Precision::F32,
             Some(PrecisionArg::Bf16) => Precision::Bf16,
             Some(PrecisionArg::Int8) => Precision::Int8,
+            Some(PrecisionArg::Winograd) => Precision::Winograd,
         }
     }
 

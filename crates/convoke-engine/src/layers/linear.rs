@@ -82,10 +82,14 @@ pub(super) fn backward(unit: &Unit, b: &mut Lower, shape: ConvShape, bias: bool)
 /// are not packed.
 fn planned(b: &Lower, shape: ConvShape, from: NodeId, normed: bool) -> Arc<Conv> {
     let conv = precise(Conv::new(shape, b.isa, b.batch(), b.threads()), b, from);
-    Arc::new(match (normed, b.training()) {
+    let conv = match (normed, b.training()) {
         (true, _) => conv.normed(),
         (false, true) => conv.unpacked(),
         (false, false) => conv,
+    };
+    Arc::new(match b.options.fewer_products() {
+        Some(when) => conv.winograd(when),
+        None => conv,
     })
 }
 
@@ -94,7 +98,7 @@ pub(super) fn precise(conv: Conv, b: &Lower, from: NodeId) -> Conv {
     match (b.options.precision, b.options.ranges.get(&b.net.node(from).name)) {
         (Precision::Bf16, _) => conv.precision(b.options.precision.into()),
         (Precision::Int8, Some(range)) => conv.int8(range, None),
-        (Precision::Int8 | Precision::F32, _) => conv,
+        (Precision::Int8 | Precision::F32 | Precision::Winograd, _) => conv,
     }
 }
 

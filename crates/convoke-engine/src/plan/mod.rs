@@ -18,6 +18,7 @@ pub use ranges::{Ranges, Watch};
 
 use crate::NodeId;
 use convoke_kernels::Isa;
+use convoke_kernels::conv::Winograd;
 use serde::{Deserialize, Serialize};
 
 /// What the network's output is measured against.
@@ -110,12 +111,16 @@ pub enum Precision {
     /// predict. Layers whose input has no known range, grouped convolutions and networks that run with pictures
     /// in the lanes stay as [`Precision::F32`].
     Int8,
+    /// 32-bit floats, with fewer products where windows are 3×3 at stride 1 and it pays (Winograd's minimal
+    /// filtering, see [`convoke_kernels::conv`]): errors are a small multiple of those of [`Precision::F32`].
+    /// Training does so anyway, see [`PlanOptions::winograd`].
+    Winograd,
 }
 
 impl From<Precision> for convoke_kernels::conv::Precision {
     fn from(p: Precision) -> Self {
         match p {
-            Precision::F32 | Precision::Int8 => Self::F32,
+            Precision::F32 | Precision::Int8 | Precision::Winograd => Self::F32,
             Precision::Bf16 => Self::Bf16,
         }
     }
@@ -139,6 +144,9 @@ pub struct PlanOptions {
     pub lanes: Option<bool>,
     /// What sums of products are made in.
     pub precision: Precision,
+    /// Whether convolutions take fewer products where that pays ([`Precision::Winograd`]); `None`: in training they
+    /// do, in prediction where the precision says so.
+    pub winograd: Option<bool>,
     /// What values the maps take, for [`Precision::Int8`].
     pub ranges: Ranges,
     /// Which weights learn, and how fast; says nothing to a plan that predicts.
@@ -174,9 +182,17 @@ impl PlanOptions {
             keep: Vec::new(),
             lanes: None,
             precision: Precision::F32,
+            winograd: None,
             ranges: Ranges::default(),
             tuning: Tuning::default(),
         }
+    }
+
+    /// For whom convolutions take fewer products, if they do.
+    pub(crate) fn fewer_products(&self) -> Option<Winograd> {
+        let training = self.mode != Mode::Predict;
+        let on = self.winograd.unwrap_or(training || self.precision == Precision::Winograd);
+        on.then_some(if training { Winograd::Training } else { Winograd::Prediction })
     }
 
     /// A plan that trains `batch` samples at a time.

@@ -3,13 +3,15 @@
 //! `x [n,h,w,c] · filters [kh,kw,c/groups,d] -> y [n,oh,ow,d]`. A dense layer is a 1×1 convolution
 //! over a 1×1 map. Depthwise convolutions have kernels of their own in [`crate::depthwise`].
 //!
-//! Forward and backward-data are both a `walk::Walk`; backward-weights is a `weights::Weights`.
+//! Forward and backward-data are both a `walk::Walk`; backward-weights is a `weights::Weights`. Where they take
+//! less time, [`tiles`] or [`winograd`] take their place.
 
 mod dense;
 mod pack;
 mod tiles;
 mod walk;
 mod weights;
+mod winograd;
 
 use crate::norm::Source;
 use crate::{Ctx, Isa};
@@ -19,6 +21,7 @@ pub use tiles::{Int8, Precision, Range8};
 use tiles::{Kind, TileWalk, TileWeights};
 use walk::Walk;
 use weights::Weights;
+use winograd::{WinogradWalk, WinogradWeights};
 
 /// Sizes of a convolution, padding in numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -118,6 +121,8 @@ pub struct Conv {
     weights: Weights,
     /// The same on tiles, where they are faster.
     tiles: OnTiles,
+    /// The same with fewer products, where asked for.
+    winograd: Fewer,
     /// Forward and backward-data straight from the filters, see [`Conv::unpacked`].
     dense: Option<[Dense; 2]>,
     batch: usize,
@@ -161,6 +166,48 @@ impl OnTiles {
     }
 }
 
+/// For whom [`Conv::winograd`] chooses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Winograd {
+    /// All three passes, filters transformed in each step.
+    Training,
+    /// Forward alone, filters transformed once.
+    Prediction,
+    /// Wherever it fits, faster or not: to test and to measure.
+    Always,
+}
+
+/// What runs with fewer products.
+#[derive(Debug, Clone, Default)]
+struct Fewer {
+    forward: Option<WinogradWalk>,
+    backward: Option<WinogradWalk>,
+    weights: Option<WinogradWeights>,
+}
+
+impl Fewer {
+    fn new(conv: &Conv, when: Winograd) -> Self {
+        let (s, batch, isa) = (&conv.shape, conv.batch, conv.forward.isa());
+        if !winograd::fits(s) || conv.dense.is_some() {
+            return Fewer::default();
+        }
+        let always = when == Winograd::Always;
+        let step = when == Winograd::Training;
+        let some = |walk: WinogradWalk| Some(walk).filter(|w| always || w.pays(batch, step));
+        let (forward, backward) =
+            (WinogradWalk::forward(s, isa), WinogradWalk::backward_data(s, isa));
+        let weights = WinogradWeights::new(s, isa, batch);
+        let trains = when != Winograd::Prediction;
+        let tiles = &conv.tiles;
+        Fewer {
+            forward: some(forward).filter(|_| tiles.forward.is_none()),
+            backward: some(backward).filter(|_| trains && tiles.backward.is_none()),
+            weights: Some(weights)
+                .filter(|w| always || trains && tiles.weights.is_none() && w.pays(batch)),
+        }
+    }
+}
+
 /// Cycles of the register tile: 25 products each, of 32 that it could make, and what maps take to be read
 /// and written.
 fn fma(s: &ConvShape, batch: usize, lanes: usize, sum: usize) -> f64 {
@@ -199,6 +246,7 @@ impl Conv {
             backward: Walk::backward_data(&shape, isa),
             weights: Weights::new(&shape, isa, batch, false),
             tiles: OnTiles::default(),
+            winograd: Fewer::default(),
             dense: None,
             batch,
             threads,
@@ -231,6 +279,18 @@ impl Conv {
     /// Whether [`Conv::forward`] is in integers.
     pub fn is_int8(&self) -> bool {
         self.tiles.forward.as_ref().is_some_and(TileWalk::is_int8)
+    }
+
+    /// The same with fewer products (Winograd's minimal filtering) for windows of 3×3 at stride 1: in f32, and last
+    /// in the row of such calls.
+    pub fn winograd(self, when: Winograd) -> Self {
+        Conv { winograd: Fewer::new(&self, when), ..self }
+    }
+
+    /// Whether any pass takes fewer products.
+    pub fn is_winograd(&self) -> bool {
+        let Fewer { forward, backward, weights } = &self.winograd;
+        forward.is_some() || backward.is_some() || weights.is_some()
     }
 
     /// The same for an input that may have a norm to apply.
@@ -268,6 +328,9 @@ impl Conv {
 
     /// Floats of the filters packed for [`Conv::forward`].
     pub fn forward_pack_len(&self) -> usize {
+        if let Some(winograd) = &self.winograd.forward {
+            return winograd.pack_len();
+        }
         match &self.tiles.forward {
             Some(tiles) => tiles.pack_len(),
             None => self.forward.pack_len(),
@@ -276,6 +339,9 @@ impl Conv {
 
     /// Floats of the filters packed for [`Conv::backward_data`].
     pub fn backward_pack_len(&self) -> usize {
+        if let Some(winograd) = &self.winograd.backward {
+            return winograd.pack_len();
+        }
         match &self.tiles.backward {
             Some(tiles) => tiles.iter().map(TileWalk::pack_len).sum(),
             None => self.backward.iter().map(Walk::pack_len).sum(),
@@ -284,6 +350,9 @@ impl Conv {
 
     /// Floats of work space for [`Conv::forward`].
     pub fn forward_scratch_len(&self) -> usize {
+        if let Some(winograd) = &self.winograd.forward {
+            return winograd.scratch_len() * self.threads;
+        }
         let one = match (&self.dense, &self.tiles.forward) {
             (Some([forward, _]), _) => forward.scratch_len(self.batch),
             (_, Some(tiles)) => tiles.scratch_len(),
@@ -294,6 +363,9 @@ impl Conv {
 
     /// Floats of work space for [`Conv::backward_data`].
     pub fn backward_scratch_len(&self) -> usize {
+        if let Some(winograd) = &self.winograd.backward {
+            return winograd.scratch_len() * self.threads;
+        }
         if let Some([_, backward]) = &self.dense {
             return backward.scratch_len(self.batch) * self.threads;
         }
@@ -306,6 +378,9 @@ impl Conv {
 
     /// Floats of work space for [`Conv::backward_weights`].
     pub fn weights_scratch_len(&self) -> usize {
+        if let Some(winograd) = &self.winograd.weights {
+            return winograd.scratch_len(self.threads);
+        }
         match &self.tiles.weights {
             Some(tiles) => tiles.scratch_len(),
             None => self.weights.scratch_len(self.threads),
@@ -314,6 +389,9 @@ impl Conv {
 
     /// Orders the filters as [`Conv::forward`] reads them.
     pub fn pack_forward(&self, cx: Ctx, filters: &[f32], pack: &mut [f32]) {
+        if let Some(winograd) = &self.winograd.forward {
+            return winograd.pack(cx, filters, pack);
+        }
         if let Some(tiles) = &self.tiles.forward {
             return tiles.pack(cx, &self.shape, filters, false, pack);
         }
@@ -322,6 +400,9 @@ impl Conv {
 
     /// Orders the filters as [`Conv::backward_data`] reads them: flipped and transposed.
     pub fn pack_backward(&self, cx: Ctx, filters: &[f32], pack: &mut [f32]) {
+        if let Some(winograd) = &self.winograd.backward {
+            return winograd.pack(cx, filters, pack);
+        }
         let mut rest = pack;
         for tiles in self.tiles.backward.iter().flatten() {
             let (mine, others) = rest.split_at_mut(tiles.pack_len());
@@ -355,6 +436,9 @@ impl Conv {
             assert!(x.norm.is_none(), "dense layers apply no norm");
             return forward.run(cx, n, x.x, pack, y, false, epilogue, scratch);
         }
+        if let Some(winograd) = &self.winograd.forward {
+            return winograd.run(cx, n, x, pack, y, false, epilogue, scratch);
+        }
         if let Some(tiles) = &self.tiles.forward {
             return tiles.run(cx, n, x, pack, y, false, epilogue, scratch);
         }
@@ -378,6 +462,9 @@ impl Conv {
             return backward.run(cx, n, dy, pack, dx, accumulate, plain, scratch);
         }
         let (mut rest, plain) = (pack, Epilogue::default());
+        if let Some(winograd) = &self.winograd.backward {
+            return winograd.run(cx, n, dy.into(), pack, dx, accumulate, plain, scratch);
+        }
         if let Some(tiles) = &self.tiles.backward {
             for walk in tiles {
                 let (mine, others) = rest.split_at(walk.pack_len());
@@ -406,6 +493,9 @@ impl Conv {
     ) {
         self.check(n, x.x, dy);
         assert!(dw.len() >= self.shape.filter_len(), "filters' gradient is too short");
+        if let Some(winograd) = &self.winograd.weights {
+            return winograd.run(cx, n, x, dy, dw, scratch);
+        }
         if let Some(tiles) = &self.tiles.weights {
             return tiles.run(cx, n, x, dy, dw, scratch);
         }

@@ -1,0 +1,103 @@
+//! Windows of 3×3 at stride 1 with fewer products: Winograd's minimal filtering F(2×2, 3×3) (Lavin and Gray,
+//! Fast Algorithms for Convolutional Neural Networks, 2016).
+//!
+//! `Y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A`: a tile of 4×4 source pixels gives 2×2 outputs by 16 products a channel and
+//! filter where the direct sum takes 36. Summed over channels, each of the 16 places is a matrix product. The
+//! gradient of the filters is the same algorithm turned around, `dg = Gᵀ [Σ (A dY Aᵀ) ⊙ (Bᵀ d B)] G`.
+//!
+//! Transforms add and subtract (filters are halved besides), so errors stay a small multiple of the direct sum's;
+//! `tests/winograd.rs` bounds them. Sums run over channels (or tiles) in one order, so neither threads nor cuts
+//! change a bit.
+
+mod multiply;
+mod transform;
+mod walk;
+mod weights;
+
+pub(super) use walk::WinogradWalk;
+pub(super) use weights::WinogradWeights;
+
+use super::ConvShape;
+use crate::Isa;
+use crate::gemm::Family;
+
+/// Rows and columns of a source tile.
+const SIDE: usize = 4;
+/// Products of a tile.
+const PLACES: usize = SIDE * SIDE;
+/// Output rows and columns of a tile.
+const STEP: usize = 2;
+
+/// The maps of one direction: forward, or backward-data with its maps and channels exchanged.
+#[derive(Debug, Clone, Copy)]
+struct Maps {
+    src_h: usize,
+    src_w: usize,
+    /// Source rows above the first window and columns to its left, all zero.
+    top: usize,
+    left: usize,
+    /// Channels that are summed.
+    c: usize,
+    out_h: usize,
+    out_w: usize,
+    /// Channels of the output.
+    d: usize,
+}
+
+impl Maps {
+    fn forward(s: &ConvShape) -> Self {
+        let (top, left) = (s.top, s.left);
+        Maps { src_h: s.h, src_w: s.w, top, left, c: s.c, out_h: s.oh, out_w: s.ow, d: s.d }
+    }
+
+    /// `dx` at row y sums `dy` at rows `y + top − 2 ..= y + top`.
+    fn backward(s: &ConvShape) -> Self {
+        let (top, left) = (2 - s.top, 2 - s.left);
+        Maps { src_h: s.oh, src_w: s.ow, top, left, c: s.d, out_h: s.h, out_w: s.w, d: s.c }
+    }
+
+    /// Rows of tiles of a picture, and tiles of a row.
+    fn tiles(&self) -> (usize, usize) {
+        (self.out_h.div_ceil(STEP), self.out_w.div_ceil(STEP))
+    }
+
+    /// Pixels of a copied source row.
+    fn band_w(&self) -> usize {
+        self.tiles().1 * STEP + SIDE - STEP
+    }
+
+    /// Floats of copied source rows: those of one row of tiles.
+    fn band_len(&self) -> usize {
+        SIDE * self.band_w() * self.c
+    }
+}
+
+/// Whether the algorithm is for such windows.
+pub(super) fn fits(s: &ConvShape) -> bool {
+    (s.kh, s.kw, s.sh, s.sw, s.dh, s.dw, s.groups) == (3, 3, 1, 1, 1, 1, 1)
+        && s.top <= 2
+        && s.left <= 2
+        && s.oh.min(s.ow) >= STEP
+        && s.h.min(s.w) >= STEP
+}
+
+/// Vector operations of a direct sum and of this algorithm, for `n` pictures of these maps; `pack`: the filters
+/// are transformed each time.
+fn costs(m: &Maps, isa: Isa, n: usize, pack: bool) -> (f64, f64) {
+    let lanes = Family::of(isa).lanes;
+    let vectors = |channels: usize| channels.div_ceil(lanes) as f64;
+    let (rows, columns) = m.tiles();
+    let tiles = (n * rows * columns) as f64;
+    let sums = m.c as f64 * vectors(m.d);
+    let direct = (n * m.out_h * m.out_w * 9) as f64 * sums / 0.92;
+    let filters = if pack { 50.0 * sums } else { 0.0 };
+    let transforms = tiles * 100.0 * (vectors(m.c) + vectors(m.d));
+    (direct, tiles * PLACES as f64 * sums / 0.85 + transforms + filters)
+}
+
+/// Floats from one tile to the next: whole vectors, an odd number of cache lines so that neighbours do not fall
+/// into the same ways of a cache.
+fn pitch(channels: usize) -> usize {
+    let lines = channels.div_ceil(16);
+    16 * (lines + usize::from(lines.is_multiple_of(2)))
+}

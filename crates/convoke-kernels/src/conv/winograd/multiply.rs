@@ -1,0 +1,245 @@
+//! The products of each place: small matrix products whose operands lie in the second cache.
+
+use super::PLACES;
+use crate::gemm::Simd;
+use std::ops::Range;
+
+/// Bytes of a panel of filters that stay in the nearest cache.
+const NEAR: usize = 16 * 1024;
+
+/// Bytes of all filters of a place that stay in the second cache.
+const SECOND: usize = 256 * 1024;
+
+/// Tiles are computed in multiples of this: those that panels of one vector take at a time, twice those of panels
+/// of two. Sums, filters and one number of the source lie in the registers.
+pub(super) fn round(lanes: usize) -> usize {
+    match lanes {
+        16 => 28,
+        8 => 12,
+        _ => 8,
+    }
+}
+
+/// `m [place][tile][d] = Σ over c of v [place][tile][c] · u [place][panel][c][lane]`.
+#[derive(Clone, Copy)]
+pub(super) struct Product {
+    pub v: *const f32,
+    pub v_place: usize,
+    pub v_tile: usize,
+    pub u: *const f32,
+    pub m: *mut f32,
+    pub m_place: usize,
+    pub m_tile: usize,
+    pub tiles: usize,
+    pub c: usize,
+    pub d: usize,
+    /// What will be written next: it comes from main memory meanwhile.
+    pub ahead: *const f32,
+    pub ahead_len: usize,
+}
+
+/// All places. Tiles are computed up to a multiple of [`round`], whatever lies there.
+///
+/// # Safety
+/// The operands lie where the product says, with room for whole vectors of `d` and rounded tiles.
+#[inline(always)]
+pub(super) unsafe fn multiply<S: Simd>(p: &Product) {
+    let padded = p.d.next_multiple_of(S::LANES);
+    let width = 2 * S::LANES;
+    let strips = 4 * p.c * width > NEAR && 4 * p.c * padded <= SECOND;
+    let whole = padded / width * width;
+    // SAFETY: the caller's.
+    unsafe {
+        for place in 0..PLACES {
+            for line in (place * 16..p.ahead_len).step_by(16 * PLACES) {
+                S::prefetch(p.ahead.wrapping_add(line));
+            }
+            let at = Product {
+                v: p.v.add(place * p.v_place),
+                u: p.u.add(place * p.c * padded),
+                m: p.m.add(place * p.m_place),
+                ..*p
+            };
+            match S::LANES {
+                16 => panels::<S, 14, 2>(&at, 0..whole, strips),
+                8 => panels::<S, 6, 2>(&at, 0..whole, strips),
+                _ => panels::<S, 4, 2>(&at, 0..whole, strips),
+            }
+            match S::LANES {
+                16 => panels::<S, 28, 1>(&at, whole..padded, strips),
+                8 => panels::<S, 12, 1>(&at, whole..padded, strips),
+                _ => panels::<S, 8, 1>(&at, whole..padded, strips),
+            }
+        }
+    }
+}
+
+/// Panels of `V` vectors of one place: panel by panel over all tiles, or (`strips`) all panels over `T` tiles at a
+/// time, whichever keeps what is read again in the nearest cache.
+#[inline(always)]
+unsafe fn panels<S: Simd, const T: usize, const V: usize>(
+    p: &Product,
+    d: Range<usize>,
+    strips: bool,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        if strips {
+            for t in (0..p.tiles).step_by(T) {
+                for d in d.clone().step_by(V * S::LANES) {
+                    tile::<S, T, V>(p, t, d);
+                }
+            }
+        } else {
+            for d in d.step_by(V * S::LANES) {
+                for t in (0..p.tiles).step_by(T) {
+                    tile::<S, T, V>(p, t, d);
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn tile<S: Simd, const T: usize, const V: usize>(p: &Product, t: usize, d: usize) {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut acc = [[S::splat(0.0); V]; T];
+        let mut a = p.v.add(t * p.v_tile);
+        let mut b = p.u.add(p.c * d);
+        for _ in 0..p.c {
+            let mut bv = [S::splat(0.0); V];
+            for v in 0..V {
+                bv[v] = S::load(b.add(v * S::LANES));
+                S::prefetch(b.wrapping_add((8 * V + v) * S::LANES));
+            }
+            for i in 0..T {
+                let x = S::splat(*a.add(i * p.v_tile));
+                for v in 0..V {
+                    acc[i][v] = S::fma(x, bv[v], acc[i][v]);
+                }
+            }
+            a = a.add(1);
+            b = b.add(V * S::LANES);
+        }
+        let m = p.m.add(t * p.m_tile + d);
+        for i in 0..T {
+            for v in 0..V {
+                S::store(m.add(i * p.m_tile + v * S::LANES), acc[i][v]);
+            }
+        }
+    }
+}
+
+/// Tiles whose products are summed before the next channels: their gradients stay in the nearest cache.
+const DEPTH: usize = 128;
+
+/// Channels that [`add_outer`] takes at a time, as many as the registers hold and as waste least of `c`.
+pub(super) fn channels(lanes: usize, c: usize) -> usize {
+    let sizes: &[usize] = if lanes == 16 { &[13, 11, 8] } else { &[4] };
+    sizes.iter().copied().min_by_key(|&n| c.next_multiple_of(n)).unwrap_or(4)
+}
+
+/// `w [c][d] (+)= Σ over tiles of v [tile][c] · z [tile][d]`.
+#[derive(Clone, Copy)]
+pub(super) struct Outer {
+    pub v: *const f32,
+    pub v_tile: usize,
+    pub z: *const f32,
+    pub z_tile: usize,
+    pub w: *mut f32,
+    /// Floats from one channel of `w` to the next, whole vectors.
+    pub w_row: usize,
+    pub tiles: usize,
+    pub c: usize,
+    /// Whether `w` holds sums already.
+    pub load: bool,
+}
+
+/// One place.
+///
+/// # Safety
+/// The operands lie where the product says; channels may be read up to a multiple of [`channels`].
+#[inline(always)]
+pub(super) unsafe fn add_outer<S: Simd>(p: &Outer) {
+    // SAFETY: the caller's.
+    unsafe {
+        match channels(S::LANES, p.c) {
+            13 => blocks::<S, 13>(p),
+            11 => blocks::<S, 11>(p),
+            8 => blocks::<S, 8>(p),
+            _ => blocks::<S, 4>(p),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn blocks<S: Simd, const C: usize>(p: &Outer) {
+    for from in (0..p.tiles).step_by(DEPTH) {
+        let tiles = from..(from + DEPTH).min(p.tiles);
+        let load = p.load || from > 0;
+        let mut d = 0;
+        while d < p.w_row {
+            let two = d + 2 * S::LANES <= p.w_row;
+            for c in (0..p.c).step_by(C) {
+                // SAFETY: the caller's.
+                unsafe {
+                    match two {
+                        true => outer::<S, C, 2>(p, tiles.clone(), c, d, load),
+                        false => outer::<S, C, 1>(p, tiles.clone(), c, d, load),
+                    }
+                }
+            }
+            d += if two { 2 * S::LANES } else { S::LANES };
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn outer<S: Simd, const C: usize, const V: usize>(
+    p: &Outer,
+    tiles: Range<usize>,
+    c: usize,
+    d: usize,
+    load: bool,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let w = p.w.add(c * p.w_row + d);
+        let used = C.min(p.c - c);
+        let mut acc = [[S::splat(0.0); V]; C];
+        if load {
+            for i in 0..C {
+                if i < used {
+                    for v in 0..V {
+                        acc[i][v] = S::load(w.add(i * p.w_row + v * S::LANES));
+                    }
+                }
+            }
+        }
+        let mut a = p.v.add(tiles.start * p.v_tile + c);
+        let mut b = p.z.add(tiles.start * p.z_tile + d);
+        for _ in tiles {
+            let mut bv = [S::splat(0.0); V];
+            for v in 0..V {
+                bv[v] = S::load(b.add(v * S::LANES));
+            }
+            S::prefetch(a.wrapping_add(8 * p.v_tile));
+            for i in 0..C {
+                let x = S::splat(*a.add(i));
+                for v in 0..V {
+                    acc[i][v] = S::fma(x, bv[v], acc[i][v]);
+                }
+            }
+            a = a.add(p.v_tile);
+            b = b.add(p.z_tile);
+        }
+        for i in 0..C {
+            if i < used {
+                for v in 0..V {
+                    S::store(w.add(i * p.w_row + v * S::LANES), acc[i][v]);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Winograd's minimal filtering against the plain reference, over odd shapes, instruction sets and threads.
+
+use convoke_kernels::conv::{Conv, ConvShape, Epilogue, Winograd};
+use convoke_kernels::norm::{self, Pending, Source};
+use convoke_kernels::reference::conv as reference;
+use convoke_kernels::{Ctx, Isa, Pool};
+
+fn numbers(n: usize, seed: u64) -> Vec<f32> {
+    let mut s = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    (0..n)
+        .map(|_| {
+            s ^= s << 13;
+            s ^= s >> 7;
+            s ^= s << 17;
+            (s >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+/// Maps of `h`×`w`×`c` to `d` filters, padded above, left, below and right.
+fn shape((h, w, c): (usize, usize, usize), d: usize, pad: [usize; 4]) -> ConvShape {
+    let [top, left, bottom, right] = pad;
+    let (oh, ow) = (h + top + bottom - 2, w + left + right - 2);
+    let (kh, kw, sh, sw, dh, dw, groups) = (3, 3, 1, 1, 1, 1, 1);
+    ConvShape { h, w, c, kh, kw, d, sh, sw, top, left, dh, dw, groups, oh, ow }
+}
+
+fn cases() -> Vec<(usize, ConvShape)> {
+    vec![
+        (1, shape((2, 2, 1), 1, [1; 4])),
+        (3, shape((4, 4, 3), 5, [0; 4])),
+        (2, shape((7, 7, 16), 32, [1; 4])),
+        (5, shape((7, 6, 33), 40, [1; 4])),
+        (1, shape((9, 13, 20), 17, [2; 4])),
+        (2, shape((8, 11, 64), 64, [1, 1, 0, 2])),
+        (2, shape((12, 12, 70), 16, [0, 2, 2, 0])),
+        (9, shape((5, 3, 130), 48, [1; 4])),
+        (2, shape((32, 32, 16), 16, [1; 4])),
+        (1, shape((30, 70, 8), 9, [1; 4])),
+        (40, shape((14, 14, 100), 96, [1; 4])),
+    ]
+}
+
+struct Passes {
+    y: Vec<f32>,
+    dx: Vec<f32>,
+    dw: Vec<f32>,
+}
+
+fn run(n: usize, s: ConvShape, isa: Isa, threads: usize) -> Passes {
+    let pool = Pool::new(threads);
+    let cx = Ctx { pool: &pool, isa };
+    let conv = Conv::new(s, isa, n, threads).winograd(Winograd::Always);
+    let (x, w) = (numbers(n * s.x_len(), 1), numbers(s.filter_len(), 2));
+    let dy = numbers(n * s.y_len(), 3);
+    let nan = |len| vec![f32::NAN; len];
+    let (mut y, mut dx, mut dw) = (nan(n * s.y_len()), nan(n * s.x_len()), nan(s.filter_len()));
+    let mut pack = nan(conv.forward_pack_len());
+    conv.pack_forward(cx, &w, &mut pack);
+    let mut scratch = nan(conv.forward_scratch_len());
+    conv.forward(cx, n, (&x).into(), &pack, &mut y, Epilogue::default(), &mut scratch);
+    let mut pack = nan(conv.backward_pack_len());
+    conv.pack_backward(cx, &w, &mut pack);
+    let mut scratch = nan(conv.backward_scratch_len());
+    conv.backward_data(cx, n, &dy, &pack, &mut dx, false, &mut scratch);
+    let mut scratch = nan(conv.weights_scratch_len());
+    conv.backward_weights(cx, n, (&x).into(), &dy, &mut dw, &mut scratch);
+    Passes { y, dx, dw }
+}
+
+/// The direct sum's bound (`tests/conv.rs`: 2·√K·ε·s) times four: transformed numbers are sums of up to four.
+fn close(what: &str, got: &[f32], want: &[f64], k: usize) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    let root = (k as f64).sqrt();
+    let bound = 8.0 * root * f64::from(f32::EPSILON) * (root / 3.0).max(1.0);
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        let e = (f64::from(*g) - w).abs();
+        assert!(e <= bound, "{what}[{i}]: {g} against {w}, error {e:e} bound {bound:e}");
+    }
+}
+
+#[test]
+fn every_pass_equals_the_reference_on_every_instruction_set() {
+    for (i, (n, s)) in cases().into_iter().enumerate() {
+        let (x, w) = (numbers(n * s.x_len(), 1), numbers(s.filter_len(), 2));
+        let dy = numbers(n * s.y_len(), 3);
+        let y = reference::forward(&s, n, &x, &w);
+        let dx = reference::backward_data(&s, n, &dy, &w);
+        let dw = reference::backward_weights(&s, n, &x, &dy);
+        for isa in Isa::available() {
+            let got = run(n, s, isa, 1);
+            close(&format!("case {i} {isa:?} y"), &got.y, &y, 9 * s.c);
+            close(&format!("case {i} {isa:?} dx"), &got.dx, &dx, 9 * s.d);
+            close(&format!("case {i} {isa:?} dw"), &got.dw, &dw, n * s.oh * s.ow);
+        }
+    }
+}
+
+#[test]
+fn threads_change_no_bit() {
+    for (n, s) in cases() {
+        for isa in Isa::available() {
+            let one = run(n, s, isa, 1);
+            for threads in [2, 3] {
+                let more = run(n, s, isa, threads);
+                assert!(
+                    one.y == more.y && one.dx == more.dx && one.dw == more.dw,
+                    "{isa:?} {s:?} with {threads} threads"
+                );
+            }
+        }
+    }
+}
+
+/// Half the batch gives the bits of the whole one's first half.
+#[test]
+fn smaller_batches_change_no_bit() {
+    let s = shape((9, 7, 20), 24, [1; 4]);
+    let (whole, half) = (run(6, s, Isa::detect(), 2), run(3, s, Isa::detect(), 2));
+    assert!(whole.y.starts_with(&half.y) && whole.dx.starts_with(&half.dx[..half.dx.len() / 2]));
+}
+
+#[test]
+fn norm_bias_residual_bounds_and_accumulation() {
+    let (n, s) = (3, shape((9, 7, 20), 21, [1; 4]));
+    let (x, w) = (numbers(n * s.x_len(), 1), numbers(s.filter_len(), 2));
+    let (scale, shift) = (numbers(s.c, 7), numbers(s.c, 8));
+    let (bias, residual) = (numbers(s.d, 4), numbers(n * s.y_len(), 5));
+    let (dy, first) = (numbers(n * s.y_len(), 3), numbers(n * s.x_len(), 6));
+    for isa in Isa::available() {
+        let pool = Pool::new(2);
+        let cx = Ctx { pool: &pool, isa };
+        let mut applied = vec![0.0; x.len()];
+        norm::apply(cx, &x, &scale, &shift, None, Some((0.0, 0.7)), &mut applied);
+        let plain = reference::forward(&s, n, &applied, &w);
+        let sum = |(i, y): (usize, &f64)| y + f64::from(bias[i % s.d]) + f64::from(residual[i]);
+        let want: Vec<f64> = plain.iter().enumerate().map(sum).map(|v| v.clamp(0.0, 1.5)).collect();
+        let conv = Conv::new(s, isa, n, 2).normed().winograd(Winograd::Always);
+        let mut pack = vec![f32::NAN; conv.forward_pack_len()];
+        conv.pack_forward(cx, &w, &mut pack);
+        let mut y = vec![f32::NAN; n * s.y_len()];
+        let mut scratch = vec![f32::NAN; conv.forward_scratch_len()];
+        let epilogue =
+            Epilogue { bias: Some(&bias), residual: Some(&residual), clamp: Some((0.0, 1.5)) };
+        let norm = Some(Pending { scale: &scale, shift: &shift, clamp: (0.0, 0.7) });
+        conv.forward(cx, n, Source { x: &x, norm }, &pack, &mut y, epilogue, &mut scratch);
+        close(&format!("{isa:?} y"), &y, &want, 180);
+
+        let plain = reference::backward_data(&s, n, &dy, &w);
+        let want: Vec<f64> = plain.iter().zip(&first).map(|(a, b)| a + f64::from(*b)).collect();
+        let mut pack = vec![f32::NAN; conv.backward_pack_len()];
+        conv.pack_backward(cx, &w, &mut pack);
+        let mut dx = first.clone();
+        let mut scratch = vec![f32::NAN; conv.backward_scratch_len()];
+        conv.backward_data(cx, n, &dy, &pack, &mut dx, true, &mut scratch);
+        close(&format!("{isa:?} dx"), &dx, &want, 189);
+    }
+}
+
+#[test]
+fn other_windows_stay_as_they_are() {
+    let s = shape((8, 8, 64), 64, [1; 4]);
+    for other in [
+        ConvShape { sh: 2, oh: 4, ..s },
+        ConvShape { groups: 2, ..s },
+        ConvShape { kh: 1, top: 0, ..s },
+        ConvShape { dh: 2, top: 2, ..s },
+    ] {
+        let conv = Conv::new(other, Isa::Portable, 4, 1).winograd(Winograd::Always);
+        assert!(!conv.is_winograd(), "{other:?}");
+    }
+    assert!(Conv::new(s, Isa::Portable, 4, 1).winograd(Winograd::Always).is_winograd());
+}
