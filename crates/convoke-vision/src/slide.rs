@@ -6,7 +6,7 @@
 
 use crate::error::{Result, other};
 use convoke_data::{Picture, Preprocess};
-use convoke_engine::{Axis, Network, Plan, PlanOptions, Session, Shape};
+use convoke_engine::{Axis, Network, Plan, PlanOptions, Precision, Session, Shape};
 use std::ops::Range;
 
 /// How to slide.
@@ -219,7 +219,7 @@ impl Slider {
 
     fn plan(&self, block: Shape) -> Result<Plan> {
         let network = self.network.with_input(block)?;
-        Ok(Plan::compile(&network, &PlanOptions::predict(1, self.options.threads))?)
+        Ok(Plan::compile(&network, &options(self.options.threads))?)
     }
 
     fn open(&mut self, block: Shape, plan: Plan) -> Result<()> {
@@ -278,6 +278,11 @@ fn last_field(network: &Network) -> (Axis, Axis) {
     (f.h, f.w)
 }
 
+/// Of one picture, such that blocks give the bits of the whole.
+fn options(threads: usize) -> PlanOptions {
+    PlanOptions { precision: Precision::F32Direct, ..PlanOptions::predict(1, threads) }
+}
+
 /// One block along one axis.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Cut {
@@ -326,8 +331,7 @@ mod tests {
     }
 
     fn weights(network: &Network) -> (Vec<f32>, Vec<f32>) {
-        let mut s =
-            Session::new(Plan::compile(network, &PlanOptions::predict(1, 1)).unwrap()).unwrap();
+        let mut s = Session::new(Plan::compile(network, &options(1)).unwrap()).unwrap();
         s.init(3);
         (s.params().to_vec(), s.state().to_vec())
     }
@@ -377,8 +381,7 @@ mod tests {
         let (params, state) = weights(&network);
         let p = picture(60, 50);
         let (map, _) = slide(&network, &p, usize::MAX, 1);
-        let mut s =
-            Session::new(Plan::compile(&network, &PlanOptions::predict(1, 1)).unwrap()).unwrap();
+        let mut s = Session::new(Plan::compile(&network, &options(1)).unwrap()).unwrap();
         s.set_params(&params).unwrap();
         s.set_state(&state).unwrap();
         let input = network.input_shape();

@@ -27,8 +27,8 @@ impl Threads {
 #[derive(clap::Args, Clone, Copy)]
 pub struct Arithmetic {
     /// What sums of products are made in: bf16 rounds what is multiplied to 8 bits where the processor is
-    /// faster with it, and leaves weights in f32; int8 predicts with models that `quantize` made; winograd is f32 with
-    /// fewer products in 3x3 windows, as training does by itself
+    /// faster with it, and leaves weights in f32; int8 predicts with models that `quantize` made; f32-direct makes
+    /// every product where f32 takes fewer for 3x3 windows (Winograd)
     /// [default: int8 for such models, else f32]
     #[arg(long, value_enum)]
     precision: Option<PrecisionArg>,
@@ -39,7 +39,7 @@ enum PrecisionArg {
     F32,
     Bf16,
     Int8,
-    Winograd,
+    F32Direct,
 }
 
 impl Arithmetic {
@@ -49,7 +49,7 @@ impl Arithmetic {
             None | Some(PrecisionArg::F32) => Precision::F32,
             Some(PrecisionArg::Bf16) => Precision::Bf16,
             Some(PrecisionArg::Int8) => Precision::Int8,
-            Some(PrecisionArg::Winograd) => Precision::Winograd,
+            Some(PrecisionArg::F32Direct) => Precision::F32Direct,
         }
     }
 

@@ -98,7 +98,7 @@ pub(super) fn precise(conv: Conv, b: &Lower, from: NodeId) -> Conv {
     match (b.options.precision, b.options.ranges.get(&b.net.node(from).name)) {
         (Precision::Bf16, _) => conv.precision(b.options.precision.into()),
         (Precision::Int8, Some(range)) => conv.int8(range, None),
-        (Precision::Int8 | Precision::F32 | Precision::Winograd, _) => conv,
+        (Precision::Int8 | Precision::F32 | Precision::F32Direct, _) => conv,
     }
 }
 

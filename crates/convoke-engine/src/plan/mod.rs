@@ -99,9 +99,13 @@ pub enum Mode {
 #[serde(rename_all = "kebab-case")]
 pub enum Precision {
     /// 32-bit floats. Where the processor multiplies bf16 on matrix tiles (AMX), large convolutions are
-    /// made of such products, as exact as those of 32 bits: see [`convoke_kernels::conv`].
+    /// made of such products, as exact as those of 32 bits: see [`convoke_kernels::conv`]. Windows of 3×3 at stride 1
+    /// take fewer products where that is faster (Winograd's minimal filtering); errors are then a small multiple of
+    /// those of [`Precision::F32Direct`].
     #[default]
     F32,
+    /// 32-bit floats, every product made: a map in parts gives the bits that it gives in one piece.
+    F32Direct,
     /// Convolutions and dense layers multiply numbers rounded to bf16 (8 bits of mantissa) and sum in 32
     /// bits, where the processor has matrix tiles and it pays; elsewhere as [`Precision::F32`]. Weights,
     /// maps, norms, losses and updates stay in 32 bits.
@@ -111,16 +115,12 @@ pub enum Precision {
     /// predict. Layers whose input has no known range, grouped convolutions and networks that run with pictures
     /// in the lanes stay as [`Precision::F32`].
     Int8,
-    /// 32-bit floats, with fewer products where windows are 3×3 at stride 1 and it pays (Winograd's minimal
-    /// filtering, see [`convoke_kernels::conv`]): errors are a small multiple of those of [`Precision::F32`].
-    /// Training does so anyway, see [`PlanOptions::winograd`].
-    Winograd,
 }
 
 impl From<Precision> for convoke_kernels::conv::Precision {
     fn from(p: Precision) -> Self {
         match p {
-            Precision::F32 | Precision::Int8 | Precision::Winograd => Self::F32,
+            Precision::F32 | Precision::F32Direct | Precision::Int8 => Self::F32,
             Precision::Bf16 => Self::Bf16,
         }
     }
@@ -144,9 +144,6 @@ pub struct PlanOptions {
     pub lanes: Option<bool>,
     /// What sums of products are made in.
     pub precision: Precision,
-    /// Whether convolutions take fewer products where that pays ([`Precision::Winograd`]); `None`: in training they
-    /// do, in prediction where the precision says so.
-    pub winograd: Option<bool>,
     /// What values the maps take, for [`Precision::Int8`].
     pub ranges: Ranges,
     /// Which weights learn, and how fast; says nothing to a plan that predicts.
@@ -182,7 +179,6 @@ impl PlanOptions {
             keep: Vec::new(),
             lanes: None,
             precision: Precision::F32,
-            winograd: None,
             ranges: Ranges::default(),
             tuning: Tuning::default(),
         }
@@ -190,9 +186,11 @@ impl PlanOptions {
 
     /// For whom convolutions take fewer products, if they do.
     pub(crate) fn fewer_products(&self) -> Option<Winograd> {
-        let training = self.mode != Mode::Predict;
-        let on = self.winograd.unwrap_or(training || self.precision == Precision::Winograd);
-        on.then_some(if training { Winograd::Training } else { Winograd::Prediction })
+        let when = match self.mode {
+            Mode::Predict => Winograd::Prediction,
+            Mode::Train { .. } => Winograd::Training,
+        };
+        (self.precision != Precision::F32Direct).then_some(when)
     }
 
     /// A plan that trains `batch` samples at a time.
