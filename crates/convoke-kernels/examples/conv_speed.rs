@@ -89,9 +89,9 @@ fn main() {
         }
         let conv = Conv::new(shape, isa, n, threads);
         let conv = match how.as_str() {
-            "tiles" => conv.all_on_tiles(Precision::F32),
+            "tiles" => conv.all_in(Precision::F32),
+            "bf16" => conv.all_in(Precision::Bf16),
             "winograd" => conv.winograd(Winograd::Always),
-            "bf16" => conv.all_on_tiles(Precision::Bf16),
             _ => conv,
         };
         let x = numbers(n * shape.x_len());

@@ -1,18 +1,20 @@
-//! Convolutions on matrix tiles against the plain reference, over odd shapes and threads, and how near they
-//! come to the true sums beside the other kernels.
+//! Convolutions by products of bf16, on matrix tiles and on vectors, against the plain reference, over odd shapes
+//! and threads, and how near they come to the true sums beside the other kernels.
 
 use convoke_kernels::conv::{Conv, ConvShape, Epilogue, Precision};
 use convoke_kernels::norm::{self, Pending, Source};
 use convoke_kernels::reference::conv as reference;
 use convoke_kernels::{Ctx, Isa, Pool};
 
-/// The tiles, or a word that there are none.
-fn tiles() -> Option<Isa> {
-    let found = Isa::available().into_iter().find(|&i| i == Isa::Amx);
-    if found.is_none() {
-        println!("skipped: this machine has no tiles");
+/// Instruction sets of this machine and the precisions that they have products for, or a word that there are none.
+fn ways() -> Vec<(Isa, Precision)> {
+    let precisions = |isa| [Precision::F32, Precision::Bf16].map(|precision| (isa, precision));
+    let ways: Vec<_> = Isa::available().into_iter().flat_map(precisions).collect();
+    let ways: Vec<_> = ways.into_iter().filter(|&(isa, p)| Conv::has_products(isa, p)).collect();
+    if ways.is_empty() {
+        println!("skipped: this machine multiplies no bf16");
     }
-    found
+    ways
 }
 
 fn numbers(n: usize, seed: u64) -> Vec<f32> {
@@ -126,12 +128,15 @@ fn inputs(case: Case, round: bool) -> [Vec<f32>; 3] {
     let lens = [n * s.x_len(), s.filter_len(), n * s.y_len()];
     let mut all = [1, 2, 3].map(|seed| numbers(lens[seed - 1], seed as u64));
     if round {
-        for v in all.iter_mut().flatten() {
-            let bits = v.to_bits();
-            *v = f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000);
-        }
+        all.iter_mut().flatten().for_each(to_bf16);
     }
     all
+}
+
+/// Rounds to the nearest bf16.
+fn to_bf16(v: &mut f32) {
+    let bits = v.to_bits();
+    *v = f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000);
 }
 
 fn truth(case: Case, round: bool) -> [Vec<f64>; 3] {
@@ -152,19 +157,19 @@ fn deviation(got: &[f32], want: &[f64]) -> f64 {
 }
 
 /// In f32, sums on tiles are as near to the true ones as those of fused multiply-adds, within a factor of
-/// two and one rounding; in bf16 they are those of operands rounded beforehand.
+/// two and one rounding; in bf16 sums are those of operands rounded beforehand.
 #[test]
-fn tiles_are_as_exact_as_the_other_kernels() {
-    let Some(isa) = tiles() else { return };
+fn sums_are_as_exact_as_those_of_the_other_kernels() {
     for case in cases() {
         let Case { n, s } = case;
         let conv = Conv::new(s, Isa::Avx512, n, 1);
         let sums = [s.kh * s.kw * s.c, s.kh * s.kw * s.d, n * s.oh * s.ow];
-        for (precision, round) in [(Precision::F32, false), (Precision::Bf16, true)] {
+        for (isa, precision) in ways() {
+            let round = precision == Precision::Bf16;
             let want = truth(case, round);
             let plain = run(case, &conv, Isa::Avx512, 1, round);
-            let on_tiles = Conv::new(s, isa, n, 1).all_on_tiles(precision);
-            let got = run(case, &on_tiles, isa, 1, round);
+            let narrow = Conv::new(s, isa, n, 1).all_in(precision);
+            let got = run(case, &narrow, isa, 1, round);
             let all = [(&got.y, &plain.y), (&got.dx, &plain.dx), (&got.dw, &plain.dw)];
             for (i, (got, plain)) in all.into_iter().enumerate() {
                 let (error, beside) = (deviation(got, &want[i]), deviation(plain, &want[i]));
@@ -182,13 +187,12 @@ fn tiles_are_as_exact_as_the_other_kernels() {
 
 #[test]
 fn threads_change_no_bit() {
-    let Some(isa) = tiles() else { return };
     for case in cases() {
-        for precision in [Precision::F32, Precision::Bf16] {
-            let one = Conv::new(case.s, isa, case.n, 1).all_on_tiles(precision);
+        for (isa, precision) in ways() {
+            let one = Conv::new(case.s, isa, case.n, 1).all_in(precision);
             let one = run(case, &one, isa, 1, false);
             for threads in [2, 3] {
-                let more = Conv::new(case.s, isa, case.n, threads).all_on_tiles(precision);
+                let more = Conv::new(case.s, isa, case.n, threads).all_in(precision);
                 let more = run(case, &more, isa, threads, false);
                 let same = one.y == more.y && one.dx == more.dx && one.dw == more.dw;
                 assert!(same, "{:?} {precision:?} with {threads} threads", case.s);
@@ -200,19 +204,21 @@ fn threads_change_no_bit() {
 /// Bias, residual, bounds, adding to what is there, a norm of the source, and fewer pictures than planned.
 #[test]
 fn epilogue_accumulation_norm_and_small_batches() {
-    let Some(isa) = tiles() else { return };
     let pool = Pool::new(2);
-    let cx = Ctx { pool: &pool, isa };
-    for case in cases() {
+    for (case, (isa, precision)) in
+        cases().into_iter().flat_map(|c| ways().into_iter().map(move |w| (c, w)))
+    {
         let Case { n, s } = case;
+        let cx = Ctx { pool: &pool, isa };
+        let round = precision == Precision::Bf16;
         let few = n.div_ceil(2);
-        let [x, w, dy] = inputs(case, false);
+        let [x, w, dy] = inputs(case, round);
         let (scale, shift, bias) = (numbers(s.c, 7), numbers(s.c, 8), numbers(s.d, 4));
         let (more, first) = (numbers(few * s.y_len(), 5), numbers(few * s.x_len(), 6));
         let mut applied = vec![0.0; few * s.x_len()];
         let len = applied.len();
         norm::apply(cx, &x[..len], &scale, &shift, None, Some((0.0, 0.7)), &mut applied);
-        let conv = Conv::new(s, isa, n, 2).normed().all_on_tiles(Precision::F32);
+        let conv = Conv::new(s, isa, n, 2).normed().all_in(precision);
         let nan = |len| vec![f32::NAN; len];
         let mut pack = nan(conv.forward_pack_len());
         conv.pack_forward(cx, &w, &mut pack);
@@ -228,7 +234,11 @@ fn epilogue_accumulation_norm_and_small_batches() {
         let y = forward((&applied).into());
         assert!(y == forward(source), "norm of {s:?}");
         let sum = (s.kh * s.kw * s.c) as f64;
-        let want = reference::forward(&s, few, &applied, &w);
+        let mut rounded = applied.clone();
+        if round {
+            rounded.iter_mut().for_each(to_bf16);
+        }
+        let want = reference::forward(&s, few, &rounded, &w);
         for (i, y) in y.iter().enumerate() {
             let want = want[i] + f64::from(bias[i % s.d]) + f64::from(more[i]);
             let error = (f64::from(*y) - want.clamp(0.0, 1.5)).abs();

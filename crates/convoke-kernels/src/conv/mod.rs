@@ -4,9 +4,10 @@
 //! over a 1×1 map. Depthwise convolutions have kernels of their own in [`crate::depthwise`].
 //!
 //! Forward and backward-data are both a `walk::Walk`; backward-weights is a `weights::Weights`. Where they take
-//! less time, [`tiles`] or [`winograd`] take their place.
+//! less time, `tiles` and `dots` (narrower numbers) or `winograd` (fewer products) take their place.
 
 mod dense;
+mod dots;
 mod pack;
 mod tiles;
 mod walk;
@@ -16,6 +17,7 @@ mod winograd;
 use crate::norm::Source;
 use crate::{Ctx, Isa};
 use dense::Dense;
+use dots::{DotWalk, DotWeights};
 pub(crate) use tiles::present as tiles_present;
 pub use tiles::{Int8, Precision, Range8};
 use tiles::{Kind, TileWalk, TileWeights};
@@ -119,8 +121,8 @@ pub struct Conv {
     forward: Walk,
     backward: Vec<Walk>,
     weights: Weights,
-    /// The same on tiles, where they are faster.
-    tiles: OnTiles,
+    /// The same by narrower numbers, where they are faster.
+    narrow: Narrow,
     /// The same with fewer products, where asked for.
     winograd: Fewer,
     /// Forward and backward-data straight from the filters, see [`Conv::unpacked`].
@@ -129,38 +131,103 @@ pub struct Conv {
     threads: usize,
 }
 
-/// What runs on tiles.
+/// What multiplies bf16 (f32 as sums of it, on tiles) or integers.
 #[derive(Debug, Clone, Default)]
-struct OnTiles {
-    forward: Option<TileWalk>,
-    backward: Option<Vec<TileWalk>>,
-    weights: Option<TileWeights>,
+struct Narrow {
+    forward: Option<NarrowWalk>,
+    backward: Option<Vec<NarrowWalk>>,
+    weights: Option<NarrowWeights>,
 }
 
-impl OnTiles {
-    /// Those of the three that tiles do in fewer cycles; all of them if they must.
+/// A walk on matrix tiles or in dot products of vectors.
+#[derive(Debug, Clone)]
+enum NarrowWalk {
+    Tiles(TileWalk),
+    Dots(DotWalk),
+}
+
+/// Backward-weights likewise.
+#[derive(Debug, Clone)]
+enum NarrowWeights {
+    Tiles(TileWeights),
+    Dots(DotWeights),
+}
+
+/// Calls a method of whichever it is.
+macro_rules! either {
+    ($of:ident, $self:expr, $method:ident($($arg:expr),*)) => {
+        match $self {
+            $of::Tiles(tiles) => tiles.$method($($arg),*),
+            $of::Dots(dots) => dots.$method($($arg),*),
+        }
+    };
+}
+
+impl NarrowWalk {
+    fn new(base: &Walk, kind: Kind, batch: usize, threads: usize) -> Self {
+        match kind {
+            Kind::Int8(way, _) if way != Int8::Tiles => {
+                NarrowWalk::Dots(DotWalk::new(base, kind, batch, threads))
+            }
+            Kind::Floats(_) if base.isa() != Isa::Amx => {
+                NarrowWalk::Dots(DotWalk::new(base, kind, batch, threads))
+            }
+            _ => NarrowWalk::Tiles(TileWalk::new(base, kind, batch, threads)),
+        }
+    }
+
+    fn pack_len(&self) -> usize {
+        either!(NarrowWalk, self, pack_len())
+    }
+
+    fn scratch_len(&self) -> usize {
+        either!(NarrowWalk, self, scratch_len())
+    }
+
+    fn cost(&self, batch: usize) -> f64 {
+        either!(NarrowWalk, self, cost(batch))
+    }
+}
+
+impl NarrowWeights {
+    fn cost(&self, batch: usize) -> f64 {
+        either!(NarrowWeights, self, cost(batch))
+    }
+}
+
+impl Narrow {
+    /// Whether an instruction set has faster products for a precision.
+    fn serves(isa: Isa, precision: Precision) -> bool {
+        isa == Isa::Amx || precision == Precision::Bf16 && dots::bf16_present(isa)
+    }
+
+    /// Those of the three that take fewer cycles so; all of them if they must.
     fn new(conv: &Conv, precision: Precision, must: bool) -> Self {
         let (s, batch, threads) = (&conv.shape, conv.batch, conv.threads);
-        if conv.forward.isa() != Isa::Amx || s.groups > 1 {
-            return OnTiles::default();
+        let isa = conv.forward.isa();
+        if !Self::serves(isa, precision) || s.groups > 1 {
+            return Narrow::default();
         }
         // Forward and backward-data choose by channels and window, whatever the extent of the maps, so that
         // a picture in parts gives the bits that it gives in one piece.
         let typical = typical(s);
-        let few = s.oh * s.ow == 1 && batch < FEW;
+        let few = s.oh * s.ow == 1 && batch < FEW && isa == Isa::Amx;
         let long = s.filter_len() > MANY;
         let kind = Kind::Floats(precision);
-        let cost = |w: &Walk| TileWalk::new(w, kind, TYPICAL_BATCH, 1).cost(TYPICAL_BATCH);
-        let forward = cost(&Walk::forward(&typical, Isa::Amx, false));
-        let backward: f64 = Walk::backward_data(&typical, Isa::Amx).iter().map(cost).sum();
-        let weights = TileWeights::new(s, precision, batch, threads);
-        let tiles = |w: &Walk| TileWalk::new(w, kind, batch, threads);
-        let chosen = |few: bool, tiles: f64, fma: f64| must || !few && tiles < fma;
-        OnTiles {
+        let cost = |w: &Walk| NarrowWalk::new(w, kind, TYPICAL_BATCH, 1).cost(TYPICAL_BATCH);
+        let forward = cost(&Walk::forward(&typical, isa, false));
+        let backward: f64 = Walk::backward_data(&typical, isa).iter().map(cost).sum();
+        let weights = match isa {
+            Isa::Amx => NarrowWeights::Tiles(TileWeights::new(s, precision, batch, threads)),
+            _ => NarrowWeights::Dots(DotWeights::new(s, batch)),
+        };
+        let narrow = |w: &Walk| NarrowWalk::new(w, kind, batch, threads);
+        let chosen = |few: bool, narrow: f64, fma: f64| must || !few && narrow < fma;
+        Narrow {
             forward: chosen(few, forward, fma(&typical, TYPICAL_BATCH, s.d, s.c))
-                .then(|| tiles(&conv.forward)),
+                .then(|| narrow(&conv.forward)),
             backward: chosen(few, backward, fma(&typical, TYPICAL_BATCH, s.c, s.d))
-                .then(|| conv.backward.iter().map(tiles).collect()),
+                .then(|| conv.backward.iter().map(narrow).collect()),
             weights: chosen(long, weights.cost(batch), fma(s, batch, s.d, s.c)).then_some(weights),
         }
     }
@@ -198,12 +265,12 @@ impl Fewer {
             (WinogradWalk::forward(s, isa), WinogradWalk::backward_data(s, isa));
         let weights = WinogradWeights::new(s, isa, batch);
         let trains = when != Winograd::Prediction;
-        let tiles = &conv.tiles;
+        let narrow = &conv.narrow;
         Fewer {
-            forward: some(forward).filter(|_| tiles.forward.is_none()),
-            backward: some(backward).filter(|_| trains && tiles.backward.is_none()),
+            forward: some(forward).filter(|_| always || narrow.forward.is_none()),
+            backward: some(backward).filter(|_| always || trains && narrow.backward.is_none()),
             weights: Some(weights)
-                .filter(|w| always || trains && tiles.weights.is_none() && w.pays(batch)),
+                .filter(|w| always || trains && narrow.weights.is_none() && w.pays(batch)),
         }
     }
 }
@@ -245,7 +312,7 @@ impl Conv {
             forward: Walk::forward(&shape, isa, false),
             backward: Walk::backward_data(&shape, isa),
             weights: Weights::new(&shape, isa, batch, false),
-            tiles: OnTiles::default(),
+            narrow: Narrow::default(),
             winograd: Fewer::default(),
             dense: None,
             batch,
@@ -256,12 +323,19 @@ impl Conv {
 
     /// The same in another precision.
     pub fn precision(self, precision: Precision) -> Self {
-        Conv { tiles: OnTiles::new(&self, precision, false), ..self }
+        Conv { narrow: Narrow::new(&self, precision, false), ..self }
     }
 
-    /// The same with everything on tiles where [`Isa::Amx`] has them, faster or not: to test and to measure.
-    pub fn all_on_tiles(self, precision: Precision) -> Self {
-        Conv { tiles: OnTiles::new(&self, precision, true), ..self }
+    /// The same with everything in the products of a precision where [`Conv::has_products`], faster or not: to test
+    /// and to measure.
+    pub fn all_in(self, precision: Precision) -> Self {
+        Conv { narrow: Narrow::new(&self, precision, true), ..self }
+    }
+
+    /// Whether an instruction set comes, on this machine, with products of its own for a precision: on tiles
+    /// ([`Isa::Amx`]), or of bf16 on vectors.
+    pub fn has_products(isa: Isa, precision: Precision) -> bool {
+        Isa::available().contains(&isa) && Narrow::serves(isa, precision)
     }
 
     /// The same with [`Conv::forward`] in integers of 8 bits, for maps of this range; `way` `None` takes the best of
@@ -269,16 +343,16 @@ impl Conv {
     pub fn int8(self, range: Range8, way: Option<Int8>) -> Self {
         let way = way.unwrap_or_else(|| Int8::best(self.forward.isa()));
         let kind = Kind::Int8(way, range);
-        let walk = TileWalk::new(&self.forward, kind, self.batch, self.threads);
-        if self.shape.groups > 1 || !walk.holds() {
+        let walk = NarrowWalk::new(&self.forward, kind, self.batch, self.threads);
+        if self.shape.groups > 1 || !either!(NarrowWalk, &walk, holds()) {
             return self;
         }
-        Conv { tiles: OnTiles { forward: Some(walk), ..self.tiles }, dense: None, ..self }
+        Conv { narrow: Narrow { forward: Some(walk), ..self.narrow }, dense: None, ..self }
     }
 
     /// Whether [`Conv::forward`] is in integers.
     pub fn is_int8(&self) -> bool {
-        self.tiles.forward.as_ref().is_some_and(TileWalk::is_int8)
+        self.narrow.forward.as_ref().is_some_and(|w| either!(NarrowWalk, w, is_int8()))
     }
 
     /// The same with fewer products (Winograd's minimal filtering) for windows of 3×3 at stride 1: in f32, and last
@@ -308,12 +382,12 @@ impl Conv {
     pub fn unpacked(self) -> Self {
         let isa = self.forward.isa();
         let dense = Dense::both(&self.shape, isa, self.batch);
-        let OnTiles { forward, backward, weights } = self.tiles;
-        let tiles = match dense {
-            Some(_) => OnTiles { forward: None, backward: None, weights },
-            None => OnTiles { forward, backward, weights },
+        let Narrow { forward, backward, weights } = self.narrow;
+        let narrow = match dense {
+            Some(_) => Narrow { forward: None, backward: None, weights },
+            None => Narrow { forward, backward, weights },
         };
-        Conv { dense, tiles, ..self }
+        Conv { dense, narrow, ..self }
     }
 
     /// Whether filters are read as they are, without packing.
@@ -331,8 +405,8 @@ impl Conv {
         if let Some(winograd) = &self.winograd.forward {
             return winograd.pack_len();
         }
-        match &self.tiles.forward {
-            Some(tiles) => tiles.pack_len(),
+        match &self.narrow.forward {
+            Some(narrow) => narrow.pack_len(),
             None => self.forward.pack_len(),
         }
     }
@@ -342,8 +416,8 @@ impl Conv {
         if let Some(winograd) = &self.winograd.backward {
             return winograd.pack_len();
         }
-        match &self.tiles.backward {
-            Some(tiles) => tiles.iter().map(TileWalk::pack_len).sum(),
+        match &self.narrow.backward {
+            Some(narrow) => narrow.iter().map(NarrowWalk::pack_len).sum(),
             None => self.backward.iter().map(Walk::pack_len).sum(),
         }
     }
@@ -353,9 +427,9 @@ impl Conv {
         if let Some(winograd) = &self.winograd.forward {
             return winograd.scratch_len() * self.threads;
         }
-        let one = match (&self.dense, &self.tiles.forward) {
+        let one = match (&self.dense, &self.narrow.forward) {
             (Some([forward, _]), _) => forward.scratch_len(self.batch),
-            (_, Some(tiles)) => tiles.scratch_len(),
+            (_, Some(narrow)) => narrow.scratch_len(),
             _ => self.forward.scratch_len(self.batch, self.threads),
         };
         one * self.threads
@@ -369,8 +443,8 @@ impl Conv {
         if let Some([_, backward]) = &self.dense {
             return backward.scratch_len(self.batch) * self.threads;
         }
-        let most = match &self.tiles.backward {
-            Some(tiles) => tiles.iter().map(TileWalk::scratch_len).max(),
+        let most = match &self.narrow.backward {
+            Some(narrow) => narrow.iter().map(NarrowWalk::scratch_len).max(),
             None => self.backward.iter().map(|w| w.scratch_len(self.batch, self.threads)).max(),
         };
         most.unwrap_or(0) * self.threads
@@ -381,8 +455,9 @@ impl Conv {
         if let Some(winograd) = &self.winograd.weights {
             return winograd.scratch_len(self.threads);
         }
-        match &self.tiles.weights {
-            Some(tiles) => tiles.scratch_len(),
+        match &self.narrow.weights {
+            Some(NarrowWeights::Tiles(tiles)) => tiles.scratch_len(),
+            Some(NarrowWeights::Dots(dots)) => dots.scratch_len(self.threads),
             None => self.weights.scratch_len(self.threads),
         }
     }
@@ -392,8 +467,8 @@ impl Conv {
         if let Some(winograd) = &self.winograd.forward {
             return winograd.pack(cx, filters, pack);
         }
-        if let Some(tiles) = &self.tiles.forward {
-            return tiles.pack(cx, &self.shape, filters, false, pack);
+        if let Some(narrow) = &self.narrow.forward {
+            return either!(NarrowWalk, narrow, pack(cx, &self.shape, filters, false, pack));
         }
         pack::forward(cx, &self.shape, &self.forward, filters, pack);
     }
@@ -404,12 +479,12 @@ impl Conv {
             return winograd.pack(cx, filters, pack);
         }
         let mut rest = pack;
-        for tiles in self.tiles.backward.iter().flatten() {
-            let (mine, others) = rest.split_at_mut(tiles.pack_len());
-            tiles.pack(cx, &self.shape, filters, true, mine);
+        for narrow in self.narrow.backward.iter().flatten() {
+            let (mine, others) = rest.split_at_mut(narrow.pack_len());
+            either!(NarrowWalk, narrow, pack(cx, &self.shape, filters, true, mine));
             rest = others;
         }
-        if self.tiles.backward.is_some() {
+        if self.narrow.backward.is_some() {
             return;
         }
         for walk in &self.backward {
@@ -439,8 +514,8 @@ impl Conv {
         if let Some(winograd) = &self.winograd.forward {
             return winograd.run(cx, n, x, pack, y, false, epilogue, scratch);
         }
-        if let Some(tiles) = &self.tiles.forward {
-            return tiles.run(cx, n, x, pack, y, false, epilogue, scratch);
+        if let Some(narrow) = &self.narrow.forward {
+            return either!(NarrowWalk, narrow, run(cx, n, x, pack, y, false, epilogue, scratch));
         }
         self.forward.run(cx, n, x, pack, y, false, epilogue, scratch);
     }
@@ -465,10 +540,14 @@ impl Conv {
         if let Some(winograd) = &self.winograd.backward {
             return winograd.run(cx, n, dy.into(), pack, dx, accumulate, plain, scratch);
         }
-        if let Some(tiles) = &self.tiles.backward {
-            for walk in tiles {
+        if let Some(narrow) = &self.narrow.backward {
+            for walk in narrow {
                 let (mine, others) = rest.split_at(walk.pack_len());
-                walk.run(cx, n, dy.into(), mine, dx, accumulate, plain, scratch);
+                either!(
+                    NarrowWalk,
+                    walk,
+                    run(cx, n, dy.into(), mine, dx, accumulate, plain, scratch)
+                );
                 rest = others;
             }
             return;
@@ -496,8 +575,8 @@ impl Conv {
         if let Some(winograd) = &self.winograd.weights {
             return winograd.run(cx, n, x, dy, dw, scratch);
         }
-        if let Some(tiles) = &self.tiles.weights {
-            return tiles.run(cx, n, x, dy, dw, scratch);
+        if let Some(narrow) = &self.narrow.weights {
+            return either!(NarrowWeights, narrow, run(cx, n, x, dy, dw, scratch));
         }
         self.weights.run(cx, n, x, dy, dw, scratch);
     }

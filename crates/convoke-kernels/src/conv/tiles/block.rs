@@ -11,10 +11,8 @@ pub(super) struct Block {
     pub a_row: usize,
     /// Bytes from one piece of A to the next.
     pub a_piece: usize,
-    /// Where each step of the sum begins, in bytes from `a`.
+    /// Where each step of the sum begins, in bytes from `a`; the operand's are zero behind the last number.
     pub steps: *const usize,
-    /// How many times four bytes each step has; tiles take all 64, the operand's are zero behind the last.
-    pub quads: *const usize,
     pub n: usize,
     /// Packed operand of these steps: `[step][piece][columns / 16]` tiles.
     pub b: *const u8,

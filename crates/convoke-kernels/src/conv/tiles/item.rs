@@ -4,7 +4,7 @@ use super::super::Epilogue;
 use super::block::{Block, Form, Multiply, Tiles};
 use super::quantize::{self, Range8};
 use super::walk::TileWalk;
-use super::{Int8, Kind, SIDE, bytes, bytes_mut, chunk, floats_for, split, vectors};
+use super::{Kind, SIDE, bytes, bytes_mut, chunk, floats_for, split};
 use crate::norm::Source;
 use crate::{Isa, SharedMut};
 use std::ops::Range;
@@ -33,34 +33,6 @@ struct Part {
     groups: Range<usize>,
 }
 
-/// What runs blocks.
-enum Engine {
-    Tiles(Tiles, Multiply),
-    Vectors(Int8),
-}
-
-impl Engine {
-    fn begin(kind: Kind) -> Self {
-        match kind {
-            Kind::Floats(p) => Engine::Tiles(Tiles::begin(), p.into()),
-            Kind::Int8(Int8::Tiles, _) => Engine::Tiles(Tiles::begin(), Multiply::Int8),
-            Kind::Int8(way, _) => Engine::Vectors(way),
-        }
-    }
-
-    /// # Safety
-    /// As [`Tiles::run`].
-    unsafe fn run(&self, form: Form, block: &Block) {
-        // SAFETY: the caller's; ways are chosen from those that the machine has.
-        unsafe {
-            match self {
-                Engine::Tiles(tiles, multiply) => tiles.run(form, *multiply, block),
-                Engine::Vectors(way) => vectors::run(*way, form, block),
-            }
-        }
-    }
-}
-
 impl Item<'_> {
     pub fn run(&self, src: Source, scratch: &mut [f32]) {
         let (walk, cut) = (self.walk, &self.walk.cut);
@@ -69,7 +41,7 @@ impl Item<'_> {
         let skip = sums.as_ptr().align_offset(64);
         let sums = &mut sums[skip..];
         self.fill_band(src, bytes_mut(band), line);
-        let engine = Engine::begin(walk.kind);
+        let tiles = Tiles::begin();
         let band = bytes(band);
         // What is summed in one visit is written as it lies, all columns of a pixel one behind the other.
         let together = if walk.once() { walk.together() } else { 1 };
@@ -79,7 +51,7 @@ impl Item<'_> {
             let blocks = start..(start + together).min(all.end);
             if !walk.once() {
                 let part = Part { pictures: 0..pictures, groups: 0..groups };
-                self.block(&engine, start, &part, band, sums);
+                self.block(&tiles, start, &part, band, sums);
                 continue;
             }
             for picture in 0..pictures {
@@ -87,7 +59,7 @@ impl Item<'_> {
                     let groups = first..(first + Form::Tall.groups()).min(groups);
                     let part = Part { pictures: picture..picture + 1, groups };
                     for block in blocks.clone() {
-                        self.block(&engine, block, &part, band, sums);
+                        self.block(&tiles, block, &part, band, sums);
                     }
                 }
             }
@@ -99,12 +71,16 @@ impl Item<'_> {
 
     /// One block of columns over some pixels of the band, some steps of the sum at a time. With the last
     /// steps sums go where they belong, tile by tile, while the next are made.
-    fn block(&self, engine: &Engine, block: usize, part: &Part, band: &[u8], sums: &mut [f32]) {
+    fn block(&self, tiles: &Tiles, block: usize, part: &Part, band: &[u8], sums: &mut [f32]) {
         let (walk, cut, pieces) = (self.walk, &self.walk.cut, self.walk.kind.pieces());
         let (start, _, form) = walk.columns.block(block);
         let size = walk.kind.size();
         let step = walk.base.step_w * cut.pixel * size;
         let operand = walk.columns.at(block, walk.steps.len(), pieces);
+        let multiply = match walk.kind {
+            Kind::Floats(p) => p.into(),
+            Kind::Int8(..) => Multiply::Int8,
+        };
         let once = walk.once();
         let mut k = 0;
         loop {
@@ -140,7 +116,6 @@ impl Item<'_> {
                             a_row: step,
                             a_piece: cut.piece * size,
                             steps: walk.offsets.as_ptr().add(k),
-                            quads: walk.quads.as_ptr().add(k),
                             n,
                             b: self.packed[operand + k * form.step(pieces)..].as_ptr(),
                             c: [c(0), c(1), c(2), c(3)],
@@ -148,7 +123,7 @@ impl Item<'_> {
                             c_column: SIDE,
                             load: k > 0,
                         };
-                        engine.run(form, &block);
+                        tiles.run(form, multiply, &block);
                     }
                     if last {
                         self.each_row(picture, rows, |from, count, to, step| {
@@ -265,10 +240,7 @@ impl Item<'_> {
         assert!(band.len() >= stride * walk.size(), "the band is too short");
         let to = band.as_mut_ptr();
         match (walk.kind, walk.kind.pieces()) {
-            (Kind::Int8(way, range), _) if way.size() == 1 => {
-                self.fill(src, &Bytes { to, isa, range }, line)
-            }
-            (Kind::Int8(_, range), _) => self.fill(src, &Words { to: to.cast(), isa, range }, line),
+            (Kind::Int8(_, range), _) => self.fill(src, &Bytes { to, isa, range }, line),
             (_, 1) => self.fill(src, &Pieces::<1> { to: to.cast(), stride }, line),
             _ => self.fill(src, &Pieces::<3> { to: to.cast(), stride }, line),
         }
@@ -386,26 +358,5 @@ impl Put for Bytes {
     unsafe fn zeros(&self, at: usize, n: usize) {
         // SAFETY: the caller's.
         unsafe { self.to.add(at).write_bytes(self.range.zero(), n) };
-    }
-}
-
-/// The same in 16 bits.
-struct Words {
-    to: *mut i16,
-    isa: Isa,
-    range: Range8,
-}
-
-impl Put for Words {
-    unsafe fn numbers(&self, from: &[f32], at: usize) {
-        // SAFETY: the caller's.
-        let to = unsafe { std::slice::from_raw_parts_mut(self.to.add(at), from.len()) };
-        quantize::words(self.isa, self.range, from, to);
-    }
-
-    unsafe fn zeros(&self, at: usize, n: usize) {
-        // SAFETY: the caller's.
-        let to = unsafe { std::slice::from_raw_parts_mut(self.to.add(at), n) };
-        to.fill(i16::from(self.range.zero()));
     }
 }

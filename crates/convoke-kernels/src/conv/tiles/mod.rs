@@ -15,8 +15,8 @@
 //! What is out of range: pieces below 2⁻¹²⁶ count as zero, so products of numbers below about 2⁻¹⁰⁰ lose
 //! bits, and infinity becomes NaN.
 //!
-//! In int8 arithmetic ([`quantize`]) maps become 8-bit integers and the same walk runs with integer products,
-//! on tiles or, where there are none, on vectors ([`vectors`]) that stand in for them.
+//! In int8 arithmetic ([`quantize`]) maps become 8-bit integers and the same walk runs with integer products.
+//! Where there are no tiles, [`super::dots`] multiplies bf16 and integers on vectors.
 //!
 //! [`walk`] is forward and backward-data, [`weights`] backward-weights; both turn maps into pieces in the
 //! order in which tiles read them ([`split`]) and pass them to the block of [`block`].
@@ -26,12 +26,13 @@ mod item;
 mod pack;
 mod quantize;
 mod split;
-mod vectors;
 mod walk;
 mod weights;
 
 pub(crate) use block::present;
 pub use quantize::{Int8, Range8};
+pub(super) use quantize::{LONGEST, bytes as integers, filter_scales, weight, words as integers16};
+pub(super) use split::{LANES, pair, row as rows, transpose as turn};
 pub(super) use walk::TileWalk;
 pub(super) use weights::TileWeights;
 
@@ -41,8 +42,8 @@ pub enum Precision {
     /// f32, whatever it is made of.
     #[default]
     F32,
-    /// Operands rounded to bf16, sums in f32, where the instruction set multiplies bf16 faster
-    /// ([`crate::Isa::Amx`]); elsewhere as f32.
+    /// Operands rounded to bf16, sums in f32, where the processor multiplies bf16 faster, on tiles
+    /// ([`crate::Isa::Amx`]) or on vectors (AVX512-BF16); elsewhere as f32.
     Bf16,
 }
 
@@ -119,6 +120,6 @@ fn bytes_mut(floats: &mut [f32]) -> &mut [u8] {
 }
 
 /// Floats that hold so many bytes wherever the buffer begins.
-fn floats_for(bytes: usize) -> usize {
+pub(super) fn floats_for(bytes: usize) -> usize {
     bytes.div_ceil(4) + 16
 }

@@ -66,7 +66,7 @@ impl Int8 {
     }
 
     /// Bytes of a number.
-    pub(super) fn size(self) -> usize {
+    pub(in super::super) fn size(self) -> usize {
         match self {
             Int8::Tiles | Int8::Avx512Vnni | Int8::AvxVnni => 1,
             Int8::Avx512 | Int8::Avx2 | Int8::Portable => 2,
@@ -75,7 +75,7 @@ impl Int8 {
 }
 
 /// The longest sum that cannot overflow.
-pub(super) const LONGEST: usize = i32::MAX as usize / (255 * 127);
+pub(in super::super) const LONGEST: usize = i32::MAX as usize / (255 * 127);
 
 /// The values of a map that integers stand for, zero among them.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -119,7 +119,7 @@ fn one(x: f32, inverse: f32, zero: f32) -> u8 {
 }
 
 /// `to` = integers of `from`.
-pub(super) fn bytes(isa: Isa, range: Range8, from: &[f32], to: &mut [u8]) {
+pub(in super::super) fn bytes(isa: Isa, range: Range8, from: &[f32], to: &mut [u8]) {
     let (inverse, zero) = (1.0 / range.scale(), f32::from(range.zero()));
     multiversion!(isa, bytes_body(inverse: f32, zero: f32, from: &[f32], to: &mut [u8]));
 }
@@ -132,7 +132,7 @@ fn bytes_body(inverse: f32, zero: f32, from: &[f32], to: &mut [u8]) {
 }
 
 /// [`bytes`] as integers of 16 bits.
-pub(super) fn words(isa: Isa, range: Range8, from: &[f32], to: &mut [i16]) {
+pub(in super::super) fn words(isa: Isa, range: Range8, from: &[f32], to: &mut [i16]) {
     let (inverse, zero) = (1.0 / range.scale(), f32::from(range.zero()));
     multiversion!(isa, words_body(inverse: f32, zero: f32, from: &[f32], to: &mut [i16]));
 }
@@ -145,7 +145,7 @@ fn words_body(inverse: f32, zero: f32, from: &[f32], to: &mut [i16]) {
 }
 
 /// The scale of each filter of `[sum][d]`: its largest number becomes 127.
-pub(super) fn filter_scales(filters: &[f32], d: usize, scales: &mut [f32]) {
+pub(in super::super) fn filter_scales(filters: &[f32], d: usize, scales: &mut [f32]) {
     scales.fill(0.0);
     for row in filters.chunks_exact(d) {
         for (s, w) in scales.iter_mut().zip(row) {
@@ -159,7 +159,7 @@ pub(super) fn filter_scales(filters: &[f32], d: usize, scales: &mut [f32]) {
 }
 
 /// The integer of a filter's number.
-fn weight(w: f32, scale: f32) -> i8 {
+pub(in super::super) fn weight(w: f32, scale: f32) -> i8 {
     (w / scale).round_ties_even() as i8
 }
 

@@ -7,7 +7,7 @@ use super::pack::Products;
 use super::{DEPTH, Precision, SIDE};
 
 /// 16 numbers of a row, or fewer.
-pub(super) const LANES: usize = 16;
+pub(in super::super) const LANES: usize = 16;
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -117,9 +117,12 @@ mod x86 {
     }
 
     /// `to[lane][i] = from[i · step + lane]` for 16 rows `i` of `n ≤ 16` lanes; rows of `to` are 32 long.
+    ///
+    /// # Safety
+    /// See the module; rows from `rows` on are zero.
     #[target_feature(enable = "avx512f")]
     #[inline]
-    unsafe fn transpose(from: *const f32, step: usize, n: usize, rows: usize, to: *mut f32) {
+    pub unsafe fn transpose(from: *const f32, step: usize, n: usize, rows: usize, to: *mut f32) {
         // SAFETY: rows and lanes are masked to what the caller has; `to` has 16 rows of 32.
         unsafe {
             let mut v = [_mm512_setzero_ps(); 16];
@@ -320,7 +323,7 @@ pub(super) struct Pairs {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::{columns, expect, fence, finish, pair, pairs, row};
+pub(in super::super) use x86::{columns, expect, fence, finish, pair, pairs, row, transpose};
 
 #[cfg(not(target_arch = "x86_64"))]
 mod none {
@@ -338,6 +341,7 @@ mod none {
         _: usize,
     ) {
     }
+    pub unsafe fn transpose(_: *const f32, _: usize, _: usize, _: usize, _: *mut f32) {}
     pub unsafe fn finish(_: &super::Finish) {}
     pub fn fence() {}
     pub fn expect(_: *mut f32, _: usize, _: usize, _: usize) {}
@@ -345,4 +349,4 @@ mod none {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-pub(super) use none::{columns, expect, fence, finish, pair, pairs, row};
+pub(in super::super) use none::{columns, expect, fence, finish, pair, pairs, row, transpose};

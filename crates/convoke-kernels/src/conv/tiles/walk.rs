@@ -48,9 +48,8 @@ pub(in super::super) struct TileWalk {
     runs: Vec<Run>,
     /// Run and first number within it of every step.
     pub(super) steps: Vec<(usize, usize)>,
-    /// Where each step begins, from a pixel's place, in bytes, and how many times four bytes it has.
+    /// Where each step begins, from a pixel's place, in bytes.
     pub(super) offsets: Vec<usize>,
-    pub(super) quads: Vec<usize>,
     pub(super) columns: Columns,
     pub(super) cut: Cut,
 }
@@ -99,7 +98,6 @@ impl TileWalk {
             runs,
             steps,
             offsets: Vec::new(),
-            quads: Vec::new(),
             columns: Columns { n: base.filters },
             cut: Cut::default(),
         };
@@ -109,8 +107,6 @@ impl TileWalk {
             let (run, s) = (&walk.runs[run], base.step_h);
             let row = run.row % s * walk.cut.band_rows + run.row / s;
             walk.offsets.push(((row * walk.cut.pitch + run.col) * walk.cut.pixel + k) * size);
-            let left = (run.cells.len() * base.channels - k).min(depth);
-            walk.quads.push((left * size).div_ceil(4));
         }
         let last = walk.offsets.iter().max().unwrap_or(&0) / size + depth;
         let cut = &mut walk.cut;

@@ -526,7 +526,6 @@ impl TileWeights {
                         a_row: 2 * self.length,
                         a_piece: 2 * self.piece,
                         steps: self.steps[k..].as_ptr(),
-                        quads: std::ptr::null(),
                         n,
                         b: dy[at..].as_ptr(),
                         c: [c(0), c(1), c(2), c(3)],

@@ -1,0 +1,48 @@
+//! Convolutions by dot products of words on vectors: a lane multiplies two bf16 numbers, or four integers of
+//! 8 bits (two where products of bytes would overflow), and adds them to its sum in one instruction.
+//!
+//! A vector of words takes as long as one of f32, so the walks are those of f32 ([`super::walk`],
+//! [`super::weights`]) over maps that are copied, a band at a time into a thread's cache, as words of
+//! neighbouring channels, or for backward-weights of neighbouring pixels. Maps stay f32 between layers, and sums
+//! are made whole, in registers ([`tile`]).
+//!
+//! Processors with matrix tiles take [`super::tiles`].
+
+mod tile;
+mod walk;
+mod weights;
+mod words;
+
+pub(super) use walk::DotWalk;
+pub(super) use weights::DotWeights;
+
+use super::tiles::{Int8, Kind};
+use crate::Isa;
+use crate::gemm::Family;
+
+/// Whether an instruction set comes with products of bf16 (AVX512-BF16) on this machine.
+pub(super) fn bf16_present(isa: Isa) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        isa == Isa::Avx512 && is_x86_feature_detected!("avx512bf16")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = isa;
+        false
+    }
+}
+
+/// How outputs are cut into vectors and tiles.
+fn family(kind: Kind) -> Family {
+    Family::of(match kind {
+        Kind::Floats(_) | Kind::Int8(Int8::Avx512Vnni | Int8::Avx512 | Int8::Tiles, _) => {
+            Isa::Avx512
+        }
+        Kind::Int8(Int8::AvxVnni | Int8::Avx2, _) => Isa::Avx2,
+        Kind::Int8(Int8::Portable, _) => Isa::Portable,
+    })
+}
+
+/// Bytes of a word.
+const WORD: usize = 4;

@@ -1,0 +1,465 @@
+//! The register tile of dot products: [`crate::gemm`]'s tile over words, its sums made in one visit.
+
+use super::super::tiles::{Int8, Kind};
+use crate::gemm::{Panel, Portable, Simd};
+
+/// Offsets of one tap in A and in B, in words.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tap {
+    pub a: isize,
+    pub b: isize,
+}
+
+/// One call of a tile: pointers and strides, in words and floats.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tile {
+    /// Taps in the order of summation.
+    pub taps: *const Tap,
+    pub ntaps: usize,
+    /// Words of the sum within a tap.
+    pub k: usize,
+    pub a: *const u32,
+    pub a_row: usize,
+    pub a_px: usize,
+    pub a_k: usize,
+    pub b: *const u32,
+    pub b_k: usize,
+    pub c: *mut f32,
+    pub c_row: usize,
+    pub c_px: usize,
+    /// Lanes of the last vector that exist in C, bias and residual; all else has them all.
+    pub last: usize,
+    /// What is taken from sums of integers, in a float's place, and what makes numbers of them, per lane.
+    pub less: *const f32,
+    pub scale: *const f32,
+    /// Added per lane, or null.
+    pub bias: *const f32,
+    /// Added number by number, laid out as C, or null. It may be C.
+    pub residual: *const f32,
+    /// Bounds of the result, or none.
+    pub clamp: Option<(f32, f32)>,
+}
+
+/// A tile compiled for one way to multiply and one size.
+///
+/// # Safety
+/// The instruction set must be present, and every address that the strides reach must be valid: reads of A, B
+/// and what is added, writes of C, to which nobody else has access.
+pub(super) type TileFn = unsafe fn(&Tile);
+
+/// Vectors of words and of their sums. All need the instruction set, and what the pointers say.
+trait Dot: Copy {
+    /// The floats that sums become.
+    type Floats: Simd;
+    type Words: Copy;
+    type Sum: Copy;
+    /// Whether sums are integers, to be scaled.
+    const INTEGERS: bool;
+    unsafe fn zero() -> Self::Sum;
+    unsafe fn load(p: *const u32) -> Self::Words;
+    /// One word in every lane.
+    unsafe fn splat(p: *const u32) -> Self::Words;
+    /// `sum + a · b`, number by number of each lane's word.
+    unsafe fn dot(sum: Self::Sum, a: Self::Words, b: Self::Words) -> Self::Sum;
+    /// `sum − less`, which only integers have.
+    unsafe fn floats(sum: Self::Sum, less: *const f32) -> <Self::Floats as Simd>::V;
+}
+
+/// `C [R,Q,V·LANES] = act(scale · (sum over taps, k of A [R,Q] · B [V·LANES] − less) + bias + residual)`.
+///
+/// With `UNIT`, `a_px` is 1, see [`crate::gemm`].
+///
+/// # Safety
+/// See [`TileFn`].
+#[inline(always)]
+unsafe fn tile<
+    D: Dot,
+    const R: usize,
+    const Q: usize,
+    const V: usize,
+    const MASKED: bool,
+    const UNIT: bool,
+>(
+    t: &Tile,
+) {
+    // SAFETY: the caller keeps the contract of `TileFn`.
+    unsafe {
+        let lanes = D::Floats::LANES;
+        let a_px = if UNIT { 1 } else { t.a_px };
+        let mut sums = [[[D::zero(); V]; Q]; R];
+        // What the end of the tile reads and writes comes from main memory while the sums are made.
+        for r in 0..R {
+            for q in 0..Q {
+                for v in 0..V {
+                    let at = r * t.c_row + q * t.c_px + v * lanes;
+                    D::Floats::prefetch(t.c.wrapping_add(at));
+                    if !t.residual.is_null() {
+                        D::Floats::prefetch(t.residual.wrapping_add(at));
+                    }
+                }
+            }
+        }
+        for tap in 0..t.ntaps {
+            let tap = *t.taps.add(tap);
+            let (mut a, mut b) = (t.a.offset(tap.a), t.b.offset(tap.b));
+            for _ in 0..t.k {
+                let mut words = [D::load(b); V];
+                for v in 0..V {
+                    words[v] = D::load(b.add(v * lanes));
+                    D::Floats::prefetch(b.wrapping_add(8 * t.b_k + v * lanes).cast());
+                }
+                if UNIT {
+                    D::Floats::prefetch(a.wrapping_add(16 * t.a_k).cast());
+                }
+                for r in 0..R {
+                    for q in 0..Q {
+                        let x = D::splat(a.add(r * t.a_row + q * a_px));
+                        for v in 0..V {
+                            sums[r][q][v] = D::dot(sums[r][q][v], x, words[v]);
+                        }
+                    }
+                }
+                a = a.add(t.a_k);
+                b = b.add(t.b_k);
+            }
+        }
+        end::<D, R, Q, V, MASKED>(t, &sums);
+    }
+}
+
+/// Scale, bias, residual, bounds, and the way to memory.
+#[inline(always)]
+unsafe fn end<D: Dot, const R: usize, const Q: usize, const V: usize, const MASKED: bool>(
+    t: &Tile,
+    sums: &[[[D::Sum; V]; Q]; R],
+) {
+    // SAFETY: the caller keeps the contract of `TileFn`.
+    unsafe {
+        let lanes = D::Floats::LANES;
+        let mask = D::Floats::mask(t.last);
+        let load = |p: *const f32, v: usize| match MASKED && v == V - 1 {
+            true => D::Floats::load_first(p, mask),
+            false => D::Floats::load(p),
+        };
+        for v in 0..V {
+            let zero = D::Floats::splat(0.0);
+            let scale = if D::INTEGERS { D::Floats::load(t.scale.add(v * lanes)) } else { zero };
+            let bias = if t.bias.is_null() { zero } else { load(t.bias.add(v * lanes), v) };
+            for r in 0..R {
+                for q in 0..Q {
+                    let at = r * t.c_row + q * t.c_px + v * lanes;
+                    let mut x = D::floats(sums[r][q][v], t.less.wrapping_add(v * lanes));
+                    if D::INTEGERS {
+                        x = D::Floats::mul(x, scale);
+                    }
+                    if !t.bias.is_null() {
+                        x = D::Floats::add(x, bias);
+                    }
+                    if !t.residual.is_null() {
+                        x = D::Floats::add(x, load(t.residual.add(at), v));
+                    }
+                    if let Some((lo, hi)) = t.clamp {
+                        x = D::Floats::clamp(x, D::Floats::splat(lo), D::Floats::splat(hi));
+                    }
+                    match MASKED && v == V - 1 {
+                        true => D::Floats::store_first(t.c.add(at), x, mask),
+                        false => D::Floats::store(t.c.add(at), x),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The tile of `rows` × `pixels` over a panel; with `unit`, of pixels that lie next to each other in A.
+///
+/// # Panics
+/// When there is no such tile: walks ask only for sizes that [`super::family`] has.
+pub(super) fn pick(kind: Kind, rows: usize, pixels: usize, panel: Panel, unit: bool) -> TileFn {
+    let vectors = panel.width / super::family(kind).lanes;
+    let masked = panel.used < panel.width;
+    let pick = match kind {
+        #[cfg(target_arch = "x86_64")]
+        Kind::Floats(_) if unit => x86::bf16_unit,
+        #[cfg(target_arch = "x86_64")]
+        Kind::Floats(_) => x86::bf16,
+        #[cfg(target_arch = "x86_64")]
+        Kind::Int8(Int8::Avx512Vnni, _) => x86::avx512_vnni,
+        #[cfg(target_arch = "x86_64")]
+        Kind::Int8(Int8::Avx512, _) => x86::avx512,
+        #[cfg(target_arch = "x86_64")]
+        Kind::Int8(Int8::AvxVnni, _) => x86::avx_vnni,
+        #[cfg(target_arch = "x86_64")]
+        Kind::Int8(Int8::Avx2, _) => x86::avx2,
+        _ => portable,
+    };
+    pick(rows, pixels, vectors, masked).expect("walks ask only for tiles that exist")
+}
+
+/// Writes the table of tiles of one way to multiply: `(rows, pixels)` pairs × vectors × masked.
+macro_rules! tiles {
+    ($(#[$feature:meta])* $name:ident, $dot:ty, $unit:literal, $sizes:tt) => {
+        pub(super) fn $name(r: usize, q: usize, v: usize, masked: bool) -> Option<TileFn> {
+            $(#[$feature])*
+            unsafe fn of<const R: usize, const Q: usize, const V: usize, const M: bool>(t: &Tile) {
+                // SAFETY: the caller keeps the contract of `TileFn`.
+                unsafe { tile::<$dot, R, Q, V, M, $unit>(t) }
+            }
+            match v {
+                1 => tiles!(@of 1, r, q, masked, $sizes),
+                2 => tiles!(@of 2, r, q, masked, $sizes),
+                _ => None,
+            }
+        }
+    };
+    (@of $v:literal, $r:ident, $q:ident, $masked:ident, [$(($rows:literal, $px:literal)),*]) => {
+        match ($r, $q, $masked) {
+            $(($rows, $px, false) => Some(of::<$rows, $px, $v, false> as TileFn),
+              ($rows, $px, true) => Some(of::<$rows, $px, $v, true> as TileFn),)*
+            _ => None,
+        }
+    };
+}
+
+/// Words of two integers of 16 bits.
+#[derive(Clone, Copy)]
+struct Words;
+
+impl Dot for Words {
+    type Floats = Portable;
+    type Words = [u32; 8];
+    type Sum = [i32; 8];
+    const INTEGERS: bool = true;
+
+    #[inline(always)]
+    unsafe fn zero() -> [i32; 8] {
+        [0; 8]
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const u32) -> [u32; 8] {
+        // SAFETY: the caller's.
+        unsafe { p.cast::<[u32; 8]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn splat(p: *const u32) -> [u32; 8] {
+        // SAFETY: the caller's.
+        [unsafe { p.read_unaligned() }; 8]
+    }
+    #[inline(always)]
+    unsafe fn dot(mut sum: [i32; 8], a: [u32; 8], b: [u32; 8]) -> [i32; 8] {
+        // The first number lies in the first bytes of memory; a sum has no order.
+        let halves = |x: u32| (i32::from(x as i16), i32::from((x >> 16) as i16));
+        for lane in 0..8 {
+            let ((a0, a1), (b0, b1)) = (halves(a[lane]), halves(b[lane]));
+            sum[lane] += a0 * b0 + a1 * b1;
+        }
+        sum
+    }
+    #[inline(always)]
+    unsafe fn floats(sum: [i32; 8], less: *const f32) -> [f32; 8] {
+        // SAFETY: the caller's.
+        let less = unsafe { less.cast::<[i32; 8]>().read_unaligned() };
+        std::array::from_fn(|lane| sum[lane].wrapping_sub(less[lane]) as f32)
+    }
+}
+
+tiles!(portable, Words, false, [(1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (3, 1), (4, 1)]);
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{Dot, Tile, TileFn, tile};
+    use crate::gemm::{Avx2, Avx512};
+    use std::arch::x86_64::*;
+
+    macro_rules! dot {
+        ($name:ident, $floats:ty, integers $integers:literal, $v:ty, $sum:ty, $load:ident, $zero:ident,
+            $splat:ident, |$s:ident, $a:ident, $b:ident| $dot:expr, |$less:ident| $out:expr) => {
+            #[derive(Clone, Copy)]
+            struct $name;
+
+            impl Dot for $name {
+                type Floats = $floats;
+                type Words = $v;
+                type Sum = $sum;
+                const INTEGERS: bool = $integers;
+
+                #[inline(always)]
+                unsafe fn zero() -> $sum {
+                    // SAFETY: the caller's.
+                    unsafe { $zero() }
+                }
+                #[inline(always)]
+                unsafe fn load(p: *const u32) -> $v {
+                    // SAFETY: the caller's.
+                    unsafe { $load(p.cast()) }
+                }
+                #[inline(always)]
+                unsafe fn splat(p: *const u32) -> $v {
+                    // SAFETY: the caller's.
+                    unsafe { $splat(p.cast::<i32>().read_unaligned()) }
+                }
+                #[inline(always)]
+                unsafe fn dot($s: $sum, $a: $v, $b: $v) -> $sum {
+                    // SAFETY: the caller's.
+                    unsafe { $dot }
+                }
+                #[inline(always)]
+                #[allow(unused_unsafe)]
+                unsafe fn floats($s: $sum, $less: *const f32) -> <$floats as crate::gemm::Simd>::V {
+                    // SAFETY: the caller's.
+                    unsafe { $out }
+                }
+            }
+        };
+    }
+
+    /// Both are 64 bytes of plain numbers.
+    #[inline(always)]
+    unsafe fn pairs(x: __m512i) -> __m512bh {
+        // SAFETY: as it says.
+        unsafe { std::mem::transmute::<__m512i, __m512bh>(x) }
+    }
+
+    dot!(
+        Bf16,
+        Avx512,
+        integers false,
+        __m512i,
+        __m512,
+        _mm512_loadu_si512,
+        _mm512_setzero_ps,
+        _mm512_set1_epi32,
+        |s, a, b| _mm512_dpbf16_ps(s, pairs(a), pairs(b)),
+        |_less| s
+    );
+    macro_rules! integers {
+        (512 $name:ident, |$s:ident, $a:ident, $b:ident| $dot:expr) => {
+            dot!(
+                $name,
+                Avx512,
+                integers true,
+                __m512i,
+                __m512i,
+                _mm512_loadu_si512,
+                _mm512_setzero_si512,
+                _mm512_set1_epi32,
+                |$s, $a, $b| $dot,
+                |less| {
+                    _mm512_cvtepi32_ps(_mm512_sub_epi32($s, _mm512_loadu_si512(less.cast())))
+                }
+            );
+        };
+        (256 $name:ident, |$s:ident, $a:ident, $b:ident| $dot:expr) => {
+            dot!(
+                $name,
+                Avx2,
+                integers true,
+                __m256i,
+                __m256i,
+                _mm256_loadu_si256,
+                _mm256_setzero_si256,
+                _mm256_set1_epi32,
+                |$s, $a, $b| $dot,
+                |less| {
+                    _mm256_cvtepi32_ps(_mm256_sub_epi32($s, _mm256_loadu_si256(less.cast())))
+                }
+            );
+        };
+    }
+    integers!(512 Vnni512, |s, a, b| _mm512_dpbusd_epi32(s, a, b));
+    integers!(512 Words512, |s, a, b| _mm512_add_epi32(s, _mm512_madd_epi16(a, b)));
+    integers!(256 Vnni256, |s, a, b| _mm256_dpbusd_avx_epi32(s, a, b));
+    integers!(256 Words256, |s, a, b| _mm256_add_epi32(s, _mm256_madd_epi16(a, b)));
+
+    macro_rules! tiles512 {
+        ($feature:literal, $name:ident, $dot:ty) => {
+            tiles!(
+                #[target_feature(enable = $feature)]
+                $name,
+                $dot,
+                false,
+                [
+                    (1, 1),
+                    (1, 2),
+                    (1, 3),
+                    (1, 4),
+                    (1, 5),
+                    (1, 6),
+                    (1, 7),
+                    (1, 8),
+                    (1, 9),
+                    (1, 10),
+                    (1, 11),
+                    (1, 12),
+                    (1, 13),
+                    (1, 14),
+                    (2, 1),
+                    (2, 2),
+                    (2, 3),
+                    (2, 4),
+                    (2, 5),
+                    (2, 6),
+                    (2, 7),
+                    (3, 1),
+                    (3, 2),
+                    (3, 3),
+                    (3, 4),
+                    (4, 1),
+                    (4, 2),
+                    (4, 3)
+                ]
+            );
+        };
+    }
+    macro_rules! tiles256 {
+        ($feature:literal, $name:ident, $dot:ty) => {
+            tiles!(
+                #[target_feature(enable = $feature)]
+                $name,
+                $dot,
+                false,
+                [
+                    (1, 1),
+                    (1, 2),
+                    (1, 3),
+                    (1, 4),
+                    (1, 5),
+                    (1, 6),
+                    (2, 1),
+                    (2, 2),
+                    (2, 3),
+                    (3, 1),
+                    (3, 2),
+                    (4, 1)
+                ]
+            );
+        };
+    }
+    tiles512!("avx512f,avx512bf16", bf16, Bf16);
+    tiles512!("avx512f,avx512vnni", avx512_vnni, Vnni512);
+    tiles512!("avx512f,avx512bw", avx512, Words512);
+    tiles256!("avx2,fma,avxvnni", avx_vnni, Vnni256);
+    tiles256!("avx2,fma", avx2, Words256);
+    tiles!(
+        #[target_feature(enable = "avx512f,avx512bf16")]
+        bf16_unit,
+        Bf16,
+        true,
+        [
+            (1, 1),
+            (1, 2),
+            (1, 3),
+            (1, 4),
+            (1, 5),
+            (1, 6),
+            (1, 7),
+            (1, 8),
+            (1, 9),
+            (1, 10),
+            (1, 11),
+            (1, 12),
+            (1, 13),
+            (1, 14)
+        ]
+    );
+}

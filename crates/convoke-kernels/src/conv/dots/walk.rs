@@ -1,0 +1,589 @@
+//! Forward and backward-data: [`super::super::walk`] over words of neighbouring channels.
+//!
+//! A band of source rows is copied as words with its padding, `[picture][row][pixel][word]`; a window row of
+//! pixels is one contiguous sum. Pixels are padded to whole words, except where windows begin at whole words
+//! anyway.
+
+use super::super::tiles::{self, Kind, LONGEST, filter_scales, turn};
+use super::super::walk::{Cell, Walk};
+use super::super::{ConvShape, Epilogue};
+use super::tile::{Tap, Tile, pick};
+use super::{WORD, family, words};
+use crate::gemm::{Even, Family, Panel};
+use crate::norm::Source;
+use crate::{Ctx, SharedMut};
+use std::ops::Range;
+
+/// Words of source rows kept in a thread's cache while all filters pass over them: 384 KB, so that they share
+/// 1 MB of L2 with a panel of filters.
+const BAND: usize = 96 * 1024;
+/// Words of the filters of panels that pass over a strip together: 256 KB, a part of the second cache.
+const TOGETHER: usize = 64 * 1024;
+/// Panels that pass over a strip together at most.
+const MOST_PANELS: usize = 32;
+/// Words by which pixels a multiple of 2 KB apart are moved, so that those of a tile lie in different places of
+/// the nearest cache.
+const APART: usize = 16;
+/// Pixels that have a norm applied at a time.
+const NORMED: usize = 16;
+
+/// A [`Walk`] in dot products.
+#[derive(Debug, Clone)]
+pub(in super::super) struct DotWalk {
+    base: Walk,
+    kind: Kind,
+    /// Numbers of a pixel in the sum, and words from one pixel to the next.
+    pixel: usize,
+    step: usize,
+    /// Neighbouring window places, whose numbers lie one behind the other: places of each, and words.
+    cells: usize,
+    k: usize,
+    /// Words of a band's row.
+    pitch: usize,
+    /// Taps for full panels and for the last one.
+    taps: [Vec<Tap>; 2],
+    batch: usize,
+    threads: usize,
+}
+
+/// How a run is cut into items. Any cut gives the same numbers.
+struct Cut {
+    /// Pictures (1 when flat), rows and columns of output.
+    group: Even,
+    bands: Even,
+    chunks: Even,
+    panels: Even,
+}
+
+/// The outputs of one item.
+struct Block {
+    pictures: Range<usize>,
+    rows: Range<usize>,
+    cols: Range<usize>,
+    panels: Range<usize>,
+}
+
+/// What a run is given.
+struct Run<'a> {
+    src: Source<'a>,
+    pack: &'a [f32],
+    dst: &'a SharedMut<'a, f32>,
+    residual: Option<*const f32>,
+    epilogue: Epilogue<'a>,
+    isa: crate::Isa,
+}
+
+// SAFETY: `residual` is a map that outlives the run, or `dst`, of which items read what they alone write.
+unsafe impl Sync for Run<'_> {}
+
+impl DotWalk {
+    pub fn new(base: &Walk, kind: Kind, batch: usize, threads: usize) -> Self {
+        let (c, size) = (base.channels, kind.size());
+        let cells = Self::run_of(&base.cells);
+        let whole = |n: usize| (n * size).is_multiple_of(WORD);
+        // Windows begin at whole words without padding between pixels.
+        let dense = whole(base.step_w * c)
+            && base.cells.iter().step_by(cells).all(|cell| whole(cell.col * c));
+        let pixel = if dense { c } else { c.next_multiple_of(WORD / size) };
+        let k = (cells * pixel * size).div_ceil(WORD);
+        let step = (base.step_w * pixel * size).div_ceil(WORD);
+        let step = match base.flat && step.is_multiple_of(512) {
+            true => step + APART,
+            false => step,
+        };
+        let tail = usize::from(!whole(cells * pixel));
+        let pitch = (base.band_w() * pixel * size).div_ceil(WORD) + tail;
+        let taps = |width: usize| {
+            let of = |(i, cell): (usize, &Cell)| Tap {
+                a: (cell.row * pitch + cell.col * pixel * size / WORD) as isize,
+                b: (i * k * width) as isize,
+            };
+            base.cells.iter().step_by(cells).enumerate().map(of).collect()
+        };
+        let family = family(kind);
+        let last = family.panels(base.filters).last().map_or(family.width(), |p| p.width);
+        DotWalk {
+            taps: [taps(family.width()), taps(last)],
+            base: base.clone(),
+            kind,
+            pixel,
+            step,
+            cells,
+            k,
+            pitch,
+            batch,
+            threads,
+        }
+    }
+
+    /// Neighbours of a row that all windows' rows have: 1 where their number differs.
+    fn run_of(cells: &[Cell]) -> usize {
+        let follows =
+            |i: usize| cells[i].row == cells[i - 1].row && cells[i].col == cells[i - 1].col + 1;
+        let len = (1..cells.len()).find(|&i| !follows(i)).unwrap_or(cells.len()).max(1);
+        let even = cells.len().is_multiple_of(len)
+            && (1..cells.len()).all(|i| follows(i) != i.is_multiple_of(len));
+        if even { len } else { 1 }
+    }
+
+    fn family(&self) -> Family {
+        family(self.kind)
+    }
+
+    /// Words of the whole sum.
+    fn sum(&self) -> usize {
+        self.taps[0].len() * self.k
+    }
+
+    /// Cycles of one thread in the units of the f32 walks' cost, see [`super::super::fma`].
+    pub fn cost(&self, batch: usize) -> f64 {
+        let base = &self.base;
+        let pixels = (batch * base.out_h * base.out_w) as f64;
+        let source = (batch * base.src_h * base.src_w * base.channels) as f64;
+        let out = pixels * base.filters as f64;
+        let products = pixels * (self.family().padded(base.filters) * self.sum()) as f64;
+        products / 25.0 + 0.5 * source + 0.3 * out
+    }
+
+    pub fn is_int8(&self) -> bool {
+        matches!(self.kind, Kind::Int8(..))
+    }
+
+    /// Whether the sum cannot overflow, whatever the numbers.
+    pub fn holds(&self) -> bool {
+        !self.is_int8() || self.base.cells.len() * self.base.channels <= LONGEST
+    }
+
+    fn padded(&self) -> usize {
+        self.family().padded(self.base.filters)
+    }
+
+    /// Floats of the packed filters, with the scales of those that are integers.
+    pub fn pack_len(&self) -> usize {
+        (self.sum() + if self.is_int8() { 2 } else { 0 }) * self.padded()
+    }
+
+    /// Floats of work space of one thread.
+    pub fn scratch_len(&self) -> usize {
+        self.band_len() + tiles::floats_for(0) + self.line()
+    }
+
+    fn band_len(&self) -> usize {
+        let base = &self.base;
+        if base.flat {
+            let pixels = self.flat_pixels().min(self.batch * base.out_h * base.out_w);
+            return pixels * self.step;
+        }
+        let cut = self.cut(self.batch, self.threads);
+        let (group, rows) = (cut.group.range(0).len(), cut.bands.range(0).len());
+        let picture = base.band_h(base.out_h) * self.pitch;
+        // A smaller batch may be cut into larger groups, but never beyond the band's budget.
+        let most = (BAND / picture.max(1)).min(self.batch);
+        (group * base.band_h(rows) * self.pitch).max(most * picture)
+    }
+
+    /// Floats of pixels that have a norm applied.
+    fn line(&self) -> usize {
+        let pixels = if self.base.flat { NORMED } else { self.base.src_w };
+        pixels * self.base.channels
+    }
+
+    /// Pixels of an item at most, where pictures are one row of pixels.
+    fn flat_pixels(&self) -> usize {
+        (BAND / self.step).max(2 * self.family().pixels)
+    }
+
+    fn cut(&self, n: usize, threads: usize) -> Cut {
+        let (base, family, even) = (&self.base, self.family(), Even::parts);
+        let wanted = 4 * threads;
+        let panels = base.filters.div_ceil(family.width());
+        if base.flat {
+            let pixels = n * base.out_h * base.out_w;
+            let chunks = pixels
+                .div_ceil(self.flat_pixels())
+                .max(wanted.min(pixels.div_ceil(2 * family.pixels)));
+            let split = if chunks < wanted { panels.min(wanted.div_ceil(chunks)) } else { 1 };
+            return Cut {
+                group: even(1, 1),
+                bands: even(1, 1),
+                chunks: even(pixels, chunks),
+                panels: even(panels, split),
+            };
+        }
+        let row = base.step_h * self.pitch;
+        let most_rows = (BAND / row.max(1)).saturating_sub(base.span_h / base.step_h).max(1);
+        let mut bands = base.out_h.div_ceil(most_rows);
+        if n * bands < wanted {
+            bands = wanted.div_ceil(n).min(base.out_h.div_ceil(4)).max(bands);
+        }
+        let picture = base.band_h(base.out_h) * self.pitch;
+        let together = if bands == 1 { (BAND / picture.max(1)).min(n / wanted).max(1) } else { 1 };
+        let groups = n.div_ceil(together);
+        let items = groups * bands;
+        let split = if items < wanted { panels.min(wanted.div_ceil(items)) } else { 1 };
+        Cut {
+            group: even(n, groups),
+            bands: even(base.out_h, bands),
+            chunks: even(base.out_w, 1),
+            panels: even(panels, split),
+        }
+    }
+
+    /// Runs the walk over `n` pictures.
+    pub fn run(
+        &self,
+        cx: Ctx,
+        n: usize,
+        src: Source,
+        pack: &[f32],
+        dst: &mut [f32],
+        accumulate: bool,
+        epilogue: Epilogue,
+        scratch: &mut [f32],
+    ) {
+        let base = &self.base;
+        if n == 0 || base.cells.is_empty() && accumulate {
+            return;
+        }
+        assert!(pack.len() >= self.pack_len(), "packed filters are too short");
+        assert!(epilogue.bias.is_none_or(|b| b.len() >= base.filters), "bias is too short");
+        let out = n * base.dst_h * base.dst_w * base.filters;
+        assert!(dst.len() >= out && epilogue.residual.is_none_or(|r| r.len() >= out));
+        assert!(src.x.len() >= n * base.src_h * base.src_w * base.channels, "source is too short");
+        assert!(!accumulate || epilogue.residual.is_none(), "adds to one map");
+        let cut = self.cut(n, cx.pool.threads());
+        let per_worker = scratch.len() / cx.pool.threads();
+        let (dst, scratch) = (SharedMut::new(dst), SharedMut::new(scratch));
+        let residual = match epilogue.residual {
+            Some(r) => Some(r.as_ptr()),
+            None => accumulate.then(|| dst.as_mut_ptr().cast_const()),
+        };
+        let run = Run { src, pack, dst: &dst, residual, epilogue, isa: cx.isa };
+        let items = cut.group.parts * cut.bands.parts * cut.chunks.parts * cut.panels.parts;
+        cx.pool.run(items, &|item, worker| {
+            let (item, panels) =
+                (item / cut.panels.parts, cut.panels.range(item % cut.panels.parts));
+            let (item, cols) = (item / cut.chunks.parts, cut.chunks.range(item % cut.chunks.parts));
+            let (item, rows) = (item / cut.bands.parts, cut.bands.range(item % cut.bands.parts));
+            let pictures = cut.group.range(item);
+            let block = Block { pictures, rows, cols, panels };
+            if [&block.pictures, &block.rows, &block.cols, &block.panels]
+                .iter()
+                .any(|r| r.is_empty())
+            {
+                return;
+            }
+            // SAFETY: each worker has its own part of the scratch.
+            let scratch = unsafe { scratch.slice(worker * per_worker..(worker + 1) * per_worker) };
+            self.block(&block, &run, scratch);
+        });
+    }
+
+    /// All outputs of one item. Filters of a few panels stay in the second cache while all of them pass over a
+    /// strip of pixels, so that outputs are written as they lie.
+    fn block(&self, block: &Block, run: &Run, scratch: &mut [f32]) {
+        let (base, family) = (&self.base, self.family());
+        let (line, band) = scratch.split_at_mut(self.line());
+        let skip = band.as_ptr().align_offset(64);
+        let band = &mut band[skip..];
+        let picture = self.fill(block, run, band, line);
+        let together = TOGETHER / (self.sum() * family.width()).max(1);
+        let chunks = Even::new(block.panels.len(), together.clamp(1, MOST_PANELS));
+        for chunk in (0..chunks.parts).map(|i| chunks.range(i)) {
+            let first = block.panels.start + chunk.start;
+            let panels = family.panels(base.filters).skip(first).take(chunk.len());
+            let mut tiles = [None; MOST_PANELS];
+            for (slot, panel) in tiles.iter_mut().zip(panels) {
+                *slot = Some((panel, self.tile(panel, band, run)));
+            }
+            self.sweep(&family, block, &tiles[..chunk.len()], picture);
+        }
+    }
+
+    /// A panel's tile as it stands at the first pixel of the maps.
+    fn tile(&self, panel: Panel, band: &[f32], run: &Run) -> Tile {
+        let (base, null) = (&self.base, std::ptr::null::<f32>());
+        let taps = &self.taps[usize::from(panel.width != self.family().width())];
+        let scales = self.sum() * self.padded();
+        let (scale, less) = match self.is_int8() {
+            true => {
+                let scale = &run.pack[scales + panel.start..];
+                (scale.as_ptr(), scale[self.padded()..].as_ptr())
+            }
+            false => (null, null),
+        };
+        Tile {
+            taps: taps.as_ptr(),
+            ntaps: taps.len(),
+            k: self.k,
+            a: band.as_ptr().cast(),
+            a_row: base.step_h * self.pitch,
+            a_px: self.step,
+            a_k: 1,
+            b: run.pack[self.sum() * panel.start..].as_ptr().cast(),
+            b_k: panel.width,
+            c: run.dst.as_mut_ptr().wrapping_add(panel.start),
+            c_row: base.dst_step_h * base.dst_w * base.filters,
+            c_px: base.dst_step_w * base.filters,
+            last: panel.last(),
+            less,
+            scale,
+            bias: run.epilogue.bias.map_or(null, |b| b[panel.start..].as_ptr()),
+            residual: run.residual.map_or(null, |r| r.wrapping_add(panel.start)),
+            clamp: run.epilogue.clamp,
+        }
+    }
+
+    /// Passes tiles of some panels over the block's pixels, strip by strip.
+    fn sweep(
+        &self,
+        family: &Family,
+        block: &Block,
+        tiles: &[Option<(Panel, Tile)>],
+        picture: usize,
+    ) {
+        let Some(Some((_, one))) = tiles.first() else { return };
+        let base = &self.base;
+        let most_rows = family.rows_of(block.cols.len());
+        for p in block.pictures.clone() {
+            // Where output (0, 0)'s window begins, from the band's start.
+            let origin = match base.flat {
+                true => -((block.cols.start * one.a_px) as isize),
+                false => {
+                    let start = (p - block.pictures.start) * picture;
+                    start as isize - (block.rows.start * one.a_row) as isize
+                }
+            };
+            let corner = ((p * base.dst_h + base.row0) * base.dst_w + base.col0) * base.filters;
+            let mut i = block.rows.start;
+            while i < block.rows.end {
+                let rows = most_rows.min(block.rows.end - i);
+                let strips = Even::new(block.cols.len(), family.pixels / rows);
+                for part in 0..strips.parts {
+                    let strip = strips.range(part);
+                    let j = block.cols.start + strip.start;
+                    let a = origin + (i * one.a_row + j * one.a_px) as isize;
+                    let c = corner + i * one.c_row + j * one.c_px;
+                    for (panel, tile) in tiles.iter().flatten() {
+                        let mut tile = *tile;
+                        // SAFETY: windows stay within the padded band, see `fill`; `c` addresses outputs of
+                        // this item alone.
+                        unsafe {
+                            tile.a = tile.a.offset(a);
+                            tile.c = tile.c.add(c);
+                            if !tile.residual.is_null() {
+                                tile.residual = tile.residual.add(c);
+                            }
+                            pick(self.kind, rows, strip.len(), *panel, false)(&tile);
+                        }
+                    }
+                }
+                i += rows;
+            }
+        }
+    }
+
+    /// Copies the block's source as words into `band`; returns the words per picture.
+    fn fill(&self, block: &Block, run: &Run, band: &mut [f32], line: &mut [f32]) -> usize {
+        let (base, c, size) = (&self.base, self.base.channels, self.kind.size());
+        let (src, isa) = (run.src, run.isa);
+        // Whole pixels of the map to a place of the band, in bytes.
+        let mut put = |from: Range<usize>, to: *mut u8| {
+            let numbers = match src.norm {
+                None => &src.x[from],
+                Some(_) => {
+                    let n = from.len();
+                    src.copy(isa, from, &mut line[..n]);
+                    &line[..n]
+                }
+            };
+            // SAFETY: the callers below stay within the band.
+            unsafe { words::pixels(self.kind, isa, numbers, c, self.pixel, to) };
+        };
+        let to = band.as_mut_ptr().cast::<u8>();
+        if base.flat {
+            assert!(band.len() >= block.cols.len() * self.step, "the band is too short");
+            let together = match self.step * WORD == self.pixel * size {
+                true => NORMED,
+                false => 1,
+            };
+            for i in block.cols.clone().step_by(together) {
+                let end = (i + together).min(block.cols.end);
+                put(i * c..end * c, to.wrapping_add((i - block.cols.start) * self.step * WORD));
+            }
+            return 0;
+        }
+        let rows = base.band_h(block.rows.len());
+        let left = base.left.clamp(0, base.band_w() as isize) as usize;
+        let first = (-base.left).max(0);
+        let copied = (base.band_w() - left).min((base.src_w as isize - first).max(0) as usize);
+        let pitch = self.pitch * WORD;
+        assert!(band.len() >= block.pictures.len() * rows * self.pitch, "the band is too short");
+        for (i, p) in block.pictures.clone().enumerate() {
+            for r in 0..rows {
+                let to = to.wrapping_add((i * rows + r) * pitch);
+                // SAFETY: a row of the band is `pitch` long.
+                let zeros = |from: usize, end: usize| unsafe {
+                    words::zeros(self.kind, (end - from) / size, to.add(from));
+                };
+                let y = (block.rows.start * base.step_h + r) as isize - base.top;
+                if y < 0 || y >= base.src_h as isize {
+                    zeros(0, pitch);
+                    continue;
+                }
+                let from = ((p * base.src_h + y as usize) * base.src_w + first as usize) * c;
+                let (left, copied) = (left * self.pixel * size, copied * c);
+                zeros(0, left);
+                put(from..from + copied, to.wrapping_add(left));
+                zeros(left + copied / c * self.pixel * size, pitch);
+            }
+        }
+        rows * self.pitch
+    }
+
+    /// The filters `[kh,kw,c,d]` as tiles read them, `[panel][run][word][lane]`; forward sums over channels, `back`
+    /// over filters.
+    pub fn pack(&self, cx: Ctx, s: &ConvShape, filters: &[f32], back: bool, pack: &mut [f32]) {
+        assert!(filters.len() >= s.filter_len(), "filters are too short");
+        assert!(pack.len() >= self.pack_len(), "pack is too short");
+        let (words, scales) = pack[..self.pack_len()].split_at_mut(self.sum() * self.padded());
+        if let Kind::Int8(..) = self.kind {
+            debug_assert!(!back, "integers only predict");
+            let (scale, less) = scales.split_at_mut(self.padded());
+            return self.pack_integers(cx, s, filters, words, scale, less);
+        }
+        let (family, runs) = (self.family(), self.taps[0].len());
+        let panels = self.base.filters.div_ceil(family.width());
+        let words = SharedMut::new(words);
+        cx.pool.run(panels * runs, &|item, _| {
+            let (panel, run) = (item / runs, item % runs);
+            let panel = family.panels(self.base.filters).nth(panel).expect("panel exists");
+            let len = self.k * panel.width;
+            let at = self.sum() * panel.start + run * len;
+            // SAFETY: every item has its own words.
+            let out = unsafe { words.slice(at..at + len) };
+            match back {
+                false => self.pack_rows(s, filters, panel, run, out),
+                true => self.pack_columns(s, filters, panel, run, out),
+            }
+        });
+    }
+
+    /// The window place and channel of a number of a run's sum.
+    fn number(&self, run: usize, i: usize) -> Option<(Cell, usize)> {
+        let (cell, channel) = (i / self.pixel, i % self.pixel);
+        let exists = cell < self.cells && channel < self.base.channels;
+        exists.then(|| (self.base.cells[run * self.cells + cell], channel))
+    }
+
+    /// Lanes are filters.
+    fn pack_rows(&self, s: &ConvShape, filters: &[f32], panel: Panel, run: usize, out: &mut [f32]) {
+        let row = |i: usize, lane: usize| match self.number(run, i) {
+            Some((Cell { kh, kw, .. }, channel)) => {
+                filters[((kh * s.kw + kw) * s.c + channel) * s.d + panel.start + lane..].as_ptr()
+            }
+            None => std::ptr::null(),
+        };
+        for (word, out) in out.chunks_exact_mut(panel.width).enumerate() {
+            for (i, out) in out.chunks_exact_mut(tiles::LANES).enumerate() {
+                let lane = i * tiles::LANES;
+                let rows = [row(2 * word, lane), row(2 * word + 1, lane)];
+                let n = (panel.used - lane).min(tiles::LANES);
+                // SAFETY: rows have `n` numbers, and `out` 16 words.
+                unsafe { tiles::pair::<1>(rows, n, out.as_mut_ptr().cast(), 0) };
+            }
+        }
+    }
+
+    /// Lanes are channels of the input, sums run over filters: 16 by 16 words are turned.
+    fn pack_columns(
+        &self,
+        s: &ConvShape,
+        filters: &[f32],
+        panel: Panel,
+        run: usize,
+        out: &mut [f32],
+    ) {
+        const SIDE: usize = tiles::LANES;
+        let per_cell = self.pixel / 2;
+        for cell in 0..self.cells {
+            let Cell { kh, kw, .. } = self.base.cells[run * self.cells + cell];
+            let place = (kh * s.kw + kw) * s.c + panel.start;
+            for word in (0..per_cell).step_by(SIDE) {
+                let count = (per_cell - word).min(SIDE);
+                let n = (s.d - 2 * word).min(2 * SIDE);
+                for lane in (0..panel.width).step_by(SIDE) {
+                    let lanes = panel.used.saturating_sub(lane).min(SIDE);
+                    let (mut rows, mut turned) = ([0.0f32; SIDE * SIDE], [0.0f32; SIDE * 2 * SIDE]);
+                    for i in 0..lanes {
+                        let from = &filters[(place + lane + i) * s.d + 2 * word..][..n];
+                        // SAFETY: a row has 16 words, and `turned` 16 rows of 32.
+                        unsafe {
+                            let to = rows[i * SIDE..].as_mut_ptr().cast();
+                            tiles::rows::<1>(from.as_ptr(), n, to, 0);
+                        }
+                    }
+                    // SAFETY: 16 rows of 16 words, and of 32.
+                    unsafe { turn(rows.as_ptr(), SIDE, SIDE, SIDE, turned.as_mut_ptr()) };
+                    for i in 0..count {
+                        let at = (cell * per_cell + word + i) * panel.width + lane;
+                        out[at..at + SIDE].copy_from_slice(&turned[i * 2 * SIDE..][..SIDE]);
+                    }
+                }
+            }
+        }
+    }
+
+    fn pack_integers(
+        &self,
+        cx: Ctx,
+        s: &ConvShape,
+        filters: &[f32],
+        out: &mut [f32],
+        scale: &mut [f32],
+        less: &mut [f32],
+    ) {
+        let Kind::Int8(way, range) = self.kind else { return };
+        let n = self.base.filters;
+        filter_scales(&filters[..s.filter_len()], s.d, &mut scale[..n]);
+        scale[n..].fill(0.0);
+        let (family, runs, together) = (self.family(), self.taps[0].len(), WORD / way.size());
+        let panels = n.div_ceil(family.width());
+        let (out, less, scales) = (SharedMut::new(out), SharedMut::new(less), &*scale);
+        cx.pool.run(panels, &|panel, _| {
+            let panel = family.panels(n).nth(panel).expect("panel exists");
+            let len = self.sum() * panel.width;
+            let at = self.sum() * panel.start;
+            // SAFETY: every panel has its own words and lanes.
+            let (out, less) = unsafe {
+                (out.slice(at..at + len), less.slice(panel.start..panel.start + panel.width))
+            };
+            less.fill(0.0);
+            let mut sums = [0i32; 64];
+            for (word, out) in out.chunks_exact_mut(panel.width).enumerate() {
+                let (run, word) = (word / self.k % runs.max(1), word % self.k);
+                out.fill(0.0);
+                for i in 0..together {
+                    let Some((cell, channel)) = self.number(run, word * together + i) else {
+                        continue;
+                    };
+                    let row = ((cell.kh * s.kw + cell.kw) * s.c + channel) * s.d + panel.start;
+                    for lane in 0..panel.used {
+                        let q = tiles::weight(filters[row + lane], scales[panel.start + lane]);
+                        sums[lane] += i32::from(q);
+                        let bits = match way.size() {
+                            1 => u32::from(q as u8),
+                            _ => u32::from(i16::from(q) as u16),
+                        };
+                        let word = out[lane].to_bits() | bits << (8 * way.size() * i);
+                        out[lane] = f32::from_bits(word);
+                    }
+                }
+            }
+            for (less, sum) in less.iter_mut().zip(sums) {
+                *less = f32::from_bits((i32::from(range.zero()) * sum) as u32);
+            }
+        });
+        scale[..n].iter_mut().for_each(|s| *s *= range.scale());
+    }
+}

@@ -1,0 +1,152 @@
+//! Numbers of maps into words.
+
+use super::super::tiles::{Kind, integers, integers16, rows};
+use crate::Isa;
+
+/// `to` = `from`, as narrow numbers.
+///
+/// # Safety
+/// `to` has room for as many numbers, and the machine has what `kind` multiplies with.
+pub(super) unsafe fn put(kind: Kind, isa: Isa, from: &[f32], to: *mut u8) {
+    // SAFETY: the caller's.
+    unsafe {
+        match kind {
+            Kind::Floats(_) => rows::<1>(from.as_ptr(), from.len(), to.cast(), 0),
+            Kind::Int8(way, range) if way.size() == 1 => {
+                integers(isa, range, from, std::slice::from_raw_parts_mut(to, from.len()));
+            }
+            Kind::Int8(_, range) => {
+                let to = std::slice::from_raw_parts_mut(to.cast(), from.len());
+                integers16(isa, range, from, to);
+            }
+        }
+    }
+}
+
+/// `n` zeros of the map.
+///
+/// # Safety
+/// As [`put`].
+pub(super) unsafe fn zeros(kind: Kind, n: usize, to: *mut u8) {
+    // SAFETY: the caller's.
+    unsafe {
+        match kind {
+            Kind::Floats(_) => to.write_bytes(0, 2 * n),
+            Kind::Int8(way, range) if way.size() == 1 => to.write_bytes(range.zero(), n),
+            Kind::Int8(_, range) => {
+                let to = std::slice::from_raw_parts_mut(to.cast::<i16>(), n);
+                to.fill(i16::from(range.zero()));
+            }
+        }
+    }
+}
+
+/// Whole pixels of a map into a band, each followed by zeros up to `pixel` numbers.
+///
+/// # Safety
+/// As [`put`], for `pixel` numbers of every pixel.
+pub(super) unsafe fn pixels(
+    kind: Kind,
+    isa: Isa,
+    from: &[f32],
+    channels: usize,
+    pixel: usize,
+    to: *mut u8,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        if pixel == channels {
+            return put(kind, isa, from, to);
+        }
+        #[cfg(target_arch = "x86_64")]
+        if matches!(kind, Kind::Floats(_)) && pixel <= 16 {
+            return x86::small(from.as_ptr(), from.len() / channels, channels, pixel, to.cast());
+        }
+        for (i, from) in from.chunks_exact(channels).enumerate() {
+            let to = to.add(i * pixel * kind.size());
+            put(kind, isa, from, to);
+            zeros(kind, pixel - channels, to.add(channels * kind.size()));
+        }
+    }
+}
+
+/// What [`interleave`] is given: where pixels lie, `next` floats from the first of a pair to the second and
+/// `step` from one pair to the next, and where words go, `to_step` from one pair to the next.
+pub(super) struct Interleave {
+    pub from: *const f32,
+    pub next: usize,
+    pub step: usize,
+    /// Pixels; the missing one of an odd number is zero.
+    pub pixels: usize,
+    /// Channels that are read, and words that are written, the missing zero.
+    pub channels: usize,
+    pub lanes: usize,
+    pub to: *mut u32,
+    pub to_step: usize,
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use x86::interleave;
+
+/// There is no bf16 without vectors of it.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) unsafe fn interleave(_: &Interleave) {}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::Interleave;
+    use std::arch::x86_64::*;
+
+    /// The first `n` of 32 numbers.
+    fn first(n: usize) -> u32 {
+        if n >= 32 { u32::MAX } else { (1 << n) - 1 }
+    }
+
+    /// `n` pixels of at most 16 channels, `pixel ≤ 16` numbers from one to the next.
+    ///
+    /// # Safety
+    /// See [`super::pixels`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    pub unsafe fn small(from: *const f32, n: usize, channels: usize, pixel: usize, to: *mut u16) {
+        let (read, write) = (first(channels) as u16, first(pixel) as u16);
+        for i in 0..n {
+            // SAFETY: masked to the numbers of the caller's pixels.
+            unsafe {
+                let x = _mm512_maskz_loadu_ps(read, from.add(i * channels));
+                let x = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x));
+                _mm256_mask_storeu_epi16(to.add(i * pixel).cast(), write, x);
+            }
+        }
+    }
+
+    /// Pairs of pixels as words of bf16, a word for each channel.
+    ///
+    /// # Safety
+    /// Pixels and words that [`Interleave`] names must be valid, and the machine have AVX512-BF16.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub unsafe fn interleave(p: &Interleave) {
+        let mut order = [0u16; 32];
+        for (i, o) in order.iter_mut().enumerate() {
+            *o = (i / 2 + i % 2 * 16) as u16;
+        }
+        // SAFETY: 64 bytes of plain numbers.
+        let order = unsafe { std::mem::transmute::<[u16; 32], __m512i>(order) };
+        for lane in (0..p.lanes).step_by(16) {
+            let read = first(p.channels.saturating_sub(lane).min(16)) as u16;
+            let write = first((p.lanes - lane).min(16)) as u16;
+            for i in 0..p.pixels.div_ceil(2) {
+                let second = if 2 * i + 1 < p.pixels { read } else { 0 };
+                // SAFETY: masked to the channels and words of the caller.
+                unsafe {
+                    let at = p.from.wrapping_add(i * p.step + lane);
+                    let a = _mm512_maskz_loadu_ps(read, at);
+                    let b = _mm512_maskz_loadu_ps(second, at.wrapping_add(p.next));
+                    let both = _mm512_cvtne2ps_pbh(b, a);
+                    let both = std::mem::transmute::<__m512bh, __m512i>(both);
+                    let mixed = _mm512_permutexvar_epi16(order, both);
+                    _mm512_mask_storeu_epi32(p.to.add(i * p.to_step + lane).cast(), write, mixed);
+                }
+            }
+        }
+    }
+}
