@@ -145,6 +145,33 @@ fn pools_norms_and_activations() {
     chain("global", s, |b| {
         b.global_mean_pool();
     });
+    chain("adaptive mean, smaller and overlapping", s, |b| {
+        b.layer(AdaptiveMeanPool { size: Hw { h: 3, w: 2 } });
+    });
+    chain("adaptive mean, larger", s, |b| {
+        b.layer(AdaptiveMeanPool { size: 8.into() });
+    });
+    chain("adaptive mean, as it is", s, |b| {
+        b.layer(AdaptiveMeanPool { size: Hw { h: 7, w: 5 } }).conv(Conv::new(2, 1));
+    });
+    chain("layer norm", Shape::new(4, 3, 19), |b| {
+        b.layer(LayerNorm { epsilon: 1e-2 }).conv(Conv::new(2, 1));
+    });
+    chain("scale", s, |b| {
+        b.layer(Scale { first: 0.3 }).conv(Conv::new(2, 1));
+    });
+    chain("slice", s, |b| {
+        b.layer(Slice { start: 1, channels: 1 });
+    });
+    chain("slice of all", s, |b| {
+        b.layer(Slice { start: 0, channels: 3 });
+    });
+    chain("channel shuffle", Shape::new(3, 3, 6), |b| {
+        b.layer(ChannelShuffle { groups: 2 }).layer(Relu::default()).conv(Conv::new(2, 1));
+    });
+    chain("rescale", s, |b| {
+        b.layer(Rescale { factor: -0.7, offset: 0.2 }).layer(Tanh {});
+    });
     chain("batch norm", s, |b| {
         b.batch_norm();
     });
@@ -248,6 +275,19 @@ fn graphs_with_branches_and_joins() {
         b.global_mean_pool().conv(Conv::new(2, 1)).layer(Silu {});
         let gate = b.conv(Conv::new(4, 1)).layer(Sigmoid {}).here();
         b.join(Gate {}, &[x, gate]).layer(HardSwish {}).conv(Conv::new(2, 1));
+    });
+    chain("channels that go two ways and take turns", Shape::new(4, 5, 6), |b| {
+        let x = b.here();
+        let kept = b.layer(Slice { start: 0, channels: 3 }).here();
+        let seen = b.at(x).layer(Slice { start: 3, channels: 3 }).here();
+        let seen = b.at(seen).conv(Conv::new(3, 3)).batch_norm().relu().here();
+        b.concat(&[kept, seen]).layer(ChannelShuffle { groups: 2 }).conv(Conv::new(2, 1));
+    });
+    chain("layer norm and scale beside their input", s, |b| {
+        let x = b.here();
+        b.layer(LayerNorm::default()).conv(Conv::new(6, 1)).layer(Gelu {}).conv(Conv::new(3, 1));
+        let y = b.layer(Scale { first: 0.5 }).here();
+        b.add(&[y, x]).layer(LayerNorm::default()).conv(Conv::new(2, 1));
     });
     chain("inverted residual", s, |b| {
         let x = b.here();
