@@ -309,6 +309,48 @@ fn losses() {
     check("squares", &net, MSE);
 }
 
+#[test]
+fn heads_add_their_losses() {
+    let mut b = Builder::new("heads", Shape::new(5, 4, 3));
+    let x = b.conv(Conv::new(4, 3)).relu().here();
+    b.global_mean_pool().dense(6).relu().dense(3).head(0.3);
+    let y = b.at(x).conv(Conv::new(4, 3)).batch_norm().relu().here();
+    b.dense(3).head(2.0);
+    b.at(y).global_mean_pool().dense(3);
+    let net = b.build().unwrap();
+    for loss in [MSE, Loss::SoftmaxCrossEntropy { label_smoothing: 0.1 }] {
+        check("heads", &net, loss);
+    }
+    // The output's own loss is less, and prediction has no head.
+    let (mut all, mut one) =
+        (session(&net, MSE, 1), session(&net.without_heads().unwrap(), MSE, 1));
+    assert!(all.backward().unwrap().loss > one.backward().unwrap().loss);
+    assert_eq!(
+        net.without_heads().unwrap().parameters(),
+        net.parameters() - (4 * 6 + 6 + 6 * 3 + 3) - (80 * 3 + 3)
+    );
+    assert_eq!(net.macs(), net.without_heads().unwrap().macs());
+    assert!(net.without_heads().unwrap().heads().is_empty());
+}
+
+#[test]
+fn a_head_that_hangs_on_frozen_layers_alone_changes_nothing_else() {
+    let mut b = Builder::new("heads", Shape::new(5, 4, 3));
+    let x = b.conv(Conv::new(4, 3)).relu().here();
+    b.dense(3).head(0.5);
+    b.at(x).global_mean_pool().dense(3);
+    let net = b.build().unwrap();
+    let rates: Vec<f32> =
+        net.params().iter().map(|p| f32::from(u8::from(p.name.starts_with("dense2")))).collect();
+    let mut s = tuned(&net, MSE, 1, Tuning { rates, ..Tuning::default() });
+    let before = s.params().to_vec();
+    s.step(0.1).unwrap();
+    for p in net.params() {
+        let same = before[p.range.clone()] == s.params()[p.range.clone()];
+        assert_eq!(same, !p.name.starts_with("dense2"), "{}", p.name);
+    }
+}
+
 /// conv, norm, relu, twice with a sum, and a dense layer.
 fn residual() -> Network {
     let mut b = Builder::new("residual", Shape::new(5, 6, 3));
