@@ -1,6 +1,6 @@
 //! Speed of the convolution walks as a fraction of the multiply-add loop's, on one thread and on all.
-//! `cargo run --release -p convoke-kernels --example conv_speed [threads [avx512|amx|tiles|bf16]]`: an
-//! instruction set, or everything on tiles, in f32 or in bf16.
+//! `cargo run --release -p convoke-kernels --example conv_speed [threads [avx512|amx|tiles|bf16 [name]]]`:
+//! an instruction set, or everything on tiles in f32 or in bf16; only convolutions whose line begins so.
 
 use convoke_kernels::conv::{Conv, ConvShape, Epilogue, Precision};
 use convoke_kernels::{Ctx, Isa, Pool, peak};
@@ -31,6 +31,7 @@ fn numbers(n: usize) -> Vec<f32> {
 fn main() {
     let threads = std::env::args().nth(1).and_then(|a| a.parse().ok()).unwrap_or(1);
     let how = std::env::args().nth(2).unwrap_or_default();
+    let only = std::env::args().nth(3).unwrap_or_default();
     let isa = Isa::parse(&how).unwrap_or_else(Isa::detect);
     let pool = Pool::new(threads);
     let cx = Ctx { pool: &pool, isa };
@@ -62,6 +63,10 @@ fn main() {
         (32, 1, 9216, 1, 1, 4096),
         (64, 1, 400, 1, 1, 120),
     ] {
+        let name = format!("{k}x{k}/{s} {h}x{h}x{c} -> {d}, batch {n}");
+        if !name.starts_with(&only) {
+            continue;
+        }
         let o = h.div_ceil(s);
         let pad = ((o - 1) * s + k).saturating_sub(h) / 2;
         let shape = ConvShape {
@@ -108,7 +113,6 @@ fn main() {
         let f = best(|| conv.forward(cx, n, (&x).into(), &pack, y, e, &mut scratch));
         let b = best(|| conv.backward_data(cx, n, y, &back, dx, false, &mut scratch));
         let g = best(|| conv.backward_weights(cx, n, (&x).into(), y, &mut dw, &mut scratch));
-        let name = format!("{k}x{k}/{s} {h}x{h}x{c} -> {d}, batch {n}");
         println!("{name:<34} {:>8.0} {:>8.0} {:>8.0}", share(f), share(b), share(g));
     }
 }

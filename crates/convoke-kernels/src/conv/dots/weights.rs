@@ -391,40 +391,36 @@ impl DotWeights {
             return self.copy_run(isa, chunk, x, band, line);
         }
         line.fill(0.0);
-        let blocks = self.blocks(&Self::family());
-        let copy = |picture: usize, y: usize, slot: usize, band: &mut [f32], line: &mut [f32]| {
+        assert!(band.len() >= self.slots() * self.x_row(), "the band is too short");
+        let mut copy = |picture: usize, y: usize, slot: usize| {
             let from = (picture * s.h + y) * s.w * s.c;
             x.copy(isa, from..from + s.w * s.c, &mut line[s.left * s.c..][..s.w * s.c]);
             for (i, phase) in self.phases.iter().enumerate() {
-                for m in (0..blocks.parts).map(|block| blocks.range(block)) {
-                    let row = m.start * self.slots() + slot * m.len();
-                    let at = (row * self.phases.len() + i * m.len()) * self.x_pairs;
-                    let to = &mut band[at..at + self.x_pairs * m.len()];
-                    let pairs = Interleave {
-                        from: line[phase * s.c + m.start..].as_ptr(),
-                        next: s.sw * s.c,
-                        step: 2 * s.sw * s.c,
-                        pixels: 2 * self.x_pairs,
-                        channels: m.len(),
-                        lanes: m.len(),
-                        to: to.as_mut_ptr().cast(),
-                        to_step: m.len(),
-                    };
-                    // SAFETY: the line reaches as far as pairs do, see `line`; words as just cut out.
-                    unsafe { interleave(&pairs) };
-                }
+                let pairs = Interleave {
+                    from: line[phase * s.c..].as_ptr(),
+                    next: s.sw * s.c,
+                    step: 2 * s.sw * s.c,
+                    pixels: 2 * self.x_pairs,
+                    channels: self.channels(),
+                    pieces: self.blocks(&Self::family()),
+                    of: self.slots() * self.phases.len() * self.x_pairs,
+                    at: (slot * self.phases.len() + i) * self.x_pairs,
+                    to: band.as_mut_ptr().cast(),
+                };
+                // SAFETY: the line reaches as far as pairs do, see `line`; the band has a place for every row.
+                unsafe { interleave(&pairs) };
             }
         };
         self.each_picture(chunk, |picture| {
             if s.kh == 1 {
                 for (i, oy) in picture.outputs.clone().enumerate() {
                     if let Some(y) = (oy * s.sh).checked_sub(s.top).filter(|&y| y < s.h) {
-                        copy(picture.index, y, picture.first + i, band, line);
+                        copy(picture.index, y, picture.first + i);
                     }
                 }
             } else {
                 for (i, y) in picture.sources.clone().enumerate() {
-                    copy(picture.index, y, picture.slot + i, band, line);
+                    copy(picture.index, y, picture.slot + i);
                 }
             }
         });
@@ -434,7 +430,7 @@ impl DotWeights {
     fn copy_run(&self, isa: Isa, chunk: &Chunk, x: Source, band: &mut [f32], line: &mut [f32]) {
         let s = &self.s;
         let pixels = chunk.rows.start * s.ow..chunk.rows.end * s.ow;
-        let blocks = self.blocks(&Self::family());
+        assert!(band.len() >= self.slots() * self.x_row(), "the band is too short");
         for first in pixels.clone().step_by(NORMED) {
             let n = (pixels.end - first).min(NORMED);
             let range = first * s.c..(first + n) * s.c;
@@ -445,23 +441,19 @@ impl DotWeights {
                     &line[..n * s.c]
                 }
             };
-            let pair = (first - pixels.start) / 2;
-            for m in (0..blocks.parts).map(|block| blocks.range(block)) {
-                let at = m.start * self.slots() * self.x_pairs + pair * m.len();
-                let to = &mut band[at..at + n.div_ceil(2) * m.len()];
-                let pairs = Interleave {
-                    from: from[m.start..].as_ptr(),
-                    next: s.c,
-                    step: 2 * s.c,
-                    pixels: n,
-                    channels: m.len(),
-                    lanes: m.len(),
-                    to: to.as_mut_ptr().cast(),
-                    to_step: m.len(),
-                };
-                // SAFETY: `n` pixels of all channels; words as just cut out.
-                unsafe { interleave(&pairs) };
-            }
+            let pairs = Interleave {
+                from: from.as_ptr(),
+                next: s.c,
+                step: 2 * s.c,
+                pixels: n,
+                channels: s.c,
+                pieces: self.blocks(&Self::family()),
+                of: self.slots() * self.x_pairs,
+                at: (first - pixels.start) / 2,
+                to: band.as_mut_ptr().cast(),
+            };
+            // SAFETY: `n` pixels of all channels; the band has a place for every pair.
+            unsafe { interleave(&pairs) };
         }
     }
 
@@ -483,25 +475,35 @@ impl DotWeights {
         if chunk.rows.is_empty() {
             return;
         }
+        let width = family.width();
+        let (start, end) = (panels.start * width, (panels.end * width).min(s.d));
+        let full = (end - start) / width * width;
+        let used = end - start - full;
+        let of = chunk.rows.len() * self.dy_pairs;
+        assert!(band.len() >= of * (full + family.padded(used)), "the band is too short");
         for row in 0..rows {
             let from = &dy[(chunk.rows.start * s.ow + row * pixels) * s.d..][..pixels * s.d];
-            let of = family.panels(s.d).skip(panels.start).take(panels.len());
-            for (i, panel) in of.enumerate() {
-                let at = i * family.width() * chunk.rows.len() * self.dy_pairs
-                    + row * pairs * panel.width;
-                let to = &mut band[at..at + pairs * panel.width];
+            let mut copy = |at: usize, channels: usize, pieces: Even| {
                 let pairs = Interleave {
-                    from: from[panel.start..].as_ptr(),
+                    from: from[start + at..].as_ptr(),
                     next: s.d,
                     step: 2 * s.d,
                     pixels,
-                    channels: panel.used,
-                    lanes: panel.width,
-                    to: to.as_mut_ptr().cast(),
-                    to_step: panel.width,
+                    channels,
+                    pieces,
+                    of,
+                    at: row * pairs,
+                    to: band[at * of..].as_mut_ptr().cast(),
                 };
-                // SAFETY: `pixels` pixels of all filters; words as just cut out.
+                // SAFETY: `pixels` pixels of all filters; the band has a place for every row.
                 unsafe { interleave(&pairs) };
+            };
+            if full > 0 {
+                copy(0, full, Even::new(full, width));
+            }
+            if used > 0 {
+                let padded = family.padded(used);
+                copy(full, used, Even::new(padded, padded));
             }
         }
     }

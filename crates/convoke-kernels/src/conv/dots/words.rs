@@ -2,6 +2,7 @@
 
 use super::super::tiles::{Kind, integers, integers16, rows};
 use crate::Isa;
+use crate::gemm::Even;
 
 /// `to` = `from`, as narrow numbers.
 ///
@@ -71,18 +72,20 @@ pub(super) unsafe fn pixels(
 }
 
 /// What [`interleave`] is given: where pixels lie, `next` floats from the first of a pair to the second and
-/// `step` from one pair to the next, and where words go, `to_step` from one pair to the next.
+/// `step` from one pair to the next, and where words go. Piece `m` of pair `i`'s channels goes to
+/// `m.start · of + (at + i) · m.len()`.
 pub(super) struct Interleave {
     pub from: *const f32,
     pub next: usize,
     pub step: usize,
     /// Pixels; the missing one of an odd number is zero.
     pub pixels: usize,
-    /// Channels that are read, and words that are written, the missing zero.
+    /// Channels that exist; the others of the pieces are zero.
     pub channels: usize,
-    pub lanes: usize,
+    pub pieces: Even,
+    pub of: usize,
+    pub at: usize,
     pub to: *mut u32,
-    pub to_step: usize,
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -96,6 +99,9 @@ pub(super) unsafe fn interleave(_: &Interleave) {}
 mod x86 {
     use super::Interleave;
     use std::arch::x86_64::*;
+
+    /// Floats from what is read to what is asked for: main memory answers late.
+    const AHEAD: usize = 2048;
 
     /// The first `n` of 32 numbers.
     fn first(n: usize) -> u32 {
@@ -131,21 +137,33 @@ mod x86 {
         }
         // SAFETY: 64 bytes of plain numbers.
         let order = unsafe { std::mem::transmute::<[u16; 32], __m512i>(order) };
-        for lane in (0..p.lanes).step_by(16) {
-            let read = first(p.channels.saturating_sub(lane).min(16)) as u16;
-            let write = first((p.lanes - lane).min(16)) as u16;
-            for i in 0..p.pixels.div_ceil(2) {
-                let second = if 2 * i + 1 < p.pixels { read } else { 0 };
-                // SAFETY: masked to the channels and words of the caller.
+        let most = p.pieces.range(0).len();
+        let long = (0..p.pieces.parts).take_while(|&i| p.pieces.range(i).len() == most).count();
+        for i in 0..p.pixels.div_ceil(2) {
+            let both = 2 * i + 1 < p.pixels;
+            let at = p.from.wrapping_add(i * p.step);
+            let mut start = 0;
+            for piece in 0..p.pieces.parts {
+                let len = if piece < long { most } else { most - 1 };
+                // SAFETY: the caller's.
                 unsafe {
-                    let at = p.from.wrapping_add(i * p.step + lane);
-                    let a = _mm512_maskz_loadu_ps(read, at);
-                    let b = _mm512_maskz_loadu_ps(second, at.wrapping_add(p.next));
-                    let both = _mm512_cvtne2ps_pbh(b, a);
-                    let both = std::mem::transmute::<__m512bh, __m512i>(both);
-                    let mixed = _mm512_permutexvar_epi16(order, both);
-                    _mm512_mask_storeu_epi32(p.to.add(i * p.to_step + lane).cast(), write, mixed);
+                    let to = p.to.add(start * p.of + (p.at + i) * len);
+                    for lane in (0..len).step_by(16) {
+                        let read = p.channels.saturating_sub(start + lane).min(len - lane);
+                        let (read, write) = (first(read.min(16)), first((len - lane).min(16)));
+                        let at = at.wrapping_add(start + lane);
+                        _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD).cast());
+                        _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD + p.next).cast());
+                        let a = _mm512_maskz_loadu_ps(read as u16, at);
+                        let second = if both { read as u16 } else { 0 };
+                        let b = _mm512_maskz_loadu_ps(second, at.wrapping_add(p.next));
+                        let pair = _mm512_cvtne2ps_pbh(b, a);
+                        let pair = std::mem::transmute::<__m512bh, __m512i>(pair);
+                        let mixed = _mm512_permutexvar_epi16(order, pair);
+                        _mm512_mask_storeu_epi32(to.add(lane).cast(), write as u16, mixed);
+                    }
                 }
+                start += len;
             }
         }
     }
