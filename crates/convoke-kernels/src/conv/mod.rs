@@ -219,7 +219,7 @@ impl Narrow {
         let backward: f64 = Walk::backward_data(&typical, isa).iter().map(cost).sum();
         let weights = match isa {
             Isa::Amx => NarrowWeights::Tiles(TileWeights::new(s, precision, batch, threads)),
-            _ => NarrowWeights::Dots(DotWeights::new(s, batch)),
+            _ => NarrowWeights::Dots(DotWeights::new(s, batch, threads)),
         };
         let narrow = |w: &Walk| NarrowWalk::new(w, kind, batch, threads);
         let chosen = |few: bool, narrow: f64, fma: f64| must || !few && narrow < fma;

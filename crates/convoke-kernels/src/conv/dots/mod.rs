@@ -33,15 +33,28 @@ pub(super) fn bf16_present(isa: Isa) -> bool {
     }
 }
 
-/// How outputs are cut into vectors and tiles.
-fn family(kind: Kind) -> Family {
-    Family::of(match kind {
+/// The instruction set whose vectors multiply.
+fn isa(kind: Kind) -> Isa {
+    match kind {
         Kind::Floats(_) | Kind::Int8(Int8::Avx512Vnni | Int8::Avx512 | Int8::Tiles, _) => {
             Isa::Avx512
         }
         Kind::Int8(Int8::AvxVnni | Int8::Avx2, _) => Isa::Avx2,
         Kind::Int8(Int8::Portable, _) => Isa::Portable,
-    })
+    }
+}
+
+/// How outputs are cut into vectors and tiles.
+fn family(kind: Kind) -> Family {
+    Family::of(isa(kind))
+}
+
+/// Lanes of a vector.
+fn lanes(kind: Kind) -> usize {
+    match isa(kind) {
+        Isa::Avx512 => 16,
+        _ => 8,
+    }
 }
 
 /// Bytes of a word.

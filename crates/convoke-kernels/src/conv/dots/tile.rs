@@ -176,7 +176,7 @@ unsafe fn end<D: Dot, const R: usize, const Q: usize, const V: usize, const MASK
 /// # Panics
 /// When there is no such tile: walks ask only for sizes that [`super::family`] has.
 pub(super) fn pick(kind: Kind, rows: usize, pixels: usize, panel: Panel, unit: bool) -> TileFn {
-    let vectors = panel.width / super::family(kind).lanes;
+    let vectors = panel.width / super::lanes(kind);
     let masked = panel.used < panel.width;
     let pick = match kind {
         #[cfg(target_arch = "x86_64")]

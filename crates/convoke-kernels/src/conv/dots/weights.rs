@@ -1,7 +1,7 @@
 //! Backward-weights: [`super::super::weights`] over words of two neighbouring output pixels.
 //!
 //! A chunk of rows is copied: dy in panels of filters, `[panel][row][pair of pixels][filter]`, x in blocks of
-//! channels, `[block][row][phase][pair][channel]`. A pair of x is that of one window place; places that lie a
+//! channels, `[block][row][phase][pair][16]`, fewer of which are channels than a line has words. A pair of x is that of one window place; places that lie a
 //! whole number of pairs apart share a phase, so that at step 1 there are two, from even and from odd columns on.
 //! Where channels are few, the `kw · c` numbers of a window row are the channels of a pixel (`merged`).
 //!
@@ -25,6 +25,9 @@ const CHUNK: usize = 144 * 1024;
 const PIXELS: Range<usize> = 256..512;
 /// Floats of partial sums at most.
 const PARTIALS: usize = 1 << 20;
+/// Shards that keep threads busy, whose parts then take all filters; and the lanes of a part where there are fewer.
+const MANY_SHARDS: usize = 8;
+const FEW_LANES: usize = 128;
 /// Floats of a cache line.
 const LINE: usize = 16;
 /// Channels up to which window rows are merged.
@@ -72,7 +75,8 @@ struct Rows {
 }
 
 impl DotWeights {
-    pub fn new(s: &ConvShape, batch: usize) -> Self {
+    /// `threads` change no number.
+    pub fn new(s: &ConvShape, batch: usize, threads: usize) -> Self {
         let family = Self::family();
         let unpadded =
             (s.top, s.left) == (0, 0) && (s.oh - 1) * s.sh < s.h && (s.ow - 1) * s.sw < s.w;
@@ -99,11 +103,13 @@ impl DotWeights {
             x_pairs: s.ow.div_ceil(2) + shift,
             dy_pairs: s.ow.div_ceil(2),
             shards,
-            parts: panels.min(16usize.div_ceil(shards)),
+            parts: panels.min((2 * threads).div_ceil(shards)),
             chunk_rows: 1,
         };
         let x = weights.x_row() * s.sh.min(s.kh);
-        let per_row = x + weights.dy_pairs * weights.panels_width();
+        let lanes = family.padded(s.d);
+        let lanes = if shards < MANY_SHARDS { lanes.min(FEW_LANES) } else { lanes };
+        let per_row = x + weights.dy_pairs * lanes;
         let pixels = (CHUNK * s.ow / per_row.max(1)).clamp(PIXELS.start, PIXELS.end);
         weights.chunk_rows = pixels.div_ceil(s.ow).min(MAX_ROWS);
         if single && !s.ow.is_multiple_of(2) {
@@ -127,7 +133,12 @@ impl DotWeights {
 
     /// Words of a copied row of x.
     fn x_row(&self) -> usize {
-        self.channels() * self.phases.len() * self.x_pairs
+        self.blocks(&Self::family()).parts * LINE * self.phases.len() * self.x_pairs
+    }
+
+    /// Lines of a block of channels: an odd number, so that blocks lie in different places of the nearest cache.
+    fn x_block(&self) -> usize {
+        self.slots() * self.phases.len() * self.x_pairs | 1
     }
 
     fn panels(&self) -> usize {
@@ -156,7 +167,7 @@ impl DotWeights {
 
     /// Floats of copied x, of copied dy and of a source row with its padding, per worker.
     fn band_lens(&self) -> [usize; 3] {
-        let x = self.slots() * self.x_row();
+        let x = self.blocks(&Self::family()).parts * self.x_block() * LINE;
         let dy = self.chunk_rows * self.dy_pairs * self.panels_width();
         [x, dy, self.line()].map(|len: usize| len.next_multiple_of(LINE))
     }
@@ -290,17 +301,17 @@ impl DotWeights {
         let mut taps = [Tap { a: 0, b: 0 }; MAX_ROWS];
         let columns = if self.merged { 1 } else { s.kw };
         let blocks = self.blocks(family);
-        for m in (0..blocks.parts).map(|block| blocks.range(block)) {
-            let base = m.start * self.slots() * self.phases.len() * self.x_pairs;
+        for block in 0..blocks.parts {
+            let (m, base) = (blocks.range(block), block * self.x_block());
             for kh in 0..s.kh {
-                let (ntaps, k) = self.taps(chunk, kh, m.len(), panel.width, &mut taps);
+                let (ntaps, k) = self.taps(chunk, kh, panel.width, &mut taps);
                 if ntaps == 0 && !chunk.first {
                     continue;
                 }
                 for kw in 0..columns {
                     let (phase, shift) = (kw * s.dw % (2 * s.sw), kw * s.dw / (2 * s.sw));
                     let phase = self.phases.iter().position(|&p| p == phase).unwrap_or(0);
-                    let a = base + (phase * self.x_pairs + shift) * m.len();
+                    let a = (base + phase * self.x_pairs + shift) * LINE;
                     let place =
                         if self.merged { kh * self.channels() } else { (kh * s.kw + kw) * s.c };
                     // SAFETY: within this panel's part of dw.
@@ -313,7 +324,7 @@ impl DotWeights {
                         a: x[a.min(x.len())..].as_ptr().cast(),
                         a_row: 0,
                         a_px: 1,
-                        a_k: m.len(),
+                        a_k: LINE,
                         b: dy.as_ptr().cast(),
                         b_k: panel.width,
                         c,
@@ -340,7 +351,6 @@ impl DotWeights {
         &self,
         chunk: &Chunk,
         kh: usize,
-        pixel: usize,
         width: usize,
         taps: &mut [Tap; MAX_ROWS],
     ) -> (usize, usize) {
@@ -349,7 +359,7 @@ impl DotWeights {
             taps[0] = Tap { a: 0, b: 0 };
             return (usize::from(!chunk.rows.is_empty()), self.single_pairs(chunk));
         }
-        let row = self.phases.len() * self.x_pairs * pixel;
+        let row = self.phases.len() * self.x_pairs * LINE;
         let mut n = 0;
         self.each_picture(chunk, |picture| {
             for (i, oy) in picture.outputs.clone().enumerate() {
@@ -391,40 +401,39 @@ impl DotWeights {
             return self.copy_run(isa, chunk, x, band, line);
         }
         line.fill(0.0);
-        let blocks = self.blocks(&Self::family());
-        let copy = |picture: usize, y: usize, slot: usize, band: &mut [f32], line: &mut [f32]| {
+        let pieces = self.blocks(&Self::family());
+        assert!(band.len() >= pieces.parts * self.x_block() * LINE, "the band is too short");
+        let mut copy = |picture: usize, y: usize, slot: usize| {
             let from = (picture * s.h + y) * s.w * s.c;
             x.copy(isa, from..from + s.w * s.c, &mut line[s.left * s.c..][..s.w * s.c]);
             for (i, phase) in self.phases.iter().enumerate() {
-                for m in (0..blocks.parts).map(|block| blocks.range(block)) {
-                    let row = m.start * self.slots() + slot * m.len();
-                    let at = (row * self.phases.len() + i * m.len()) * self.x_pairs;
-                    let to = &mut band[at..at + self.x_pairs * m.len()];
-                    let pairs = Interleave {
-                        from: line[phase * s.c + m.start..].as_ptr(),
-                        next: s.sw * s.c,
-                        step: 2 * s.sw * s.c,
-                        pixels: 2 * self.x_pairs,
-                        channels: m.len(),
-                        lanes: m.len(),
-                        to: to.as_mut_ptr().cast(),
-                        to_step: m.len(),
-                    };
-                    // SAFETY: the line reaches as far as pairs do, see `line`; words as just cut out.
-                    unsafe { interleave(&pairs) };
-                }
+                let pairs = Interleave {
+                    from: line[phase * s.c..].as_ptr(),
+                    next: s.sw * s.c,
+                    step: 2 * s.sw * s.c,
+                    pixels: 2 * self.x_pairs,
+                    channels: self.channels(),
+                    pieces,
+                    width: LINE,
+                    of: self.x_block(),
+                    at: (slot * self.phases.len() + i) * self.x_pairs,
+                    to: band.as_mut_ptr().cast(),
+                    far: false,
+                };
+                // SAFETY: the line reaches as far as pairs do, see `line`; the band has a place for every row.
+                unsafe { interleave(&pairs) };
             }
         };
         self.each_picture(chunk, |picture| {
             if s.kh == 1 {
                 for (i, oy) in picture.outputs.clone().enumerate() {
                     if let Some(y) = (oy * s.sh).checked_sub(s.top).filter(|&y| y < s.h) {
-                        copy(picture.index, y, picture.first + i, band, line);
+                        copy(picture.index, y, picture.first + i);
                     }
                 }
             } else {
                 for (i, y) in picture.sources.clone().enumerate() {
-                    copy(picture.index, y, picture.slot + i, band, line);
+                    copy(picture.index, y, picture.slot + i);
                 }
             }
         });
@@ -434,7 +443,8 @@ impl DotWeights {
     fn copy_run(&self, isa: Isa, chunk: &Chunk, x: Source, band: &mut [f32], line: &mut [f32]) {
         let s = &self.s;
         let pixels = chunk.rows.start * s.ow..chunk.rows.end * s.ow;
-        let blocks = self.blocks(&Self::family());
+        let pieces = self.blocks(&Self::family());
+        assert!(band.len() >= pieces.parts * self.x_block() * LINE, "the band is too short");
         for first in pixels.clone().step_by(NORMED) {
             let n = (pixels.end - first).min(NORMED);
             let range = first * s.c..(first + n) * s.c;
@@ -445,23 +455,21 @@ impl DotWeights {
                     &line[..n * s.c]
                 }
             };
-            let pair = (first - pixels.start) / 2;
-            for m in (0..blocks.parts).map(|block| blocks.range(block)) {
-                let at = m.start * self.slots() * self.x_pairs + pair * m.len();
-                let to = &mut band[at..at + n.div_ceil(2) * m.len()];
-                let pairs = Interleave {
-                    from: from[m.start..].as_ptr(),
-                    next: s.c,
-                    step: 2 * s.c,
-                    pixels: n,
-                    channels: m.len(),
-                    lanes: m.len(),
-                    to: to.as_mut_ptr().cast(),
-                    to_step: m.len(),
-                };
-                // SAFETY: `n` pixels of all channels; words as just cut out.
-                unsafe { interleave(&pairs) };
-            }
+            let pairs = Interleave {
+                from: from.as_ptr(),
+                next: s.c,
+                step: 2 * s.c,
+                pixels: n,
+                channels: s.c,
+                pieces,
+                width: LINE,
+                of: self.x_block(),
+                at: (first - pixels.start) / 2,
+                to: band.as_mut_ptr().cast(),
+                far: x.norm.is_none(),
+            };
+            // SAFETY: `n` pixels of all channels; the band has a place for every pair.
+            unsafe { interleave(&pairs) };
         }
     }
 
@@ -483,25 +491,36 @@ impl DotWeights {
         if chunk.rows.is_empty() {
             return;
         }
+        let width = family.width();
+        let (start, end) = (panels.start * width, (panels.end * width).min(s.d));
+        let full = (end - start) / width * width;
+        let used = end - start - full;
+        let of = chunk.rows.len() * self.dy_pairs;
+        assert!(band.len() >= of * (full + family.padded(used)), "the band is too short");
         for row in 0..rows {
             let from = &dy[(chunk.rows.start * s.ow + row * pixels) * s.d..][..pixels * s.d];
-            let of = family.panels(s.d).skip(panels.start).take(panels.len());
-            for (i, panel) in of.enumerate() {
-                let at = i * family.width() * chunk.rows.len() * self.dy_pairs
-                    + row * pairs * panel.width;
-                let to = &mut band[at..at + pairs * panel.width];
+            let mut copy = |at: usize, channels: usize, width: usize| {
                 let pairs = Interleave {
-                    from: from[panel.start..].as_ptr(),
+                    from: from[start + at..].as_ptr(),
                     next: s.d,
                     step: 2 * s.d,
                     pixels,
-                    channels: panel.used,
-                    lanes: panel.width,
-                    to: to.as_mut_ptr().cast(),
-                    to_step: panel.width,
+                    channels,
+                    pieces: Even::new(channels, width),
+                    width,
+                    of,
+                    at: row * pairs,
+                    to: band[at * of..].as_mut_ptr().cast(),
+                    far: true,
                 };
-                // SAFETY: `pixels` pixels of all filters; words as just cut out.
+                // SAFETY: `pixels` pixels of all filters; the band has a place for every row.
                 unsafe { interleave(&pairs) };
+            };
+            if full > 0 {
+                copy(0, full, width);
+            }
+            if used > 0 {
+                copy(full, used, family.padded(used));
             }
         }
     }

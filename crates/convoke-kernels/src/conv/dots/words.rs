@@ -2,6 +2,7 @@
 
 use super::super::tiles::{Kind, integers, integers16, rows};
 use crate::Isa;
+use crate::gemm::Even;
 
 /// `to` = `from`, as narrow numbers.
 ///
@@ -71,18 +72,25 @@ pub(super) unsafe fn pixels(
 }
 
 /// What [`interleave`] is given: where pixels lie, `next` floats from the first of a pair to the second and
-/// `step` from one pair to the next, and where words go, `to_step` from one pair to the next.
+/// `step` from one pair to the next, and where words go: of piece `m` and pair `i`, `width` words at
+/// `to + (m · of + at + i) · width`.
 pub(super) struct Interleave {
     pub from: *const f32,
     pub next: usize,
     pub step: usize,
     /// Pixels; the missing one of an odd number is zero.
     pub pixels: usize,
-    /// Channels that are read, and words that are written, the missing zero.
+    /// Channels that exist; words behind the last are zero.
     pub channels: usize,
-    pub lanes: usize,
+    /// Channels of each piece. Words behind them are those of the next piece.
+    pub pieces: Even,
+    /// A whole number of vectors.
+    pub width: usize,
+    pub of: usize,
+    pub at: usize,
     pub to: *mut u32,
-    pub to_step: usize,
+    /// Whether pixels come from main memory, which answers late.
+    pub far: bool,
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -96,6 +104,9 @@ pub(super) unsafe fn interleave(_: &Interleave) {}
 mod x86 {
     use super::Interleave;
     use std::arch::x86_64::*;
+
+    /// Floats from what is read to what is asked for: main memory answers late.
+    const AHEAD: usize = 2048;
 
     /// The first `n` of 32 numbers.
     fn first(n: usize) -> u32 {
@@ -131,21 +142,41 @@ mod x86 {
         }
         // SAFETY: 64 bytes of plain numbers.
         let order = unsafe { std::mem::transmute::<[u16; 32], __m512i>(order) };
-        for lane in (0..p.lanes).step_by(16) {
-            let read = first(p.channels.saturating_sub(lane).min(16)) as u16;
-            let write = first((p.lanes - lane).min(16)) as u16;
-            for i in 0..p.pixels.div_ceil(2) {
-                let second = if 2 * i + 1 < p.pixels { read } else { 0 };
-                // SAFETY: masked to the channels and words of the caller.
-                unsafe {
-                    let at = p.from.wrapping_add(i * p.step + lane);
-                    let a = _mm512_maskz_loadu_ps(read, at);
-                    let b = _mm512_maskz_loadu_ps(second, at.wrapping_add(p.next));
-                    let both = _mm512_cvtne2ps_pbh(b, a);
-                    let both = std::mem::transmute::<__m512bh, __m512i>(both);
-                    let mixed = _mm512_permutexvar_epi16(order, both);
-                    _mm512_mask_storeu_epi32(p.to.add(i * p.to_step + lane).cast(), write, mixed);
+        let pair = |at: *const f32, both: bool, left: usize, to: *mut u32| {
+            // SAFETY: masked to the channels and words of the caller.
+            unsafe {
+                let read = first(left.min(16)) as u16;
+                let a = _mm512_maskz_loadu_ps(read, at);
+                let b = _mm512_maskz_loadu_ps(if both { read } else { 0 }, at.wrapping_add(p.next));
+                let pair = _mm512_cvtne2ps_pbh(b, a);
+                let pair = std::mem::transmute::<__m512bh, __m512i>(pair);
+                _mm512_storeu_si512(to.cast(), _mm512_permutexvar_epi16(order, pair));
+            }
+        };
+        let most = p.pieces.range(0).len();
+        let long = (0..p.pieces.parts).take_while(|&i| p.pieces.range(i).len() == most).count();
+        for i in 0..p.pixels.div_ceil(2) {
+            let both = 2 * i + 1 < p.pixels;
+            let at = p.from.wrapping_add(i * p.step);
+            if p.far {
+                for channel in (0..p.channels).step_by(16) {
+                    let ahead = at.wrapping_add(AHEAD + channel);
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(p.next).cast());
                 }
+            }
+            let (mut start, mut to) = (0, p.to.wrapping_add((p.at + i) * p.width));
+            for piece in 0..p.pieces.parts {
+                for lane in (0..p.width).step_by(16) {
+                    let channel = start + lane;
+                    let (at, to) = (at.wrapping_add(channel), to.wrapping_add(lane));
+                    match both && channel + 16 <= p.channels {
+                        true => pair(at, true, 16, to),
+                        false => pair(at, both, p.channels.saturating_sub(channel), to),
+                    }
+                }
+                start += if piece < long { most } else { most - 1 };
+                to = to.wrapping_add(p.of * p.width);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Numbers into bf16 pieces, in the orders in which tiles read them.
 //!
 //! A piece is what is left of a number, rounded to the nearest bf16. Functions are generic in the count of
-//! pieces; all need [`crate::Isa::Amx`] and every number and place that their lengths say.
+//! pieces; all need AVX512-BF16, which [`crate::Isa::Amx`] has, and every number and place that their lengths say.
 
 use super::pack::Products;
 use super::{DEPTH, Precision, SIDE};
