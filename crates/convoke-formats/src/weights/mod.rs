@@ -1,6 +1,7 @@
 //! Weights without a network: tensors by name, from safetensors or from torch's files.
 
 mod fit;
+pub(crate) mod layout;
 mod names;
 
 pub use fit::{
