@@ -1,6 +1,43 @@
 //! Weights in the order in which torch and ONNX have them.
 
-use convoke_engine::Shape;
+use crate::{ModelError, ModelFile};
+use convoke_engine::layers::Layer;
+use convoke_engine::{Network, NodeId, Shape};
+use safetensors::tensor::{Dtype, TensorView};
+use std::path::Path;
+
+/// Writes a model's weights and statistics alone, as torch has them: names of the layers (the zoo's are
+/// torchvision's), filters `[o, i, kh, kw]`, dense weights `[o, i]`. `load_state_dict` takes them.
+///
+/// # Errors
+/// When a weight is not finite or the file cannot be written.
+pub fn save_torch(path: &Path, model: &ModelFile) -> Result<(), ModelError> {
+    let wrong = |what: String| {
+        let what = format!("not written: {what}");
+        ModelError::File { path: path.into(), what }
+    };
+    model.check().map_err(wrong)?;
+    let network = &model.network;
+    let mut tensors = Vec::new();
+    for (params, values) in [(network.params(), &model.params), (network.state(), &model.state)] {
+        for p in params {
+            let map = if p.spec.shape.len() == 2 { flattened(network, p.node) } else { None };
+            let (shape, turned) = to_torch(&p.spec.shape, &values[p.range], map);
+            let bytes: Vec<u8> = turned.iter().flat_map(|v| v.to_le_bytes()).collect();
+            tensors.push((p.name, shape, bytes));
+        }
+    }
+    let views: Result<Vec<_>, _> = tensors
+        .iter()
+        .map(|(n, s, b)| Ok((n, TensorView::new(Dtype::F32, s.clone(), b)?)))
+        .collect();
+    // Readers of safetensors take this for "made for torch".
+    let facts = [("format".to_string(), "pt".to_string())].into();
+    let bytes = views
+        .and_then(|views| safetensors::serialize(views, Some(facts)))
+        .map_err(|e| wrong(e.to_string()))?;
+    Ok(convoke_data::write_file(path, &bytes)?)
+}
 
 /// A tensor in torch's layout: its shape and its numbers. Filters `[kh, kw, i, o]` become
 /// `[o, i, kh, kw]`, dense weights `[i, o]` become `[o, i]`; all others stay. `map` is the map that was
@@ -42,6 +79,34 @@ fn turned(
         }
     }
     out
+}
+
+/// The map that was flattened before a dense layer: its pixels lie there channel by channel, here
+/// pixel by pixel.
+pub(crate) fn flattened(network: &Network, dense: NodeId) -> Option<Shape> {
+    let mut at = network.node(dense).inputs.first().copied()?;
+    loop {
+        let node = network.node(at);
+        if node.shape.h * node.shape.w > 1 {
+            return Some(node.shape);
+        }
+        // Only layers that leave every number in its place may stand between.
+        match (&node.layer, &node.inputs[..]) {
+            (Some(Layer::Conv(_) | Layer::Dense(_)), _) | (None, _) => return None,
+            (Some(layer), &[from]) => {
+                let before = network.node(from).shape;
+                if before.len() != node.shape.len() {
+                    return None;
+                }
+                let keeps = matches!(layer, Layer::Flatten(_)) || before == node.shape;
+                if !keeps {
+                    return None;
+                }
+                at = from;
+            }
+            _ => return None,
+        }
+    }
 }
 
 #[cfg(test)]

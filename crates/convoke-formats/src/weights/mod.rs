@@ -7,6 +7,7 @@ mod names;
 pub use fit::{
     FitOptions, Fitted, Match, Suggestion, adapt, compare, fit, fit_model, head, suggest,
 };
+pub use layout::save_torch;
 pub use names::{Family, family};
 
 use crate::ModelError;

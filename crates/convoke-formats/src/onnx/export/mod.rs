@@ -79,7 +79,7 @@ pub(super) fn model_proto(
             options.opset
         ));
     }
-    check(model)?;
+    model.check()?;
     let (network, pre) = (&model.network, &model.preprocess);
     let mut graph = Graph::default();
     let batch = || Dim::Param("batch".into());
@@ -135,25 +135,6 @@ fn ir_version(opset: i64) -> i64 {
         19..=20 => 9,
         _ => 10,
     }
-}
-
-fn check(model: &ModelFile) -> Result<(), String> {
-    let network = &model.network;
-    for (params, values, what) in [
-        (network.params(), &model.params, "weights"),
-        (network.state(), &model.state, "running statistics"),
-    ] {
-        let needed = params.last().map_or(0, |p| p.range.end);
-        if needed != values.len() {
-            return Err(format!("{} {what} but the network has {needed}", values.len()));
-        }
-        if let Some(p) =
-            params.iter().find(|p| values[p.range.clone()].iter().any(|v| !v.is_finite()))
-        {
-            return Err(format!("`{}` holds numbers that are not finite", p.name));
-        }
-    }
-    Ok(())
 }
 
 /// What the input is, for people who open the file.
