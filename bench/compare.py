@@ -1,7 +1,7 @@
 """convoke beside its peers, in turns (A B A B …) in one run: medians and ratios.
 
 Usage: python bench/compare.py [--mode train|infer] [--precision f32|bf16] [--threads 2] [--rounds 5]
-                               [--seconds 3] [--markdown FILE] NET:BATCH …
+                               [--seconds 3] [--markdown FILE] [--only PEER] NET:BATCH …
 
 Training is measured beside PyTorch in several settings, prediction beside ONNX Runtime and OpenVINO; a ratio
 is to the best of them. Needs torch and torchvision, for prediction also onnx, onnxruntime and openvino, and
@@ -64,8 +64,13 @@ class Peer:
         self.process.wait()
 
 
+ONLY = ""
+
+
 def start(peers, *args):
     """Adds a peer, or says why it is not there."""
+    if ONLY not in args[0]:
+        return
     try:
         peers.append(Peer(*args))
     except (RuntimeError, OSError, ValueError) as e:
@@ -161,7 +166,10 @@ def main():
     parser.add_argument("--compile", action="store_true", help="torch.compile too")
     parser.add_argument("--markdown", help="also append the table to this file")
     parser.add_argument("nets", nargs="+", metavar="NET:BATCH")
+    parser.add_argument("--only", default="", help="only peers whose name has this in it")
     a = parser.parse_args()
+    global ONLY
+    ONLY = a.only
     head = ["network", "batch", "convoke img/s (range)", "of FMA peak", "peers img/s", "ratio", "memory MB"]
     lines = [f"{a.mode}, {a.precision}, {a.threads} threads, {a.rounds} rounds of {a.seconds:g} s; {machine()}", ""]
     lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]

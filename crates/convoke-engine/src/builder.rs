@@ -2,7 +2,7 @@
 //! the first mistake is kept and told by [`Builder::build`].
 
 use crate::layers::*;
-use crate::network::{Network, NodeId};
+use crate::network::{Head, Network, NodeId};
 use crate::{Hw, Result, Shape};
 use std::collections::HashMap;
 
@@ -22,6 +22,7 @@ pub struct Builder {
     input: Shape,
     layers: Vec<(String, Layer, Vec<NodeId>)>,
     cursor: NodeId,
+    heads: Vec<Head>,
     counts: HashMap<&'static str, usize>,
     prefix: String,
 }
@@ -34,6 +35,7 @@ impl Builder {
             input,
             layers: Vec::new(),
             cursor: NodeId(0),
+            heads: Vec::new(),
             counts: HashMap::new(),
             prefix: String::new(),
         }
@@ -62,6 +64,18 @@ impl Builder {
             if self.prefix.is_empty() { name.into() } else { format!("{}.{name}", self.prefix) };
         self.layers.push((name, layer.into(), inputs.to_vec()));
         self.cursor = NodeId(self.layers.len());
+        self
+    }
+
+    /// Appends a layer of that name at the cursor.
+    pub fn then(&mut self, name: &str, layer: impl Into<Layer>) -> &mut Self {
+        let cursor = self.cursor;
+        self.named(name, layer, &[cursor])
+    }
+
+    /// Makes the cursor a further output that training has: its loss times `weight` is added to the output's.
+    pub fn head(&mut self, weight: f32) -> &mut Self {
+        self.heads.push(Head { place: self.cursor, weight });
         self
     }
 
@@ -145,6 +159,7 @@ impl Builder {
     /// # Errors
     /// The first layer that does not fit, by name, with shapes and rule.
     pub fn build(&self) -> Result<Network> {
-        Network::assemble(&self.name, self.input, self.layers.clone(), self.cursor)
+        Network::assemble(&self.name, self.input, self.layers.clone(), self.cursor)?
+            .with_heads(self.heads.clone())
     }
 }

@@ -6,6 +6,7 @@
 
 use crate::layers::{Layer, Reach};
 use crate::network::Network;
+use convoke_kernels::adaptive_pool::window;
 use serde::Serialize;
 
 /// What one output pixel sees, along one axis.
@@ -48,6 +49,10 @@ impl Network {
                             w: slide(f.w, span.w, window.stride.w, left),
                         }
                     }
+                    Reach::Parts(size) => Field {
+                        h: slide(f.h, widest(shape.h, size.h), (shape.h / size.h).max(1), 0),
+                        w: slide(f.w, widest(shape.w, size.w), (shape.w / size.w).max(1), 0),
+                    },
                     Reach::Whole => {
                         Field { h: slide(f.h, shape.h, 1, 0), w: slide(f.w, shape.w, 1, 0) }
                     }
@@ -61,6 +66,12 @@ impl Network {
         }
         fields
     }
+}
+
+/// The widest window of a pooling from `size` to `outputs`.
+fn widest(size: usize, outputs: usize) -> usize {
+    // Windows repeat after `outputs` steps at most; a hostile file may ask for many.
+    (0..outputs.min(1 << 16)).map(|i| window(i, size, outputs).len()).max().unwrap_or(1)
 }
 
 /// Saturating: strides multiply along a hostile file's chain of layers.

@@ -19,13 +19,14 @@
 //! Every layer may have a `name`, and `from = "x"` or `from = ["x", "y"]` where it does not read the
 //! layer before it (`"input"` is the input). `conv1d` is a `conv` over signals. `batch_norm = true`
 //! and `activation = "…"` add those layers behind; who reads such a layer by name reads their end.
-//! `output = "x"` names the output where it is not the last layer. With serde, a network is the same
+//! `output = "x"` names the output where it is not the last layer; `heads = [{ place = "y", weight = 0.3 }]` names
+//! further outputs that training has, whose losses are added. With serde, a network is the same
 //! table in any other format.
 
 mod read;
 
 use crate::layers::Layer;
-use crate::network::{Network, NodeId};
+use crate::network::{Head, Network, NodeId};
 use crate::{Error, Result, Shape};
 use read::{line_at, one_line, read};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -67,7 +68,7 @@ impl Network {
         let mut text = String::new();
         let mut section = |mut table: Table| {
             // What it is first, then how it is.
-            for key in ["type", "name", "from", "input", "output"] {
+            for key in ["type", "name", "from", "input", "output", "heads"] {
                 if let Some(value) = table.remove(key) {
                     text += &format!("{key} = {value}\n");
                 }
@@ -99,11 +100,12 @@ impl Network {
             Some((_, layer, _)) => change(layer),
             None => return Err(Error::layer(name, "is not in the network")),
         }
-        Network::assemble(self.name(), self.input_shape(), layers, self.output())
+        Network::assemble(self.name(), self.input_shape(), layers, self.output())?
+            .with_heads(self.heads().to_vec())
     }
 
     /// The same network for another number of classes: the last dense layer (or, without one, the
-    /// last convolution) gets that many outputs.
+    /// last convolution) before the output, and before each head, gets that many outputs.
     ///
     /// # Errors
     /// When the network has neither, or the layers behind do not fit any more.
@@ -112,19 +114,27 @@ impl Network {
             .iter()
             .filter_map(|n| Some((n.name.clone(), n.layer.clone()?, n.inputs.clone())))
             .collect();
-        let last = |of: fn(&Layer) -> bool| layers.iter().rposition(|(_, l, _)| of(l));
-        let head = last(|l| matches!(l, Layer::Dense(_)))
-            .or_else(|| last(|l| matches!(l, Layer::Conv(_))))
-            .ok_or_else(|| Error::Network {
-                network: self.name().into(),
-                what: "has no dense or conv layer to give the classes; add one at its end".into(),
-            })?;
-        match &mut layers[head].1 {
-            Layer::Dense(d) => d.units = classes,
-            Layer::Conv(c) => c.filters = classes,
-            _ => {}
+        let ends = self.heads().iter().map(|h| h.place).chain([self.output()]);
+        for end in ends {
+            let sees = self.before([end]);
+            let last = |of: fn(&Layer) -> bool| {
+                layers.iter().enumerate().rposition(|(i, (_, l, _))| sees[i + 1] && of(l))
+            };
+            let head = last(|l| matches!(l, Layer::Dense(_)))
+                .or_else(|| last(|l| matches!(l, Layer::Conv(_))))
+                .ok_or_else(|| Error::Network {
+                    network: self.name().into(),
+                    what: "has no dense or conv layer to give the classes; add one at its end"
+                        .into(),
+                })?;
+            match &mut layers[head].1 {
+                Layer::Dense(d) => d.units = classes,
+                Layer::Conv(c) => c.filters = classes,
+                _ => {}
+            }
         }
-        Network::assemble(self.name(), self.input_shape(), layers, self.output())
+        Network::assemble(self.name(), self.input_shape(), layers, self.output())?
+            .with_heads(self.heads().to_vec())
     }
 }
 
@@ -154,6 +164,15 @@ fn to_table(net: &Network) -> Table {
     table.insert("input".into(), Value::Array([h, w, c].map(|n| Value::Integer(n as i64)).into()));
     if net.output().index() + 1 != net.nodes().len() {
         table.insert("output".into(), text(&net.node(net.output()).name));
+    }
+    if !net.heads().is_empty() {
+        let head = |h: &Head| {
+            let mut weight = Value::Float(h.weight.into());
+            shorten(&mut weight);
+            let place = text(&net.node(h.place).name);
+            Value::Table(Table::from_iter([("place".into(), place), ("weight".into(), weight)]))
+        };
+        table.insert("heads".into(), Value::Array(net.heads().iter().map(head).collect()));
     }
     let layers = net.iter().skip(1).map(|(id, node)| {
         // Every size was checked when the network was joined, so each fits a TOML integer.
@@ -239,6 +258,34 @@ units = "classes"
         assert!(text.contains("rate = 0.1\n") && text.contains("output = \"relu1\""), "{text}");
         let json = serde_json::to_string(&net).unwrap();
         assert_eq!(serde_json::from_str::<Network>(&json).unwrap(), net, "{json}");
+    }
+
+    #[test]
+    fn heads_go_to_a_file_and_back() {
+        let mut b = Builder::new("heads", Shape::new(9, 9, 3));
+        let x = b.conv(Conv::new(4, 3)).here();
+        b.dense(5).head(0.3);
+        b.at(x).conv(Conv::new(5, 1)).global_mean_pool();
+        let net = b.build().unwrap();
+        let text = net.to_toml();
+        assert!(text.contains(r#"heads = [{ place = "dense1", weight = 0.3 }]"#), "{text}");
+        assert_eq!(Network::from_toml(&text, &Overrides::default()).unwrap(), net, "{text}");
+        let json = serde_json::to_string(&net).unwrap();
+        assert_eq!(serde_json::from_str::<Network>(&json).unwrap(), net, "{json}");
+        let other = net.with_classes(8).unwrap();
+        let shape = |name| other.node(other.find(name).unwrap()).shape;
+        assert_eq!((shape("dense1"), other.output_shape()), (Shape::vector(8), Shape::vector(8)));
+        assert_eq!(other.heads(), net.heads());
+        let named = |h: &str| text.replace(r#"[{ place = "dense1", weight = 0.3 }]"#, h);
+        for (heads, words) in [
+            (r#"[{ place = "dense9", weight = 0.3 }]"#, "did you mean `dense1`"),
+            (r#"[{ place = "conv1", weight = 0.3 }]"#, "no layer may read it"),
+            (r#"[{ place = "dense1", weight = -1.0 }]"#, "weight -1"),
+            (r#"[{ place = "dense1" }]"#, "must be a list such as"),
+            ("3", "must be a list such as"),
+        ] {
+            assert!(told(&named(heads)).contains(words), "{}", told(&named(heads)));
+        }
     }
 
     #[test]

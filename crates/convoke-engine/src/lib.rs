@@ -22,7 +22,7 @@ pub use builder::Builder;
 pub use error::{Error, Result};
 pub use field::{Axis, Field};
 pub use file::Overrides;
-pub use network::{Network, Node, NodeId, Param};
+pub use network::{Head, Network, Node, NodeId, Param};
 pub use plan::{
     Loss, MemoryReport, Mode, Optimizer, Phase, Plan, PlanOptions, Precision, Ranges, Tuning, Watch,
 };

@@ -5,7 +5,8 @@ use crate::plan::Loss;
 use crate::plan::arena::{Buf, Memory};
 use crate::plan::lower::Lower;
 use crate::plan::op::{Exec, Op};
-use crate::{Error, Result};
+use crate::{Error, NodeId, Result};
+use convoke_kernels::elementwise;
 use convoke_kernels::loss as kernels;
 
 /// Emits the loss.
@@ -27,15 +28,27 @@ pub(crate) fn lower(b: &mut Lower, loss: Loss, targets: Option<Buf>) -> Result<(
             return Err(Error::Plan(format!("label smoothing {label_smoothing} must be in 0..1")));
         }
     }
-    let y = b.value(id)?;
+    measure(b, id, loss, targets, None)?;
+    for head in b.net.heads() {
+        measure(b, head.place, loss, targets, Some(head.weight))?;
+    }
+    Ok(())
+}
+
+/// Emits the loss of one place, of which a head's share is `weight`.
+fn measure(
+    b: &mut Lower,
+    id: NodeId,
+    loss: Loss,
+    targets: Option<Buf>,
+    weight: Option<f32>,
+) -> Result<()> {
+    let (shape, y, len) = (b.shape(id), b.value(id)?, b.map_len(id));
+    // A head may hang on frozen layers alone; then its loss is told but moves nothing.
     let dy = b.seed_grad(id);
-    let len = b.map_len(id);
     let scratch = b.scratch(kernels::scratch_len(len, shape.c));
-    b.emit(
-        id,
-        "loss",
-        LossOp { loss, y, dy, targets, classes: shape.c, len: shape.len(), scratch },
-    );
+    let (classes, len) = (shape.c, shape.len());
+    b.emit(id, "loss", LossOp { loss, y, dy, targets, classes, len, scratch, weight });
     Ok(())
 }
 
@@ -48,6 +61,8 @@ struct LossOp {
     classes: usize,
     len: usize,
     scratch: Buf,
+    /// A head's share in the loss; `None` for the output, which comes first.
+    weight: Option<f32>,
 }
 
 impl Op for LossOp {
@@ -57,6 +72,7 @@ impl Op for LossOp {
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let len = e.samples * self.len;
+        let (before, correct) = (e.loss, e.correct);
         match (self.loss, self.targets) {
             (Loss::SoftmaxCrossEntropy { label_smoothing }, _) => {
                 let [y, dy, scratch] = m.get([self.y, self.dy, self.scratch]);
@@ -83,6 +99,11 @@ impl Op for LossOp {
                 e.loss = kernels::mean_squared_error(e.cx, y, t, dy, scratch);
             }
             (_, None) => e.loss = f32::NAN,
+        }
+        if let Some(weight) = self.weight {
+            let [dy] = m.get([self.dy]);
+            elementwise::multiply(e.cx, &mut dy[..len], weight);
+            (e.loss, e.correct) = (before + weight * e.loss, correct);
         }
     }
 }

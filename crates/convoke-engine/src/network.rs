@@ -27,12 +27,23 @@ pub struct Node {
     pub shape: Shape,
 }
 
+/// A further output that training has and prediction has not: its loss, against the same labels or targets, is
+/// added to the output's (the auxiliary classifiers of Szegedy et al. 2015).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Head {
+    /// The place whose map is measured; shaped as the output.
+    pub place: NodeId,
+    /// What its loss is multiplied by.
+    pub weight: f32,
+}
+
 /// Layers joined in a graph. Nodes are in an order in which they can run; node 0 is the input.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Network {
     name: String,
     nodes: Vec<Node>,
     output: NodeId,
+    heads: Vec<Head>,
 }
 
 /// A network may have at most that many layers.
@@ -48,7 +59,7 @@ impl Network {
         layers: Vec<(String, Layer, Vec<NodeId>)>,
         output: NodeId,
     ) -> Result<Self> {
-        let mut net = Network { name: name.into(), nodes: Vec::new(), output };
+        let mut net = Network { name: name.into(), nodes: Vec::new(), output, heads: Vec::new() };
         if layers.len() > MAX_NODES {
             return Err(net.error(format!("{} layers are too many", layers.len())));
         }
@@ -71,6 +82,77 @@ impl Network {
             return Err(net.error("has no layers; add at least one"));
         }
         Ok(net)
+    }
+
+    /// The same network with these heads.
+    ///
+    /// # Errors
+    /// When a head's place is read by a layer or is the output, its shape is not the output's, or its weight is no
+    /// number above zero.
+    pub fn with_heads(mut self, heads: Vec<Head>) -> Result<Self> {
+        self.heads.clear();
+        let readers = self.readers();
+        for (i, head) in heads.iter().enumerate() {
+            let Some(node) = self.nodes.get(head.place.0) else {
+                return Err(self.error("a head's place is not in the network"));
+            };
+            let told = |what: String| Err(Error::layer(&node.name, what));
+            if readers[head.place.0] > 0 || heads[..i].iter().any(|h| h.place == head.place) {
+                return told("is a head, so no layer may read it and it is one only once".into());
+            }
+            if node.shape != self.output_shape() {
+                let output = self.output_shape();
+                return told(format!("is a head of {} but the output is {output}", node.shape));
+            }
+            if !(head.weight.is_finite() && head.weight > 0.0) {
+                return told(format!("is a head of weight {}; use a number above 0", head.weight));
+            }
+        }
+        self.heads = heads;
+        Ok(self)
+    }
+
+    /// The further outputs that training has.
+    pub fn heads(&self) -> &[Head] {
+        &self.heads
+    }
+
+    /// The network as prediction runs it: without heads and without layers that only they need.
+    ///
+    /// # Errors
+    /// Never for a network that was built.
+    pub fn without_heads(&self) -> Result<Self> {
+        let alive = self.alive(&[]);
+        let mut places = vec![NodeId(0); self.nodes.len()];
+        let mut layers = Vec::new();
+        for (id, node) in self.iter() {
+            let Some(layer) = node.layer.clone().filter(|_| alive[id.0]) else { continue };
+            let inputs = node.inputs.iter().map(|i| places[i.0]).collect();
+            layers.push((node.name.clone(), layer, inputs));
+            places[id.0] = NodeId(layers.len());
+        }
+        Network::assemble(&self.name, self.input_shape(), layers, places[self.output.0])
+    }
+
+    /// Places that the output or one of the given places depends on.
+    pub(crate) fn alive(&self, also: &[NodeId]) -> Vec<bool> {
+        self.before(also.iter().copied().chain([self.output]))
+    }
+
+    /// The given places and all that they depend on.
+    pub(crate) fn before(&self, places: impl IntoIterator<Item = NodeId>) -> Vec<bool> {
+        let mut alive = vec![false; self.nodes.len()];
+        for place in places {
+            alive[place.0] = true;
+        }
+        for (id, node) in self.nodes.iter().enumerate().rev() {
+            if alive[id] {
+                for i in &node.inputs {
+                    alive[i.0] = true;
+                }
+            }
+        }
+        alive
     }
 
     fn error(&self, what: impl Into<String>) -> Error {
@@ -151,7 +233,8 @@ impl Network {
                 )
             })
             .collect();
-        let other = Network::assemble(&self.name, input, layers, self.output)?;
+        let other = Network::assemble(&self.name, input, layers, self.output)?
+            .with_heads(self.heads.clone())?;
         for (a, b) in self.params().iter().zip(other.params()) {
             if a.spec.shape != b.spec.shape {
                 return Err(Error::layer(
@@ -198,9 +281,10 @@ impl Network {
         self.params().last().map_or(0, |p| p.range.end)
     }
 
-    /// Multiply-accumulates of one forward pass over one sample.
+    /// Multiply-accumulates of one forward pass over one sample, heads aside.
     pub fn macs(&self) -> u64 {
-        self.iter().map(|(id, _)| self.macs_of(id)).sum()
+        let alive = self.alive(&[]);
+        self.iter().filter(|(id, _)| alive[id.0]).map(|(id, _)| self.macs_of(id)).sum()
     }
 
     /// Multiply-accumulates of one layer over one sample.
@@ -209,7 +293,7 @@ impl Network {
         node.layer.as_ref().map_or(0, |l| l.rule().macs(&self.shapes(&node.inputs), node.shape))
     }
 
-    /// How many layers read each place; the network's output counts as one reader of its place.
+    /// How many layers read each place; being the network's output or a head counts as one reader.
     pub(crate) fn readers(&self) -> Vec<usize> {
         let mut readers = vec![0; self.nodes.len()];
         for node in &self.nodes {
@@ -217,7 +301,9 @@ impl Network {
                 readers[id.0] += 1;
             }
         }
-        readers[self.output.0] += 1;
+        for place in self.heads.iter().map(|h| h.place).chain([self.output]) {
+            readers[place.0] += 1;
+        }
         readers
     }
 }

@@ -331,6 +331,7 @@ fn draw(init: Init, seed: u64, stream: u64, out: &mut [f32]) {
     match init {
         Init::Zeros => out.fill(0.0),
         Init::Ones => out.fill(1.0),
+        Init::Constant { value } => out.fill(value),
         Init::HeNormal { fan } => {
             let deviation = (2.0 / fan.max(1) as f64).sqrt();
             for pair in out.chunks_mut(2) {

@@ -145,6 +145,33 @@ fn pools_norms_and_activations() {
     chain("global", s, |b| {
         b.global_mean_pool();
     });
+    chain("adaptive mean, smaller and overlapping", s, |b| {
+        b.layer(AdaptiveMeanPool { size: Hw { h: 3, w: 2 } });
+    });
+    chain("adaptive mean, larger", s, |b| {
+        b.layer(AdaptiveMeanPool { size: 8.into() });
+    });
+    chain("adaptive mean, as it is", s, |b| {
+        b.layer(AdaptiveMeanPool { size: Hw { h: 7, w: 5 } }).conv(Conv::new(2, 1));
+    });
+    chain("layer norm", Shape::new(4, 3, 19), |b| {
+        b.layer(LayerNorm { epsilon: 1e-2 }).conv(Conv::new(2, 1));
+    });
+    chain("scale", s, |b| {
+        b.layer(Scale { first: 0.3 }).conv(Conv::new(2, 1));
+    });
+    chain("slice", s, |b| {
+        b.layer(Slice { start: 1, channels: 1 });
+    });
+    chain("slice of all", s, |b| {
+        b.layer(Slice { start: 0, channels: 3 });
+    });
+    chain("channel shuffle", Shape::new(3, 3, 6), |b| {
+        b.layer(ChannelShuffle { groups: 2 }).layer(Relu::default()).conv(Conv::new(2, 1));
+    });
+    chain("rescale", s, |b| {
+        b.layer(Rescale { factor: -0.7, offset: 0.2 }).layer(Tanh {});
+    });
     chain("batch norm", s, |b| {
         b.batch_norm();
     });
@@ -249,6 +276,19 @@ fn graphs_with_branches_and_joins() {
         let gate = b.conv(Conv::new(4, 1)).layer(Sigmoid {}).here();
         b.join(Gate {}, &[x, gate]).layer(HardSwish {}).conv(Conv::new(2, 1));
     });
+    chain("channels that go two ways and take turns", Shape::new(4, 5, 6), |b| {
+        let x = b.here();
+        let kept = b.layer(Slice { start: 0, channels: 3 }).here();
+        let seen = b.at(x).layer(Slice { start: 3, channels: 3 }).here();
+        let seen = b.at(seen).conv(Conv::new(3, 3)).batch_norm().relu().here();
+        b.concat(&[kept, seen]).layer(ChannelShuffle { groups: 2 }).conv(Conv::new(2, 1));
+    });
+    chain("layer norm and scale beside their input", s, |b| {
+        let x = b.here();
+        b.layer(LayerNorm::default()).conv(Conv::new(6, 1)).layer(Gelu {}).conv(Conv::new(3, 1));
+        let y = b.layer(Scale { first: 0.5 }).here();
+        b.add(&[y, x]).layer(LayerNorm::default()).conv(Conv::new(2, 1));
+    });
     chain("inverted residual", s, |b| {
         let x = b.here();
         b.conv(Conv::new(18, 1).no_bias()).batch_norm().relu6();
@@ -267,6 +307,48 @@ fn losses() {
     check("smoothed", &net, Loss::SoftmaxCrossEntropy { label_smoothing: 0.2 });
     check("sigmoid", &net, Loss::SigmoidCrossEntropy { positive_weight: 3.0 });
     check("squares", &net, MSE);
+}
+
+#[test]
+fn heads_add_their_losses() {
+    let mut b = Builder::new("heads", Shape::new(5, 4, 3));
+    let x = b.conv(Conv::new(4, 3)).relu().here();
+    b.global_mean_pool().dense(6).relu().dense(3).head(0.3);
+    let y = b.at(x).conv(Conv::new(4, 3)).batch_norm().relu().here();
+    b.dense(3).head(2.0);
+    b.at(y).global_mean_pool().dense(3);
+    let net = b.build().unwrap();
+    for loss in [MSE, Loss::SoftmaxCrossEntropy { label_smoothing: 0.1 }] {
+        check("heads", &net, loss);
+    }
+    // The output's own loss is less, and prediction has no head.
+    let (mut all, mut one) =
+        (session(&net, MSE, 1), session(&net.without_heads().unwrap(), MSE, 1));
+    assert!(all.backward().unwrap().loss > one.backward().unwrap().loss);
+    assert_eq!(
+        net.without_heads().unwrap().parameters(),
+        net.parameters() - (4 * 6 + 6 + 6 * 3 + 3) - (80 * 3 + 3)
+    );
+    assert_eq!(net.macs(), net.without_heads().unwrap().macs());
+    assert!(net.without_heads().unwrap().heads().is_empty());
+}
+
+#[test]
+fn a_head_that_hangs_on_frozen_layers_alone_changes_nothing_else() {
+    let mut b = Builder::new("heads", Shape::new(5, 4, 3));
+    let x = b.conv(Conv::new(4, 3)).relu().here();
+    b.dense(3).head(0.5);
+    b.at(x).global_mean_pool().dense(3);
+    let net = b.build().unwrap();
+    let rates: Vec<f32> =
+        net.params().iter().map(|p| f32::from(u8::from(p.name.starts_with("dense2")))).collect();
+    let mut s = tuned(&net, MSE, 1, Tuning { rates, ..Tuning::default() });
+    let before = s.params().to_vec();
+    s.step(0.1).unwrap();
+    for p in net.params() {
+        let same = before[p.range.clone()] == s.params()[p.range.clone()];
+        assert_eq!(same, !p.name.starts_with("dense2"), "{}", p.name);
+    }
 }
 
 /// conv, norm, relu, twice with a sum, and a dense layer.

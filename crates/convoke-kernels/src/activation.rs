@@ -29,6 +29,13 @@ pub enum Activation {
     Silu,
     /// `x` times the share of the normal distribution below it (Hendrycks and Gimpel 2016), exact.
     Gelu,
+    /// `factor · x + offset`.
+    Rescale {
+        /// What multiplies.
+        factor: f32,
+        /// What is added.
+        offset: f32,
+    },
 }
 
 impl Activation {
@@ -123,6 +130,11 @@ fn forward_body(f: Activation, x: &[f32], y: &mut [f32]) {
                 *y = x * normal_below(x);
             }
         }
+        Activation::Rescale { factor, offset } => {
+            for (y, &x) in y.iter_mut().zip(x) {
+                *y = factor * x + offset;
+            }
+        }
     }
 }
 
@@ -158,6 +170,7 @@ fn backward_body(f: Activation, saved: &[f32], dy: &[f32], dx: &mut [f32], accum
             let density = 0.398_942_3 * exp(-0.5 * x * x);
             dy * (normal_below(x) + x * density)
         }),
+        Activation::Rescale { factor, .. } => apply(saved, dy, dx, accumulate, |_, dy| factor * dy),
     }
 }
 

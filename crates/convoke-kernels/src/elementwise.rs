@@ -22,6 +22,16 @@ pub fn copy(cx: Ctx, src: &[f32], dst: &mut [f32]) {
     });
 }
 
+/// `dst = value`.
+pub fn fill(cx: Ctx, dst: &mut [f32], value: f32) {
+    cx.pool.for_chunks_mut(dst, CHUNK, |_, out, _| out.fill(value));
+}
+
+/// `dst *= factor`.
+pub fn multiply(cx: Ctx, dst: &mut [f32], factor: f32) {
+    cx.pool.for_chunks_mut(dst, CHUNK, |_, out, _| out.iter_mut().for_each(|v| *v *= factor));
+}
+
 /// `dst += src`.
 pub fn add_assign(cx: Ctx, dst: &mut [f32], src: &[f32]) {
     assert_eq!(src.len(), dst.len(), "lengths differ");

@@ -4,7 +4,9 @@
 //! chosen at run time ([`Isa`]); results are bitwise equal for any number of threads ([`Pool`]).
 
 pub mod activation;
+pub mod adaptive_pool;
 pub mod chain;
+pub mod channels;
 pub mod conv;
 pub mod depthwise;
 pub mod dropout;
@@ -13,6 +15,7 @@ pub mod gate;
 mod gemm;
 mod isa;
 pub mod lanes;
+pub mod layer_norm;
 pub mod loss;
 pub mod lrn;
 pub mod norm;

@@ -8,6 +8,9 @@ use crate::{Ctx, Isa, SharedMut};
 /// Rows are walked in items of about this many floats.
 const CHUNK: usize = 16 * 1024;
 
+/// Floats between what is read and what is asked for: main memory answers late.
+const AHEAD: usize = 4096;
+
 /// Floats of scratch for [`statistics`] and [`backward_sums`].
 pub fn scratch_len(rows: usize, c: usize) -> usize {
     shards(rows, c).1 * 2 * c
@@ -100,6 +103,7 @@ unsafe fn sums_body<S: Simd>(x: &[f32], first: &[f32], sums: &mut [f32]) {
                 let mut square = Sum::<S>::load(sums, c + at, m);
                 for r in (from..to).step_by(4) {
                     for k in 0..4.min(to - r) {
+                        S::prefetch(x.as_ptr().wrapping_add((r + k) * c + at + AHEAD));
                         let d = S::sub(S::load_first(x.as_ptr().add((r + k) * c + at), m), shift);
                         sum.0[k] = S::add(sum.0[k], d);
                         square.0[k] = S::fma(d, d, square.0[k]);
@@ -408,6 +412,8 @@ unsafe fn sums_of<S: Simd>(
                 for r in (from..to).step_by(4) {
                     for k in 0..4.min(to - r) {
                         let i = (r + k) * c + at;
+                        S::prefetch(s.x.as_ptr().wrapping_add(i + AHEAD));
+                        S::prefetch(dy.as_ptr().wrapping_add(i + AHEAD));
                         let x = S::load_first(s.x.as_ptr().add(i), m);
                         let g = masked(i, at, m, dy.as_mut_ptr().add(i), x);
                         sum.0[k] = S::add(sum.0[k], g);

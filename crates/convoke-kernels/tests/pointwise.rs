@@ -2,14 +2,16 @@
 //! equal for 1 and 3 threads.
 
 use convoke_kernels::activation::{self, Activation};
+use convoke_kernels::adaptive_pool::{self, AdaptiveShape};
 use convoke_kernels::conv::ConvShape;
 use convoke_kernels::dropout::{self, Mask};
 use convoke_kernels::elementwise::{self, Channels};
+use convoke_kernels::layer_norm::{self, Gradients};
 use convoke_kernels::lrn::{self, Lrn};
 use convoke_kernels::norm::{self, Clamped, Pending, Saved, Source, Statistics};
 use convoke_kernels::optim::{self, Adam, Sgd};
 use convoke_kernels::pool2d::{self, PoolShape};
-use convoke_kernels::{Ctx, Isa, Pool, depthwise, loss, reference};
+use convoke_kernels::{Ctx, Isa, Pool, channels, depthwise, loss, reference};
 
 fn numbers(n: usize, seed: u64) -> Vec<f32> {
     let mut s = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
@@ -216,6 +218,127 @@ fn pooling() {
 }
 
 #[test]
+fn adaptive_pooling() {
+    // Divided evenly, unevenly, not at all, and to more than there is.
+    for (h, w, oh, ow, c) in
+        [(1, 1, 1, 1, 1), (8, 6, 4, 3, 17), (7, 7, 7, 7, 3), (13, 11, 6, 4, 5), (2, 3, 7, 7, 33)]
+    {
+        let (n, s) = (3, AdaptiveShape { h, w, c, oh, ow });
+        let (x, dy) = (numbers(n * h * w * c, 1), numbers(n * oh * ow * c, 2));
+        let first = numbers(x.len(), 3);
+        let results = everywhere(|cx| {
+            let (mut y, mut dx) = (vec![f32::NAN; dy.len()], vec![f32::NAN; x.len()]);
+            adaptive_pool::forward(cx, &s, n, &x, &mut y);
+            adaptive_pool::backward(cx, &s, n, &dy, &mut dx, false);
+            let mut added = first.clone();
+            adaptive_pool::backward(cx, &s, n, &dy, &mut added, true);
+            vec![y, dx, added]
+        });
+        let (y, dx) = reference::pool2d::adaptive_mean(&s, n, &x, &dy);
+        let added: Vec<f64> = dx.iter().zip(&first).map(|(a, b)| a + f64::from(*b)).collect();
+        for (isa, r) in results {
+            for (what, got, want) in
+                [("forward", &r[0], &y), ("backward", &r[1], &dx), ("added", &r[2], &added)]
+            {
+                close(&format!("{isa:?} {h}x{w} to {oh}x{ow} {what}"), got, want, 1e-6);
+            }
+        }
+    }
+}
+
+#[test]
+fn layer_norm() {
+    for (rows, c) in SIZES {
+        // A mean far from zero, where careless sums lose digits.
+        let x: Vec<f32> = numbers(rows * c, 1).iter().map(|v| 30.0 + v).collect();
+        let (gamma, beta) = (numbers(c, 2), numbers(c, 3));
+        let (dy, first) = (numbers(rows * c, 4), numbers(rows * c, 5));
+        let results = everywhere(|cx| {
+            let mut y = vec![f32::NAN; rows * c];
+            layer_norm::forward(cx, &x, &gamma, &beta, 1e-3, &mut y);
+            let mut scratch = vec![f32::NAN; layer_norm::scratch_len(rows, c)];
+            let mut all = vec![y];
+            for accumulate in [false, true] {
+                let mut dx = if accumulate { first.clone() } else { vec![f32::NAN; rows * c] };
+                let [mut dgamma, mut dbeta] = std::array::from_fn(|_| vec![f32::NAN; c]);
+                let to = Gradients {
+                    dx: Some((&mut dx, accumulate)),
+                    dgamma: &mut dgamma,
+                    dbeta: &mut dbeta,
+                };
+                layer_norm::backward(cx, &x, &dy, &gamma, 1e-3, to, &mut scratch);
+                let [mut again, mut bias] = std::array::from_fn(|_| vec![f32::NAN; c]);
+                let to = Gradients { dx: None, dgamma: &mut again, dbeta: &mut bias };
+                layer_norm::backward(cx, &x, &dy, &gamma, 1e-3, to, &mut scratch);
+                assert!(again == dgamma && bias == dbeta);
+                all.extend([dx, dgamma, dbeta]);
+            }
+            all
+        });
+        let y = reference::layer_norm::forward(&x, &gamma, &beta, 1e-3);
+        let (dx, dgamma, dbeta) = reference::layer_norm::backward(&x, &dy, &gamma, 1e-3);
+        let added: Vec<f64> = dx.iter().zip(&first).map(|(a, b)| a + f64::from(*b)).collect();
+        for (isa, r) in results {
+            // Numbers near 30 are themselves only known to 2e-6.
+            for (what, got, want) in [
+                ("forward", &r[0], &y),
+                ("dx", &r[1], &dx),
+                ("dgamma", &r[2], &dgamma),
+                ("dbeta", &r[3], &dbeta),
+                ("added dx", &r[4], &added),
+            ] {
+                close(&format!("{isa:?} {rows}x{c} {what}"), got, want, 1e-4);
+            }
+        }
+    }
+}
+
+#[test]
+fn shuffled_and_scaled_channels() {
+    for (rows, c) in SIZES {
+        let (x, y, w) = (numbers(rows * c, 1), numbers(rows * c, 2), numbers(c, 3));
+        let groups: Vec<usize> = (1..=c).filter(|g| c.is_multiple_of(*g)).collect();
+        let results = everywhere(|cx| {
+            let mut all = Vec::new();
+            for &g in &groups {
+                let [mut mixed, mut back] = std::array::from_fn(|_| vec![f32::NAN; rows * c]);
+                channels::shuffle(cx, &x, &mut mixed, c, g, false);
+                channels::shuffle(cx, &mixed, &mut back, c, c / g, false);
+                assert_eq!(back, x);
+                let mut added = y.clone();
+                channels::shuffle(cx, &x, &mut added, c, g, true);
+                assert!(added.iter().zip(&mixed).zip(&y).all(|((a, m), y)| *a == m + y));
+                all.push(mixed);
+            }
+            let (mut scaled, mut added) = (vec![f32::NAN; rows * c], y.clone());
+            channels::scale(cx, &x, &w, &mut scaled, false);
+            channels::scale(cx, &x, &w, &mut added, true);
+            let mut sums = vec![f32::NAN; c];
+            let mut scratch = vec![f32::NAN; channels::products_scratch_len(rows, c)];
+            channels::products(cx, &x, &y, &mut sums, &mut scratch);
+            all.extend([scaled, added, sums]);
+            all
+        });
+        for (isa, mut r) in results {
+            let name = |what: &str| format!("{isa:?} {rows}x{c} {what}");
+            let rest = r.split_off(groups.len());
+            for (&g, mixed) in groups.iter().zip(&r) {
+                let from = |i: usize| i / c * c + i % c % g * (c / g) + i % c / g;
+                assert!((0..rows * c).all(|i| mixed[i] == x[from(i)]), "{}", name("shuffle"));
+            }
+            let at = |v: &[f32], i: usize| f64::from(v[i]);
+            let want: Vec<f64> = (0..rows * c).map(|i| at(&x, i) * at(&w, i % c)).collect();
+            close(&name("scale"), &rest[0], &want, 1e-6);
+            let want: Vec<f64> = want.iter().zip(&y).map(|(a, b)| a + f64::from(*b)).collect();
+            close(&name("scale added"), &rest[1], &want, 1e-6);
+            let row = |i: usize, r: usize| at(&x, r * c + i) * at(&y, r * c + i);
+            let sums: Vec<f64> = (0..c).map(|i| (0..rows).map(|r| row(i, r)).sum()).collect();
+            close(&name("products"), &rest[2], &sums, 1e-5);
+        }
+    }
+}
+
+#[test]
 fn activations_to_a_millionth() {
     let mut x: Vec<f32> = numbers(20_001, 1).iter().map(|v| v * 12.0).collect();
     x.extend([0.0, -0.0, 1e-20, -1e-20, 90.0, -90.0, 1e30, -1e30]);
@@ -230,6 +353,8 @@ fn activations_to_a_millionth() {
         Activation::HardSwish,
         Activation::Silu,
         Activation::Gelu,
+        Activation::Rescale { factor: 0.17, offset: 0.0 },
+        Activation::Rescale { factor: -2.0, offset: 100.0 },
     ] {
         let results = everywhere(|cx| {
             let (mut y, mut dx) = (vec![f32::NAN; x.len()], vec![0.0; x.len()]);

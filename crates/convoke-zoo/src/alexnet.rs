@@ -1,12 +1,33 @@
 //! AlexNet in its one-tower form (Krizhevsky 2014), as torchvision has it.
 //!
-//! torchvision brings the last map to 6×6 by adaptive pooling, which changes nothing at 224×224.
-//! At other sizes the dense layer simply takes the map that there is.
+//! The last map is brought to 6×6 by mean pooling, which changes nothing at 224×224.
 
-use convoke_engine::layers::{Conv, Dense, LocalResponseNorm, MaxPool, Relu, WeightInit};
+use crate::entry::{Entry, Paper};
+use convoke_engine::layers::{AdaptiveMeanPool, Conv, Dense, LocalResponseNorm, MaxPool, Relu, WeightInit};
 use convoke_engine::{Builder, Network, Result, Shape};
 
-pub(crate) fn build(name: &str, input: Shape, classes: usize) -> Result<Network> {
+const TOWERS: Paper = Paper {
+    year: 2012,
+    title: "Krizhevsky et al., ImageNet Classification with Deep Convolutional Neural Networks",
+};
+const WEIRD: Paper = Paper {
+    year: 2014,
+    title: "Krizhevsky, One Weird Trick for Parallelizing Convolutional Neural Networks",
+};
+
+pub(crate) const ENTRIES: &[Entry] = &[
+    TOWERS
+        .network(
+            "alexnet-2012",
+            "the winner of ImageNet 2012 as it was: two towers, local response norm",
+            two_towers,
+        )
+        .side(227)
+        .challenge(15.3),
+    WEIRD.network("alexnet", "the network that won ImageNet 2012, in its one-tower form", build),
+];
+
+fn build(name: &str, input: Shape, classes: usize) -> Result<Network> {
     let mut b = Builder::new(name, input);
     // (name, filters, window, stride, padding, pooled)
     for (at, filters, window, stride, pad, pooled) in [
@@ -23,7 +44,7 @@ pub(crate) fn build(name: &str, input: Shape, classes: usize) -> Result<Network>
             b.layer(MaxPool::new(3).stride(2));
         }
     }
-    b.flatten();
+    b.layer(AdaptiveMeanPool { size: 6.into() }).flatten();
     for at in [1, 4] {
         b.dropout(0.5);
         let from = b.here();
@@ -36,7 +57,7 @@ pub(crate) fn build(name: &str, input: Shape, classes: usize) -> Result<Network>
 
 /// The form of 2012 (Krizhevsky et al., figure 2): two towers, which are groups of the convolutions whose
 /// maps lay on one of two GPUs, local response normalisation, overlapping pooling, 227×227.
-pub(crate) fn two_towers(name: &str, input: Shape, classes: usize) -> Result<Network> {
+fn two_towers(name: &str, input: Shape, classes: usize) -> Result<Network> {
     let mut b = Builder::new(name, input);
     // The paper's alpha of 1e-4 stands before the sum, ours before the mean of 5.
     let response = LocalResponseNorm { alpha: 5e-4, ..LocalResponseNorm::default() };

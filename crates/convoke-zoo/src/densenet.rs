@@ -3,12 +3,23 @@
 //! Each layer of a block reads all maps before it: norm, ReLU, 1×1 to 4 · growth, norm, ReLU, 3×3 to
 //! growth maps, which are put beside the others. Between blocks 1×1 halves the maps and their sides.
 
+use crate::entry::{Entry, Paper};
 use convoke_engine::layers::{BatchNorm, Concat, Conv, Dense, MaxPool, MeanPool, Relu, WeightInit};
 use convoke_engine::{Builder, Network, Padding, Result, Shape};
 
+const PAPER: Paper =
+    Paper { year: 2017, title: "Huang et al., Densely Connected Convolutional Networks" };
+
+pub(crate) const ENTRIES: &[Entry] = &[
+    PAPER.network("densenet121", "each layer reads all before it, 121 layers", |n, i, c| {
+        build(n, i, c, [6, 12, 24, 16])
+    }),
+    PAPER.network("densenet169", "the same, 169 layers", |n, i, c| build(n, i, c, [6, 12, 32, 32])),
+];
+
 const GROWTH: usize = 32;
 
-pub(crate) fn build(
+fn build(
     name: &str,
     input: Shape,
     classes: usize,

@@ -1,9 +1,36 @@
 //! EfficientNet (Tan and Le 2019, table 1), B0 to B4: one table, scaled in width and depth. Layers are named
 //! as in torchvision.
 
+use crate::entry::{Entry, Paper};
 use crate::blocks::{Act, conv_norm, divisible, squeeze_excite};
 use convoke_engine::layers::{Add, Conv, Dense, Dropout, GlobalMeanPool, Sigmoid, StochasticDepth};
 use convoke_engine::{Builder, Network, Result, Shape};
+
+const PAPER: Paper = Paper {
+    year: 2019,
+    title: "Tan and Le, EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks",
+};
+
+/// Scaled by width, depth and dropout; inputs as torchvision trains them.
+pub(crate) const ENTRIES: &[Entry] = &[
+    PAPER
+        .network("efficientnet-b0", "searched, then scaled in width, depth and input", |n, i, c| {
+            build(n, i, c, (1.0, 1.0, 0.2))
+        })
+        .side(224),
+    PAPER
+        .network("efficientnet-b1", "one step larger", |n, i, c| build(n, i, c, (1.0, 1.1, 0.2)))
+        .side(240),
+    PAPER
+        .network("efficientnet-b2", "two steps larger", |n, i, c| build(n, i, c, (1.1, 1.2, 0.3)))
+        .side(288),
+    PAPER
+        .network("efficientnet-b3", "three steps larger", |n, i, c| build(n, i, c, (1.2, 1.4, 0.3)))
+        .side(300),
+    PAPER
+        .network("efficientnet-b4", "four steps larger", |n, i, c| build(n, i, c, (1.4, 1.8, 0.4)))
+        .side(380),
+];
 
 /// `(expansion, window, stride, channels, repeats)`.
 const TABLE: [(usize, usize, usize, usize, usize); 7] = [
@@ -18,7 +45,7 @@ const TABLE: [(usize, usize, usize, usize, usize); 7] = [
 const NORM: (f32, f32) = (1e-5, 0.1);
 
 /// `scale`: width, depth, dropout.
-pub(crate) fn build(
+fn build(
     name: &str,
     input: Shape,
     classes: usize,

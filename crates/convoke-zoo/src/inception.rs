@@ -1,13 +1,36 @@
 //! GoogLeNet (Szegedy et al. 2015, table 1) in torchvision's form, with batch norm and 3×3 in the place of 5×5,
-//! and Inception v3 (Szegedy et al. 2016, table 1). Layers are named as in torchvision. The auxiliary heads,
-//! which only training ever used, are left out.
+//! and Inception v3 (Szegedy et al. 2016, table 1). Layers are named as in torchvision. In training, auxiliary heads
+//! classify the maps halfway, so that the gradient reaches the first layers.
 //!
 //! A module looks at the same maps through windows of several sizes and puts what it sees side by side.
 
+use crate::entry::{Entry, Paper};
 use convoke_engine::layers::{
-    BatchNorm, Concat, Conv, Dense, Dropout, MaxPool, MeanPool, Relu, WeightInit,
+    AdaptiveMeanPool, BatchNorm, Concat, Conv, Dense, Dropout, Flatten, GlobalMeanPool, MaxPool, MeanPool, Relu,
+    WeightInit,
 };
 use convoke_engine::{Builder, Network, NodeId, Padding, Result, Shape};
+
+const V1: Paper = Paper { year: 2014, title: "Szegedy et al., Going Deeper with Convolutions" };
+const V3: Paper = Paper {
+    year: 2015,
+    title: "Szegedy et al., Rethinking the Inception Architecture for Computer Vision",
+};
+
+pub(crate) const ENTRIES: &[Entry] = &[
+    V1.network(
+        "googlenet",
+        "the winner of ImageNet 2014: windows of several sizes side by side (with batch norm)",
+        |n, i, c| googlenet(n, i, c, false),
+    )
+    .heads(|n, i, c| googlenet(n, i, c, true))
+    .challenge(6.67),
+    V3.network("inception-v3", "large windows taken apart into 1x7 and 7x1", |n, i, c| {
+        v3(n, i, c, false)
+    })
+    .heads(|n, i, c| v3(n, i, c, true))
+    .side(299),
+];
 
 /// 1×1; 1×1 before 3×3; 1×1 before the second 3×3; 1×1 after pooling. `None` is a pooling between modules.
 type Module = Option<(&'static str, usize, [usize; 2], [usize; 2], usize)>;
@@ -26,7 +49,7 @@ const GOOGLENET: [Module; 11] = [
     Some(("inception5b", 384, [192, 384], [48, 128], 128)),
 ];
 
-pub(crate) fn googlenet(name: &str, input: Shape, classes: usize) -> Result<Network> {
+fn googlenet(name: &str, input: Shape, classes: usize, heads: bool) -> Result<Network> {
     let mut b = Builder::new(name, input);
     conv(&mut b, "conv1", Conv::new(64, 7).stride(2).pad(3));
     halve(&mut b, 3);
@@ -34,11 +57,11 @@ pub(crate) fn googlenet(name: &str, input: Shape, classes: usize) -> Result<Netw
     conv(&mut b, "conv3", Conv::new(192, 3).pad(1));
     halve(&mut b, 3);
     for (i, module) in GOOGLENET.into_iter().enumerate() {
-        let Some((name, one, three, five, pooled)) = module else {
+        let Some((at, one, three, five, pooled)) = module else {
             halve(&mut b, if i < 3 { 3 } else { 2 });
             continue;
         };
-        b.scope(name);
+        b.scope(at);
         let from = b.here();
         let mut ends = vec![conv(&mut b, "branch1", Conv::new(one, 1))];
         for (branch, [narrow, wide]) in [("branch2", three), ("branch3", five)] {
@@ -50,8 +73,23 @@ pub(crate) fn googlenet(name: &str, input: Shape, classes: usize) -> Result<Netw
         b.named("branch4.0", pool, &[from]);
         ends.push(conv(&mut b, "branch4.1", Conv::new(pooled, 1)));
         b.named("cat", Concat {}, &ends).scope("");
+        match at {
+            "inception4a" if heads => auxiliary(&mut b, "aux1", classes),
+            "inception4d" if heads => auxiliary(&mut b, "aux2", classes),
+            _ => {}
+        }
     }
     head(&mut b, 0.2, classes)
+}
+
+/// Mean to 4×4, 1×1, two dense layers; its loss counts 0.3 (the paper's section 5).
+fn auxiliary(b: &mut Builder, name: &str, classes: usize) {
+    let from = b.here();
+    b.scope(name).then("pool", AdaptiveMeanPool { size: 4.into() });
+    conv(b, "conv", Conv::new(128, 1));
+    b.then("flatten", Flatten {}).then("fc1", Dense::new(1024).init(WeightInit::He));
+    b.then("relu", Relu::default()).then("dropout", Dropout { rate: 0.7 });
+    b.then("fc2", Dense::new(classes)).head(0.3).scope("").at(from);
 }
 
 /// Max pooling that keeps the last window.
@@ -66,7 +104,7 @@ fn head(b: &mut Builder, dropout: f32, classes: usize) -> Result<Network> {
 }
 
 /// Convolution `.conv`, norm `.bn` and ReLU `.relu`.
-fn conv(b: &mut Builder, name: &str, conv: Conv) -> NodeId {
+pub(crate) fn conv(b: &mut Builder, name: &str, conv: Conv) -> NodeId {
     let from = b.here();
     b.named(&format!("{name}.conv"), conv.no_bias().init(WeightInit::He), &[from]);
     let from = b.here();
@@ -76,7 +114,7 @@ fn conv(b: &mut Builder, name: &str, conv: Conv) -> NodeId {
     b.named(&format!("{name}.relu"), Relu::default(), &[from]).here()
 }
 
-pub(crate) fn v3(name: &str, input: Shape, classes: usize) -> Result<Network> {
+fn v3(name: &str, input: Shape, classes: usize, heads: bool) -> Result<Network> {
     let mut b = Builder::new(name, input);
     conv(&mut b, "Conv2d_1a_3x3", Conv::new(32, 3).stride(2).valid());
     conv(&mut b, "Conv2d_2a_3x3", Conv::new(32, 3).valid());
@@ -92,11 +130,24 @@ pub(crate) fn v3(name: &str, input: Shape, classes: usize) -> Result<Network> {
     for (name, c) in [("Mixed_6b", 128), ("Mixed_6c", 160), ("Mixed_6d", 160), ("Mixed_6e", 192)] {
         module(&mut b, name, |b, from| module_c(b, from, c));
     }
+    if heads {
+        auxiliary_v3(&mut b, classes);
+    }
     module(&mut b, "Mixed_7a", module_d);
     for name in ["Mixed_7b", "Mixed_7c"] {
         module(&mut b, name, module_e);
     }
     head(&mut b, 0.5, classes)
+}
+
+/// Mean of 5×5, 1×1, 5×5, dense; its loss counts 0.4, as in TensorFlow's models.
+fn auxiliary_v3(b: &mut Builder, classes: usize) {
+    let from = b.here();
+    b.scope("AuxLogits").then("pool", MeanPool::new(5).stride(3));
+    conv(b, "conv0", Conv::new(128, 1));
+    conv(b, "conv1", Conv::new(768, 5).valid());
+    b.then("mean", GlobalMeanPool {}).then("fc", Dense::new(classes)).head(0.4);
+    b.scope("").at(from);
 }
 
 /// Branches of a module, side by side.

@@ -4,8 +4,27 @@
 //! v1 is rows of depthwise 3×3 and 1×1. Each inverted residual of v2: 1×1 to t times the channels, depthwise 3×3 with the stride, 1×1 down
 //! without activation; a shortcut where size and channels stay.
 
+use crate::entry::{Entry, Paper};
 use convoke_engine::layers::{Add, BatchNorm, Conv, Dense, Relu, WeightInit};
 use convoke_engine::{Builder, Network, Result, Shape};
+
+const V1: Paper = Paper {
+    year: 2017,
+    title: "Howard et al., MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications",
+};
+const V2: Paper = Paper {
+    year: 2018,
+    title: "Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks",
+};
+
+pub(crate) const ENTRIES: &[Entry] = &[
+    V1.network("mobilenet-v1", "depthwise convolutions in place of full ones", v1),
+    V2.network(
+        "mobilenet-v2",
+        "inverted residuals with depthwise convolutions; small and cheap",
+        v2,
+    ),
+];
 
 /// `(t, channels, repeats, stride)`: the paper's table 2.
 const TABLE: [(usize, usize, usize, usize); 7] = [
@@ -18,7 +37,7 @@ const TABLE: [(usize, usize, usize, usize); 7] = [
     (6, 320, 1, 1),
 ];
 
-pub(crate) fn v2(name: &str, input: Shape, classes: usize) -> Result<Network> {
+fn v2(name: &str, input: Shape, classes: usize) -> Result<Network> {
     let mut b = Builder::new(name, input);
     conv(&mut b, "features.0", Conv::new(32, 3).stride(2).pad(1));
     let (mut channels, mut at) = (32, 1);
@@ -82,7 +101,7 @@ const ROWS: [(usize, usize); 13] = [
 ];
 
 /// Padding as TensorFlow has it, where the known weights come from.
-pub(crate) fn v1(name: &str, input: Shape, classes: usize) -> Result<Network> {
+fn v1(name: &str, input: Shape, classes: usize) -> Result<Network> {
     let mut b = Builder::new(name, input);
     part(&mut b, "features.0", 0, Conv::new(32, 3).stride(2));
     for (at, (channels, stride)) in (1..).zip(ROWS) {

@@ -2,11 +2,25 @@
 //!
 //! Each block: 1×1 to the expanded channels, depthwise, squeeze and excitation where marked, 1×1 down.
 
+use crate::entry::{Entry, Paper};
 use crate::blocks::{Act, conv_norm, divisible, squeeze_excite};
 use convoke_engine::layers::{
     Add, Conv, Dense, Dropout, GlobalMeanPool, HardSigmoid, HardSwish, WeightInit,
 };
 use convoke_engine::{Builder, Network, Result, Shape};
+
+const PAPER: Paper = Paper { year: 2019, title: "Howard et al., Searching for MobileNetV3" };
+
+pub(crate) const ENTRIES: &[Entry] = &[
+    PAPER.network(
+        "mobilenet-v3-large",
+        "searched by machine for phones: squeeze and excitation, hard swish",
+        |n, i, c| build(n, i, c, &LARGE, 1280),
+    ),
+    PAPER.network("mobilenet-v3-small", "the smaller of the two", |n, i, c| {
+        build(n, i, c, &SMALL, 1024)
+    }),
+];
 
 /// `(window, expanded, channels, squeeze and excitation, hard swish, stride)`.
 type Row = (usize, usize, usize, bool, bool, usize);
@@ -42,14 +56,6 @@ const SMALL: [Row; 11] = [
     (5, 576, 96, true, true, 1),
     (5, 576, 96, true, true, 1),
 ];
-
-pub(crate) fn large(name: &str, input: Shape, classes: usize) -> Result<Network> {
-    build(name, input, classes, &LARGE, 1280)
-}
-
-pub(crate) fn small(name: &str, input: Shape, classes: usize) -> Result<Network> {
-    build(name, input, classes, &SMALL, 1024)
-}
 
 fn build(name: &str, input: Shape, classes: usize, rows: &[Row], last: usize) -> Result<Network> {
     let mut b = Builder::new(name, input);

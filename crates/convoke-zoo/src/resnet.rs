@@ -7,39 +7,60 @@
 //! | layer1–4 | 2, 2, 2, 2 basic | 3, 4, 6, 3 basic | 3, 4, 6, 3 bottleneck | 3, 4, 23, 3 | 3, 8, 36, 3 |
 //! | head | mean pool, dense | | | | |
 //!
-//! The paper's own form (`resnet50-v1`) has the stride in the first 1×1. ResNeXt (Xie et al. 2017, table 1)
+//! The paper's own form (`resnet50-v1` and so on) has the stride in the first 1×1. ResNeXt (Xie et al. 2017, table 1)
 //! has 32 groups of 4 channels in the 3×3.
 
+use crate::entry::{Entry, Paper};
 use convoke_engine::layers::{Add, BatchNorm, Conv, Dense, MaxPool, Relu, WeightInit};
 use convoke_engine::{Builder, Network, NodeId, Padding, Result, Shape};
 
-pub(crate) fn resnet18(name: &str, input: Shape, classes: usize) -> Result<Network> {
-    build(name, input, classes, [2, 2, 2, 2], basic, 1)
-}
+const PAPER: Paper =
+    Paper { year: 2015, title: "He et al., Deep Residual Learning for Image Recognition" };
+const NEXT: Paper = Paper {
+    year: 2017,
+    title: "Xie et al., Aggregated Residual Transformations for Deep Neural Networks",
+};
+const D50: [usize; 4] = [3, 4, 6, 3];
+const D101: [usize; 4] = [3, 4, 23, 3];
+const D152: [usize; 4] = [3, 8, 36, 3];
 
-pub(crate) fn resnet34(name: &str, input: Shape, classes: usize) -> Result<Network> {
-    build(name, input, classes, [3, 4, 6, 3], basic, 1)
-}
-
-pub(crate) fn resnet50(name: &str, input: Shape, classes: usize) -> Result<Network> {
-    build(name, input, classes, [3, 4, 6, 3], bottleneck, 4)
-}
-
-pub(crate) fn resnet101(name: &str, input: Shape, classes: usize) -> Result<Network> {
-    build(name, input, classes, [3, 4, 23, 3], bottleneck, 4)
-}
-
-pub(crate) fn resnet152(name: &str, input: Shape, classes: usize) -> Result<Network> {
-    build(name, input, classes, [3, 8, 36, 3], bottleneck, 4)
-}
-
-pub(crate) fn resnet50_v1(name: &str, input: Shape, classes: usize) -> Result<Network> {
-    build(name, input, classes, [3, 4, 6, 3], bottleneck_v1, 4)
-}
-
-pub(crate) fn resnext50(name: &str, input: Shape, classes: usize) -> Result<Network> {
-    build(name, input, classes, [3, 4, 6, 3], grouped, 4)
-}
+pub(crate) const ENTRIES: &[Entry] = &[
+    PAPER.network("resnet18", "residual network of basic blocks, 18 layers", |n, i, c| {
+        build(n, i, c, [2, 2, 2, 2], basic, 1)
+    }),
+    PAPER.network("resnet34", "residual network of basic blocks, 34 layers", |n, i, c| {
+        build(n, i, c, D50, basic, 1)
+    }),
+    PAPER.network(
+        "resnet50",
+        "residual network of bottlenecks, 50 layers (v1.5: the 3x3 strides)",
+        |n, i, c| build(n, i, c, D50, bottleneck, 4),
+    ),
+    PAPER.network("resnet101", "the same, 101 layers", |n, i, c| {
+        build(n, i, c, D101, bottleneck, 4)
+    }),
+    PAPER.network("resnet152", "the same, 152 layers", |n, i, c| {
+        build(n, i, c, D152, bottleneck, 4)
+    }),
+    PAPER.network(
+        "resnet50-v1",
+        "bottlenecks as the paper has them: the first 1x1 strides; 50 layers",
+        |n, i, c| build(n, i, c, D50, bottleneck_v1, 4),
+    ),
+    PAPER.network("resnet101-v1", "the same, 101 layers", |n, i, c| {
+        build(n, i, c, D101, bottleneck_v1, 4)
+    }),
+    PAPER
+        .network("resnet152-v1", "the winner of ImageNet 2015 as it was, 152 layers", |n, i, c| {
+            build(n, i, c, D152, bottleneck_v1, 4)
+        })
+        .challenge(3.57),
+    NEXT.network(
+        "resnext50-32x4d",
+        "residual network of bottlenecks in 32 groups of 4",
+        |n, i, c| build(n, i, c, D50, grouped, 4),
+    ),
+];
 
 /// Emits the convolutions of a block and returns their end: `(builder, width, stride)`.
 type Block = fn(&mut Builder, usize, usize);

@@ -4,10 +4,25 @@
 //! with stride 2; mean pool; dense. Shortcuts have no parameters (option A): where the depth grows,
 //! every second pixel is taken and the missing channels are zero.
 
+use crate::entry::{Build, CIFAR, Entry, Paper};
 use convoke_engine::layers::{Add, BatchNorm, Conv, Dense, Relu, Shortcut, WeightInit};
 use convoke_engine::{Builder, Network, Result, Shape};
 
-pub(crate) fn build(name: &str, n: usize, input: Shape, classes: usize) -> Result<Network> {
+const PAPER: Paper =
+    Paper { year: 2015, title: "He et al., Deep Residual Learning for Image Recognition" };
+
+pub(crate) const ENTRIES: &[Entry] = &[
+    small("resnet20", "residual network for 32x32 pictures, 20 layers", |n, i, c| build(n, 3, i, c)),
+    small("resnet32", "residual network for 32x32 pictures, 32 layers", |n, i, c| build(n, 5, i, c)),
+    small("resnet44", "residual network for 32x32 pictures, 44 layers", |n, i, c| build(n, 7, i, c)),
+    small("resnet56", "residual network for 32x32 pictures, 56 layers", |n, i, c| build(n, 9, i, c)),
+];
+
+const fn small(name: &'static str, about: &'static str, build: Build) -> Entry {
+    PAPER.network(name, about, build).input(CIFAR).classes(10)
+}
+
+fn build(name: &str, n: usize, input: Shape, classes: usize) -> Result<Network> {
     let mut b = Builder::new(name, input);
     conv(&mut b, "1", 16, 1);
     b.relu();

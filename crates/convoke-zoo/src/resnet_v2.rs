@@ -3,17 +3,29 @@
 //!
 //! | stem | 7×7, 64, stride 2; max pool 3×3, stride 2 |
 //! |---|---|
-//! | stages 0–3 | 3, 4, 6, 3 bottlenecks of 64, 128, 256, 512 |
+//! | stages 0–3 | 3, 4, 6, 3 bottlenecks of 64, 128, 256, 512 (101: 3, 4, 23, 3; 152: 3, 8, 36, 3) |
 //! | head | norm, ReLU, mean pool, dense |
 
+use crate::entry::{Entry, Paper};
 use convoke_engine::layers::{Add, BatchNorm, Conv, Dense, MaxPool, Relu, WeightInit};
 use convoke_engine::{Builder, Network, Padding, Result, Shape};
 
-pub(crate) fn resnet50(name: &str, input: Shape, classes: usize) -> Result<Network> {
+const PAPER: Paper =
+    Paper { year: 2016, title: "He et al., Identity Mappings in Deep Residual Networks" };
+
+pub(crate) const ENTRIES: &[Entry] = &[
+    PAPER.network("resnetv2-50", "residual network with pre-activation, 50 layers", |n, i, c| {
+        build(n, i, c, [3, 4, 6, 3])
+    }),
+    PAPER.network("resnetv2-101", "the same, 101 layers", |n, i, c| build(n, i, c, [3, 4, 23, 3])),
+    PAPER.network("resnetv2-152", "the same, 152 layers", |n, i, c| build(n, i, c, [3, 8, 36, 3])),
+];
+
+fn build(name: &str, input: Shape, classes: usize, depths: [usize; 4]) -> Result<Network> {
     let mut b = Builder::new(name, input);
     conv(&mut b, "stem.conv", Conv::new(64, 7).stride(2).pad(3));
     b.layer(MaxPool::new(3).stride(2).padding(Padding::symmetric(1)));
-    for (stage, depth) in [3, 4, 6, 3].into_iter().enumerate() {
+    for (stage, depth) in depths.into_iter().enumerate() {
         for i in 0..depth {
             b.scope(&format!("stages.{stage}.blocks.{i}"));
             block(&mut b, 64 << stage, if stage > 0 && i == 0 { 2 } else { 1 }, i == 0);

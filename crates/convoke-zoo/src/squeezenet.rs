@@ -3,6 +3,7 @@
 //! A fire module squeezes to few channels by 1×1 and expands by 1×1 and 3×3 side by side. There is no
 //! dense layer: the last convolution has a filter per class, and its maps are averaged.
 
+use crate::entry::{Entry, Paper};
 use convoke_engine::layers::{Concat, Conv, Dropout, GlobalMeanPool, MaxPool, Relu, WeightInit};
 use convoke_engine::{Builder, Network, Padding, Result, Shape};
 
@@ -17,6 +18,24 @@ enum Part {
     Pool,
 }
 use Part::{Fire, Pool};
+
+const PAPER: Paper = Paper {
+    year: 2016,
+    title: "Iandola et al., SqueezeNet: AlexNet-level Accuracy with 50x Fewer Parameters",
+};
+
+pub(crate) const ENTRIES: &[Entry] = &[
+    PAPER.network(
+        "squeezenet1-0",
+        "fire modules, no dense layer; AlexNet's accuracy in 5 MB",
+        |n, i, c| build(n, i, c, &V1_0),
+    ),
+    PAPER.network(
+        "squeezenet1-1",
+        "the same with less than half of the multiply-adds",
+        |n, i, c| build(n, i, c, &V1_1),
+    ),
+];
 
 const V1_0: Table = Table {
     first: (96, 7),
@@ -49,14 +68,6 @@ const V1_1: Table = Table {
         Fire(64, 256),
     ],
 };
-
-pub(crate) fn v1_0(name: &str, input: Shape, classes: usize) -> Result<Network> {
-    build(name, input, classes, &V1_0)
-}
-
-pub(crate) fn v1_1(name: &str, input: Shape, classes: usize) -> Result<Network> {
-    build(name, input, classes, &V1_1)
-}
 
 fn build(name: &str, input: Shape, classes: usize, table: &Table) -> Result<Network> {
     let mut b = Builder::new(name, input);

@@ -1,11 +1,20 @@
 //! Wide residual networks for CIFAR (Zagoruyko and Komodakis 2016, table 1): WRN-28-10, pre-activation
 //! blocks of two 3×3 convolutions, ten times the width, dropout between them.
 
+use crate::entry::{CIFAR, Entry, Paper};
 use convoke_engine::layers::{Add, BatchNorm, Conv, Dense, Dropout, Relu, WeightInit};
 use convoke_engine::{Builder, Network, Result, Shape};
 
+const PAPER: Paper =
+    Paper { year: 2016, title: "Zagoruyko and Komodakis, Wide Residual Networks" };
+
+pub(crate) const ENTRIES: &[Entry] = &[PAPER
+    .network("wrn-28-10", "wide residual network for 32x32 pictures", |n, i, c| build(n, i, c, (4, 10)))
+    .input(CIFAR)
+    .classes(10)];
+
 /// `depth = 6 · blocks + 4`.
-pub(crate) fn build(
+fn build(
     name: &str,
     input: Shape,
     classes: usize,

@@ -3,10 +3,19 @@
 //! Separable convolutions (depthwise 3×3, then 1×1) in blocks with shortcuts: three blocks that halve the
 //! map, eight in the middle, one more that halves, and two convolutions at the end.
 
+use crate::entry::{Entry, Paper};
 use convoke_engine::layers::{Add, BatchNorm, Conv, Dense, MaxPool, Relu, WeightInit};
 use convoke_engine::{Builder, Network, Padding, Result, Shape};
 
-pub(crate) fn build(name: &str, input: Shape, classes: usize) -> Result<Network> {
+const PAPER: Paper = Paper {
+    year: 2017,
+    title: "Chollet, Xception: Deep Learning with Depthwise Separable Convolutions",
+};
+
+pub(crate) const ENTRIES: &[Entry] =
+    &[PAPER.network("xception", "separable convolutions with shortcuts", build).side(299)];
+
+fn build(name: &str, input: Shape, classes: usize) -> Result<Network> {
     let mut b = Builder::new(name, input);
     conv(&mut b, "conv1", Conv::new(32, 3).stride(2).valid());
     norm(&mut b, "bn1");

@@ -1,10 +1,18 @@
 //! ZFNet (Zeiler and Fergus 2014, figure 3), the winner of 2013: AlexNet with a smaller first window and
 //! stride, chosen by looking at what the first layers saw.
 
+use crate::entry::{Entry, Paper};
 use convoke_engine::layers::{Conv, Dense, LocalResponseNorm, MaxPool, Relu, WeightInit};
 use convoke_engine::{Builder, Network, Padding, Result, Shape};
 
-pub(crate) fn build(name: &str, input: Shape, classes: usize) -> Result<Network> {
+const PAPER: Paper =
+    Paper { year: 2013, title: "Zeiler and Fergus, Visualizing and Understanding Convolutional Networks" };
+
+pub(crate) const ENTRIES: &[Entry] = &[PAPER
+    .network("zfnet", "the winner of ImageNet 2013: AlexNet with finer first layers", build)
+    .challenge(11.7)];
+
+fn build(name: &str, input: Shape, classes: usize) -> Result<Network> {
     let mut b = Builder::new(name, input);
     // 224 → 110 → 55 → 26 → 13 → 6.
     b.conv(Conv::new(96, 7).stride(2).pad(1)).relu();

@@ -3,8 +3,9 @@
 use super::Overrides;
 use crate::layers::{BatchNorm, Layer, Relu};
 use crate::names::hint;
-use crate::network::{Network, NodeId};
+use crate::network::{Head, Network, NodeId};
 use crate::{Result, Shape};
+use serde::Deserialize;
 use std::collections::HashMap;
 use toml::de::DeTable;
 use toml::{Table, Value};
@@ -86,17 +87,22 @@ pub(super) struct Parts {
     input: Shape,
     layers: Vec<(String, Layer, Vec<NodeId>)>,
     output: NodeId,
+    heads: Vec<Head>,
 }
 
 impl Parts {
     pub(super) fn assemble(self) -> Result<Network> {
-        Network::assemble(&self.name, self.input, self.layers, self.output)
+        Network::assemble(&self.name, self.input, self.layers, self.output)?.with_heads(self.heads)
     }
 }
 
 pub(super) fn read(mut file: Table, overrides: &Overrides) -> Read<Parts> {
     let name = take_text(&mut file, "name")?.unwrap_or_else(|| "network".into());
     let output = take_text(&mut file, "output")?;
+    let heads: Vec<HeadOf> = match file.remove("heads") {
+        None => Vec::new(),
+        Some(value) => value.try_into().map_err(|_| Mistake::at("heads", HEADS))?,
+    };
     let form = "`input` must be [height, width, channels]";
     let input = match file.remove("input") {
         Some(value) => Some(value.try_into().map_err(|_| Mistake::at("input", form))?),
@@ -110,7 +116,7 @@ pub(super) fn read(mut file: Table, overrides: &Overrides) -> Read<Parts> {
         None => Vec::new(),
     };
     if let Some(key) = file.keys().next() {
-        let hint = hint(key, ["name", "input", "layer", "output"]);
+        let hint = hint(key, ["name", "input", "layer", "output", "heads"]);
         return Err(Mistake::at(key, format!("key `{key}` is unknown{hint}")));
     }
     if layers.is_empty() {
@@ -125,7 +131,19 @@ pub(super) fn read(mut file: Table, overrides: &Overrides) -> Read<Parts> {
         Some(name) => reader.place("output", &name)?,
         None => reader.last,
     };
-    Ok(Parts { name, input, layers: reader.layers, output })
+    let head = |h: HeadOf| Ok(Head { place: reader.place("heads", &h.place)?, weight: h.weight });
+    let heads = heads.into_iter().map(head).collect::<Read<_>>()?;
+    Ok(Parts { name, input, layers: reader.layers, output, heads })
+}
+
+const HEADS: &str = "`heads` must be a list such as [{ place = \"aux\", weight = 0.3 }]";
+
+/// A head as the file has it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HeadOf {
+    place: String,
+    weight: f32,
 }
 
 fn take_text(table: &mut Table, key: &str) -> Read<Option<String>> {

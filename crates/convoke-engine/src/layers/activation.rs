@@ -72,6 +72,17 @@ pub struct Silu {}
 #[serde(deny_unknown_fields)]
 pub struct Gelu {}
 
+/// `factor · x + offset`, constants of the network (the residual scaling of Szegedy et al. 2017).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rescale {
+    /// What multiplies.
+    pub factor: f32,
+    /// What is added.
+    #[serde(default)]
+    pub offset: f32,
+}
+
 impl Rule for Relu {
     fn output(&self, name: &str, inputs: &[Shape]) -> Result<Shape> {
         one(name, inputs)
@@ -97,6 +108,26 @@ impl Rule for LeakyRelu {
 
     fn backward(&self, unit: &Unit, b: &mut Lower) -> Result<()> {
         backward(Activation::LeakyRelu { slope: self.slope }, unit, b)
+    }
+}
+
+impl Rescale {
+    fn function(&self) -> Activation {
+        Activation::Rescale { factor: self.factor, offset: self.offset }
+    }
+}
+
+impl Rule for Rescale {
+    fn output(&self, name: &str, inputs: &[Shape]) -> Result<Shape> {
+        one(name, inputs)
+    }
+
+    fn forward(&self, unit: &Unit, b: &mut Lower) -> Result<()> {
+        forward(self.function(), unit, b)
+    }
+
+    fn backward(&self, unit: &Unit, b: &mut Lower) -> Result<()> {
+        backward(self.function(), unit, b)
     }
 }
 

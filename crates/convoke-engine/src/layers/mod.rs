@@ -5,12 +5,14 @@
 
 use crate::plan::lower::Lower;
 use crate::plan::unit::Unit;
-use crate::{Result, Shape, Window};
+use crate::{Hw, Result, Shape, Window};
 use serde::{Deserialize, Serialize};
 
 mod activation;
+mod adaptive_pool;
 mod batch_norm;
 mod chain;
+mod channels;
 mod conv;
 mod dense;
 mod depthwise;
@@ -18,22 +20,30 @@ mod dropout;
 mod gate;
 mod join;
 mod lanes;
+mod layer_norm;
 mod linear;
 mod lrn;
 mod pool;
+mod scale;
 mod shortcut;
 
 pub(crate) use chain::forward as chain;
 
-pub use activation::{Gelu, HardSigmoid, HardSwish, LeakyRelu, Relu, Sigmoid, Silu, Softmax, Tanh};
+pub use activation::{
+    Gelu, HardSigmoid, HardSwish, LeakyRelu, Relu, Rescale, Sigmoid, Silu, Softmax, Tanh,
+};
+pub use adaptive_pool::AdaptiveMeanPool;
 pub use batch_norm::BatchNorm;
+pub use channels::{ChannelShuffle, Slice};
 pub use conv::Conv;
 pub use dense::Dense;
 pub use dropout::{Dropout, StochasticDepth};
 pub use gate::Gate;
 pub use join::{Add, Concat, Flatten};
+pub use layer_norm::LayerNorm;
 pub use lrn::LocalResponseNorm;
 pub use pool::{GlobalMeanPool, MaxPool, MeanPool};
+pub use scale::Scale;
 pub use shortcut::Shortcut;
 
 /// How the first values of a parameter are drawn.
@@ -44,6 +54,11 @@ pub enum Init {
     Zeros,
     /// All one.
     Ones,
+    /// All the same.
+    Constant {
+        /// The value.
+        value: f32,
+    },
     /// Normal with deviation sqrt(2 / fan) (He et al. 2015).
     HeNormal {
         /// Inputs (or outputs) that one weight's unit sums over.
@@ -113,6 +128,8 @@ pub enum Reach {
     Point,
     /// A window.
     Window(Window),
+    /// The window of an output that has so many rows and columns, whatever the input's size.
+    Parts(Hw),
     /// The whole map.
     Whole,
 }
@@ -189,12 +206,16 @@ layers! {
     MaxPool => "max-pool",
     /// Mean pooling.
     MeanPool => "mean-pool",
+    /// Mean pooling to a given size.
+    AdaptiveMeanPool => "adaptive-mean-pool",
     /// Mean over the whole map.
     GlobalMeanPool => "global-mean-pool",
     /// Fully connected layer.
     Dense => "dense",
     /// Batch normalisation.
     BatchNorm => "batch-norm",
+    /// Normalisation of each pixel over its channels.
+    LayerNorm => "layer-norm",
     /// Dropout.
     Dropout => "dropout",
     /// Dropout of whole samples.
@@ -217,6 +238,8 @@ layers! {
     Silu => "silu",
     /// A number times the share of the normal distribution below it.
     Gelu => "gelu",
+    /// A factor and an offset that are not trained.
+    Rescale => "rescale",
     /// Softmax over the channels.
     Softmax => "softmax",
     /// Sum of equal maps.
@@ -225,6 +248,12 @@ layers! {
     Concat => "concat",
     /// A map times one number per channel.
     Gate => "gate",
+    /// A map times one trained number per channel.
+    Scale => "scale",
+    /// Some of a map's channels.
+    Slice => "slice",
+    /// Channels of groups that take turns.
+    ChannelShuffle => "channel-shuffle",
     /// A map as one vector.
     Flatten => "flatten",
     /// Every s-th pixel with zero channels added.

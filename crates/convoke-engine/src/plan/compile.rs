@@ -32,7 +32,11 @@ pub struct Plan {
 /// Emits each unit's calls: forward, the loss, backward.
 pub(super) fn layer_by_layer(b: &mut Lower, targets: Option<Buf>) -> Result<()> {
     let (net, options) = (b.net, b.options);
-    let units = unit::join(net, b.training(), &options.keep);
+    let mut keep = options.keep.clone();
+    if b.training() {
+        keep.extend(net.heads().iter().map(|h| h.place));
+    }
+    let units = unit::join(net, b.training(), &keep);
     let mut next = 0;
     while let Some(u) = units.get(next) {
         next += match layers::chain(&units[next..], b)? {

@@ -29,7 +29,8 @@ const CHUNK: usize = 4096;
 /// The network for one group, if that is how it runs best.
 pub(super) fn group(net: &Network, options: &PlanOptions, isa: Isa) -> Result<Option<Group>> {
     let asked = options.lanes.unwrap_or(options.batch >= LANES && is_narrow(net)?);
-    if !asked || !options.keep.is_empty() || !is_known(net)? {
+    let one_output = options.keep.is_empty() && net.heads().is_empty();
+    if !asked || !one_output || !is_known(net)? {
         return Ok(None);
     }
     let group = Group::new(net, options, isa)?;

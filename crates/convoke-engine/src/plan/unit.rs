@@ -39,7 +39,7 @@ impl Unit {
 
 /// Joins the layers that lead to the output or to a kept place; others are left out.
 pub(crate) fn join(net: &Network, training: bool, keep: &[NodeId]) -> Vec<Unit> {
-    let alive = alive(net, keep);
+    let alive = net.alive(keep);
     let readers = net.readers();
     let mut taken = vec![false; net.nodes().len()];
     let mut units = Vec::new();
@@ -96,23 +96,6 @@ pub(crate) fn join(net: &Network, training: bool, keep: &[NodeId]) -> Vec<Unit> 
     }
     units.sort_by_key(|u| u.output);
     units
-}
-
-/// Places that the output or a kept place depends on.
-fn alive(net: &Network, keep: &[NodeId]) -> Vec<bool> {
-    let mut alive = vec![false; net.nodes().len()];
-    alive[net.output().0] = true;
-    for k in keep {
-        alive[k.0] = true;
-    }
-    for (id, node) in net.nodes().iter().enumerate().rev() {
-        if alive[id] {
-            for i in &node.inputs {
-                alive[i.0] = true;
-            }
-        }
-    }
-    alive
 }
 
 #[cfg(test)]

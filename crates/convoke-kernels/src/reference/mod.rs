@@ -2,6 +2,7 @@
 //! are tested against these.
 
 pub mod conv;
+pub mod layer_norm;
 pub mod norm;
 pub mod pointwise;
 pub mod pool2d;

@@ -21,6 +21,7 @@ pub fn activation(f: Activation, x: f64) -> f64 {
         Activation::HardSwish => x * (x / 6.0 + 0.5).clamp(0.0, 1.0),
         Activation::Silu => x / (1.0 + (-x).exp()),
         Activation::Gelu => x * normal_below(x),
+        Activation::Rescale { factor, offset } => f64::from(factor) * x + f64::from(offset),
     }
 }
 
@@ -67,6 +68,7 @@ pub fn slope(f: Activation, x: f64) -> f64 {
             let density = (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
             normal_below(x) + if density == 0.0 { 0.0 } else { x * density }
         }
+        Activation::Rescale { factor, .. } => f64::from(factor),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Pooling as its definition reads.
 
+use crate::adaptive_pool::AdaptiveShape;
 use crate::pool2d::PoolShape;
 
 /// Calls `f(x index, window place)` for every place of output `(i, oy, ox, c)`'s window on the map.
@@ -81,4 +82,28 @@ pub fn mean_backward(s: &PoolShape, n: usize, dy: &[f32], count_padding: bool) -
         window(s, at, |i, _| dx[i] += share);
     });
     dx
+}
+
+/// Mean pooling to `oh × ow`, and `dx` for the gradient `dy`: output `(oy, ox)` is the mean of rows
+/// `floor(oy · h / oh) .. ceil((oy + 1) · h / oh)` and columns likewise.
+pub fn adaptive_mean(s: &AdaptiveShape, n: usize, x: &[f32], dy: &[f32]) -> (Vec<f64>, Vec<f64>) {
+    let edge = |i: usize, size: usize, out: usize| i as f64 * size as f64 / out as f64;
+    let span = |i: usize, size: usize, out: usize| {
+        edge(i, size, out).floor() as usize..edge(i + 1, size, out).ceil() as usize
+    };
+    let (mut y, mut dx) = (vec![0.0; n * s.oh * s.ow * s.c], vec![0.0; n * s.h * s.w * s.c]);
+    for o in 0..y.len() {
+        let (c, ox, oy) = (o % s.c, o / s.c % s.ow, o / s.c / s.ow % s.oh);
+        let sample = o / (s.c * s.ow * s.oh);
+        let (rows, columns) = (span(oy, s.h, s.oh), span(ox, s.w, s.ow));
+        let share = 1.0 / (rows.len() * columns.len()) as f64;
+        for row in rows {
+            for column in columns.clone() {
+                let i = ((sample * s.h + row) * s.w + column) * s.c + c;
+                y[o] += share * f64::from(x[i]);
+                dx[i] += share * f64::from(dy[o]);
+            }
+        }
+    }
+    (y, dx)
 }

@@ -6,7 +6,8 @@ use crate::ModelFile;
 use crate::onnx::proto::AttributeProto;
 use crate::weights::layout::to_torch;
 use convoke_engine::layers::{
-    BatchNorm, Conv, Dense, Layer, LocalResponseNorm, MaxPool, MeanPool, Shortcut,
+    AdaptiveMeanPool, BatchNorm, ChannelShuffle, Conv, Dense, Layer, LayerNorm, LocalResponseNorm,
+    MaxPool, MeanPool, Rescale, Scale, Shortcut, Slice,
 };
 use convoke_engine::{Network, NodeId, Placed, Shape, Window};
 use std::collections::BTreeMap;
@@ -99,6 +100,12 @@ impl<'a> Writer<'a> {
                 let x = self.map(self.input(id));
                 self.op(id, "GlobalAveragePool", &[&x], vec![], Form::Map)
             }
+            Layer::AdaptiveMeanPool(l) => self.adaptive_mean_pool(id, l),
+            Layer::LayerNorm(l) => self.layer_norm(id, l)?,
+            Layer::Scale(l) => self.scale(id, l),
+            Layer::Rescale(l) => self.rescale(id, l),
+            Layer::Slice(l) => self.slice(id, l),
+            Layer::ChannelShuffle(l) => self.channel_shuffle(id, l),
             // Prediction drops nothing.
             Layer::Dropout(_) | Layer::StochasticDepth(_) => self.values[&self.input(id)].clone(),
             Layer::Relu(l) => match l.max {
@@ -198,14 +205,7 @@ impl<'a> Writer<'a> {
         if self.folded.get(&input) == Some(&id) {
             return self.values[&input].clone();
         }
-        let x = match self.shape(input).pixels() {
-            1 => self.values[&input].clone(),
-            _ => Value { name: self.map(input), form: Form::Map },
-        };
-        let x = match x.form {
-            Form::Flat(_) => Value { name: self.vector(input), form: Form::Vector },
-            _ => x,
-        };
+        let x = self.channels(input);
         let name = self.network.node(id).name.clone();
         let tensors = ["weight", "bias", "running_mean", "running_var"].map(|what| {
             let (shape, values) = self.tensor(id, what, None);
@@ -213,6 +213,106 @@ impl<'a> Writer<'a> {
         });
         let inputs: Vec<&str> = [&x.name].into_iter().chain(&tensors).map(|s| &s[..]).collect();
         self.op(id, "BatchNormalization", &inputs, vec![float("epsilon", l.epsilon)], x.form)
+    }
+
+    /// Of each pixel over its channels, which ONNX wants last.
+    fn layer_norm(&mut self, id: NodeId, l: &LayerNorm) -> Result<Value, String> {
+        let name = self.network.node(id).name.clone();
+        if self.opset < 17 {
+            return Err(format!(
+                "`{name}` is a layer norm, which ONNX has since opset 17; give --opset 17"
+            ));
+        }
+        let x = self.channels(self.input(id));
+        let tensors = ["weight", "bias"].map(|what| {
+            let (shape, values) = self.tensor(id, what, None);
+            self.graph.floats(&format!("{name}.{what}"), &shape, &values)
+        });
+        let attributes = vec![int("axis", -1), float("epsilon", l.epsilon)];
+        if x.form == Form::Vector {
+            let inputs = [&x.name[..], &tensors[0], &tensors[1]];
+            return Ok(self.op(id, "LayerNormalization", &inputs, attributes, x.form));
+        }
+        let last = vec![ints("perm", &[0, 2, 3, 1])];
+        let last = self.graph.node("Transpose", &format!("{name}/last"), &[&x.name], last);
+        let inputs = [&last[..], &tensors[0], &tensors[1]];
+        let normed =
+            self.graph.node("LayerNormalization", &format!("{name}/normed"), &inputs, attributes);
+        let first = vec![ints("perm", &[0, 3, 1, 2])];
+        Ok(self.op(id, "Transpose", &[&normed], first, Form::Map))
+    }
+
+    fn scale(&mut self, id: NodeId, _: &Scale) -> Value {
+        let x = self.channels(self.input(id));
+        let (_, values) = self.tensor(id, "weight", None);
+        let name = format!("{}.weight", self.network.node(id).name);
+        let along: &[usize] = if x.form == Form::Map { &[1, 1] } else { &[] };
+        let weight = self.graph.floats(&name, &[&[values.len()], along].concat(), &values);
+        self.op(id, "Mul", &[&x.name, &weight], vec![], x.form)
+    }
+
+    fn rescale(&mut self, id: NodeId, l: &Rescale) -> Value {
+        let x = self.values[&self.input(id)].clone();
+        let name = self.network.node(id).name.clone();
+        let factor = self.graph.floats(&format!("{name}/factor"), &[], &[l.factor]);
+        if l.offset == 0.0 {
+            return self.op(id, "Mul", &[&x.name, &factor], vec![], x.form);
+        }
+        let product = format!("{name}/product");
+        let product = self.graph.node("Mul", &product, &[&x.name, &factor], vec![]);
+        let offset = self.graph.floats(&format!("{name}/offset"), &[], &[l.offset]);
+        self.op(id, "Add", &[&product, &offset], vec![], x.form)
+    }
+
+    fn slice(&mut self, id: NodeId, l: &Slice) -> Value {
+        let x = self.channels(self.input(id));
+        let name = self.network.node(id).name.clone();
+        let [starts, ends, axes] =
+            [("starts", l.start), ("ends", l.start + l.channels), ("axes", 1)]
+                .map(|(what, n)| self.graph.ints(&format!("{name}/{what}"), &[n as i64]));
+        self.op(id, "Slice", &[&x.name, &starts, &ends, &axes], vec![], x.form)
+    }
+
+    /// Channels as a table of groups, which is turned.
+    fn channel_shuffle(&mut self, id: NodeId, l: &ChannelShuffle) -> Value {
+        let (x, s) = (self.map(self.input(id)), self.shape(id));
+        let name = self.network.node(id).name.clone();
+        let (groups, each) = (l.groups as i64, (s.c / l.groups) as i64);
+        let g = &mut self.graph;
+        let table = g.ints(&format!("{name}/table"), &[0, groups, each, s.pixels() as i64]);
+        let table = g.node("Reshape", &format!("{name}/groups"), &[&x, &table], vec![]);
+        let perm = vec![ints("perm", &[0, 2, 1, 3])];
+        let turned = g.node("Transpose", &format!("{name}/turned"), &[&table], perm);
+        let map = g.ints(&format!("{name}/shape"), &[0, s.c as i64, s.h as i64, s.w as i64]);
+        self.op(id, "Reshape", &[&turned, &map], vec![], Form::Map)
+    }
+
+    /// Windows of one size where the sizes divide; else a product with the shares of each row and column.
+    fn adaptive_mean_pool(&mut self, id: NodeId, l: &AdaptiveMeanPool) -> Value {
+        let input = self.input(id);
+        let (from, to) = (self.shape(input), self.shape(id));
+        if from == to {
+            return self.values[&input].clone();
+        }
+        let (x, name) = (self.map(input), self.network.node(id).name.clone());
+        if from.h.is_multiple_of(l.size.h) && from.w.is_multiple_of(l.size.w) {
+            let window = [from.h / l.size.h, from.w / l.size.w];
+            let attributes = vec![ints("kernel_shape", &window), ints("strides", &window)];
+            return self.op(id, "AveragePool", &[&x], attributes, Form::Map);
+        }
+        // Row i of `to` is the mean of rows floor(i · from / to) .. ceil((i + 1) · from / to).
+        let share = |i: usize, j: usize, from: usize, to: usize| {
+            let (first, end) = (i * from / to, ((i + 1) * from).div_ceil(to));
+            if (first..end).contains(&j) { 1.0 / (end - first) as f32 } else { 0.0 }
+        };
+        let rows: Vec<f32> =
+            (0..to.h * from.h).map(|at| share(at / from.h, at % from.h, from.h, to.h)).collect();
+        let columns: Vec<f32> =
+            (0..from.w * to.w).map(|at| share(at % to.w, at / to.w, from.w, to.w)).collect();
+        let rows = self.graph.floats(&format!("{name}/rows"), &[to.h, from.h], &rows);
+        let columns = self.graph.floats(&format!("{name}/columns"), &[from.w, to.w], &columns);
+        let narrow = self.graph.node("MatMul", &format!("{name}/narrow"), &[&x, &columns], vec![]);
+        self.op(id, "MatMul", &[&rows, &narrow], vec![], Form::Map)
     }
 
     /// ONNX's LRN where the neighbourhood is even on both sides; else the mean of squares is an average
@@ -401,6 +501,16 @@ impl Writer<'_> {
             let sizes = g.ints(&format!("{name}/shape"), &sizes);
             g.node("Reshape", name, &[x, &sizes], vec![])
         })
+    }
+
+    /// A value whose second axis is the engine's channels.
+    fn channels(&mut self, id: NodeId) -> Value {
+        match self.values[&id].clone() {
+            Value { form: Form::Flat(_), .. } => {
+                Value { name: self.vector(id), form: Form::Vector }
+            }
+            value => value,
+        }
     }
 
     /// A map of one pixel as `[n, c]` in the engine's order.
