@@ -5,6 +5,7 @@
 mod eval;
 mod export;
 mod graph;
+mod lower;
 #[allow(dead_code)] // fields that neither the reader nor the writer uses
 mod proto;
 mod read;
@@ -12,6 +13,7 @@ mod tensor;
 
 pub use export::{ExportOptions, OPSETS, export, to_bytes};
 pub use graph::Port;
+pub use lower::Imported;
 pub use tensor::{Data, Kind, Tensor};
 
 use crate::ModelError;
@@ -92,6 +94,16 @@ impl Model {
     /// As [`Model::run`], and when it is too much work.
     pub fn run_bounded(&self, inputs: &[Tensor], work: u64) -> Result<Vec<Tensor>, String> {
         self.run_within(inputs, Budget::small(work))
+    }
+
+    /// Makes a network of the graph, with its weights. `size` are rows and columns of the input where the graph
+    /// leaves them open (or others than it names, where its ops allow).
+    ///
+    /// # Errors
+    /// The first node that stands in the way, by name. [`Model::run`] may still run the graph.
+    pub fn to_network(&self, size: Option<(usize, usize)>) -> Result<Imported, String> {
+        let name = if self.graph.name.is_empty() { "network" } else { &self.graph.name };
+        lower::lower(&self.graph, name, size).map_err(|e| one_line(&e))
     }
 
     fn run_within(&self, inputs: &[Tensor], budget: Budget) -> Result<Vec<Tensor>, String> {

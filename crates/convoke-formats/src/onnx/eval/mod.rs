@@ -21,8 +21,10 @@ use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-pub(super) use shape::{reshape_to, slice_ranges};
-pub(super) use window::Windows;
+pub(super) use conv::Transposed;
+pub(super) use reduce::reduced;
+pub(super) use shape::{pad_sides, padded, parts, reshape_to, shape_part, slice_ranges};
+pub(super) use window::{Span, Windows};
 
 /// How deep graphs may lie in graphs.
 const MAX_DEPTH: usize = 16;
@@ -110,11 +112,6 @@ impl<'a> Call<'a> {
             Some(t) => Ok(Some(t.i64s()?.to_vec())),
             None => Ok(None),
         }
-    }
-
-    /// How many outputs somebody may read.
-    pub fn wants(&self, output: usize) -> bool {
-        self.node.outputs.get(output).is_some_and(|o| !o.is_empty())
     }
 }
 

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 /// How the numbers of an engine's map `[h, w, c]` lie in a value of the graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
+pub(super) enum Form {
     /// `[n, c, h, w]`.
     Map,
     /// `[n, c]`, for maps of one pixel.
@@ -26,23 +26,23 @@ enum Form {
 
 /// A value of the graph.
 #[derive(Debug, Clone, PartialEq)]
-struct Value {
-    name: String,
-    form: Form,
+pub(super) struct Value {
+    pub name: String,
+    pub form: Form,
 }
 
 /// Writes a network node by node.
 pub(super) struct Writer<'a> {
-    network: &'a Network,
-    opset: i64,
+    pub network: &'a Network,
+    pub opset: i64,
     pub graph: Graph,
-    values: BTreeMap<NodeId, Value>,
+    pub values: BTreeMap<NodeId, Value>,
     /// Convolutions and dense layers with the norm that becomes part of them.
     folded: BTreeMap<NodeId, NodeId>,
     /// Values that were brought to another form, so that it is done once.
     turned: BTreeMap<(String, &'static str), String>,
     /// Weights and statistics: shape and numbers.
-    tensors: BTreeMap<String, (Vec<usize>, &'a [f32])>,
+    pub tensors: BTreeMap<String, (Vec<usize>, &'a [f32])>,
 }
 
 impl<'a> Writer<'a> {
@@ -106,6 +106,14 @@ impl<'a> Writer<'a> {
             Layer::Rescale(l) => self.rescale(id, l),
             Layer::Slice(l) => self.slice(id, l),
             Layer::ChannelShuffle(l) => self.channel_shuffle(id, l),
+            Layer::Take(l) => self.take(id, l)?,
+            Layer::Spread(l) => self.spread(id, l),
+            Layer::Mix(l) => self.mix(id, l),
+            Layer::Reduce(l) => self.reduce(id, l),
+            Layer::Function(l) => self.function(id, l),
+            Layer::Combine(l) => self.combine(id, l),
+            Layer::Constant(l) => self.constant(id, l),
+            Layer::Rearrange(l) => self.rearrange(id, l),
             // Prediction drops nothing.
             Layer::Dropout(_) | Layer::StochasticDepth(_) => self.values[&self.input(id)].clone(),
             Layer::Relu(l) => match l.max {
@@ -371,7 +379,7 @@ impl<'a> Writer<'a> {
         ])
     }
 
-    fn clip(&mut self, id: NodeId, min: f32, max: f32) -> Value {
+    pub(super) fn clip(&mut self, id: NodeId, min: f32, max: f32) -> Value {
         let x = self.values[&self.input(id)].clone();
         let name = self.network.node(id).name.clone();
         let min = self.graph.floats(&format!("{name}/min"), &[], &[min]);
@@ -387,7 +395,7 @@ impl<'a> Writer<'a> {
     }
 
     /// `x · op(x)`.
-    fn gated(&mut self, id: NodeId, op: &str, attributes: Vec<AttributeProto>) -> Value {
+    pub(super) fn gated(&mut self, id: NodeId, op: &str, attributes: Vec<AttributeProto>) -> Value {
         let x = self.values[&self.input(id)].clone();
         let gate = format!("{}/gate", self.network.node(id).name);
         let gate = self.graph.node(op, &gate, &[&x.name], attributes);
@@ -447,16 +455,16 @@ impl<'a> Writer<'a> {
 
 /// What the layers are written with.
 impl Writer<'_> {
-    fn input(&self, id: NodeId) -> NodeId {
+    pub(super) fn input(&self, id: NodeId) -> NodeId {
         self.network.node(id).inputs[0]
     }
 
-    fn shape(&self, id: NodeId) -> Shape {
+    pub(super) fn shape(&self, id: NodeId) -> Shape {
         self.network.node(id).shape
     }
 
     /// A layer's node; it has the layer's name, and so has its value.
-    fn op(
+    pub(super) fn op(
         &mut self,
         id: NodeId,
         op: &str,
@@ -469,7 +477,7 @@ impl Writer<'_> {
     }
 
     /// An op that goes number by number, or along the channels, whatever the form.
-    fn each(&mut self, id: NodeId, op: &str, attributes: Vec<AttributeProto>) -> Value {
+    pub(super) fn each(&mut self, id: NodeId, op: &str, attributes: Vec<AttributeProto>) -> Value {
         let x = self.values[&self.input(id)].clone();
         self.op(id, op, &[&x.name], attributes, x.form)
     }
@@ -486,12 +494,12 @@ impl Writer<'_> {
     }
 
     /// All inputs of a layer as `[n, c, h, w]`.
-    fn maps(&mut self, id: NodeId) -> Vec<String> {
+    pub(super) fn maps(&mut self, id: NodeId) -> Vec<String> {
         self.network.node(id).inputs.clone().into_iter().map(|i| self.map(i)).collect()
     }
 
     /// A value as `[n, c, h, w]`.
-    fn map(&mut self, id: NodeId) -> String {
+    pub(super) fn map(&mut self, id: NodeId) -> String {
         if self.values[&id].form == Form::Map {
             return self.values[&id].name.clone();
         }
@@ -514,7 +522,7 @@ impl Writer<'_> {
     }
 
     /// A map of one pixel as `[n, c]` in the engine's order.
-    fn vector(&mut self, id: NodeId) -> String {
+    pub(super) fn vector(&mut self, id: NodeId) -> String {
         let Value { name, form } = self.flat(id);
         let Form::Flat(map) = form else { return name };
         // Brought from channel by channel to pixel by pixel.
@@ -559,7 +567,7 @@ impl Writer<'_> {
     }
 }
 
-fn refs(names: &[String]) -> Vec<&str> {
+pub(super) fn refs(names: &[String]) -> Vec<&str> {
     names.iter().map(|n| &n[..]).collect()
 }
 

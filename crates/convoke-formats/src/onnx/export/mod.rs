@@ -1,6 +1,7 @@
 //! Networks written as ONNX: maps are `[n, c, h, w]`, filters `[d, c/groups, kh, kw]`, dense weights
 //! `[out, in]`, padding in numbers, the number of pictures open.
 
+mod general;
 mod graph;
 mod layers;
 mod picture;
