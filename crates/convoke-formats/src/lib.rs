@@ -3,6 +3,7 @@
 //! others, from safetensors and from PyTorch's files, are brought into a network by [`weights::fit`].
 
 mod model;
+pub mod onnx;
 mod torch;
 pub mod weights;
 

@@ -5,12 +5,15 @@
 
 pub mod activation;
 pub mod adaptive_pool;
+pub mod axis;
 pub mod chain;
 pub mod channels;
+pub mod combine;
 pub mod conv;
 pub mod depthwise;
 pub mod dropout;
 pub mod elementwise;
+pub mod function;
 pub mod gate;
 mod gemm;
 mod isa;
@@ -23,6 +26,7 @@ pub mod optim;
 pub mod peak;
 mod pool;
 pub mod pool2d;
+pub mod rearrange;
 pub mod reference;
 pub mod shortcut;
 

@@ -10,13 +10,16 @@ use serde::{Deserialize, Serialize};
 
 mod activation;
 mod adaptive_pool;
+mod along;
 mod batch_norm;
 mod chain;
 mod channels;
+mod combine;
 mod conv;
 mod dense;
 mod depthwise;
 mod dropout;
+mod function;
 mod gate;
 mod join;
 mod lanes;
@@ -24,6 +27,7 @@ mod layer_norm;
 mod linear;
 mod lrn;
 mod pool;
+mod rearrange;
 mod scale;
 mod shortcut;
 
@@ -33,16 +37,20 @@ pub use activation::{
     Gelu, HardSigmoid, HardSwish, LeakyRelu, Relu, Rescale, Sigmoid, Silu, Softmax, Tanh,
 };
 pub use adaptive_pool::AdaptiveMeanPool;
+pub use along::{Axis, By, Mix, Reduce, Spread, Take};
 pub use batch_norm::BatchNorm;
 pub use channels::{ChannelShuffle, Slice};
+pub use combine::{Combine, CombineKind, Constant};
 pub use conv::Conv;
 pub use dense::Dense;
 pub use dropout::{Dropout, StochasticDepth};
+pub use function::{Function, FunctionKind};
 pub use gate::Gate;
 pub use join::{Add, Concat, Flatten};
 pub use layer_norm::LayerNorm;
 pub use lrn::LocalResponseNorm;
 pub use pool::{GlobalMeanPool, MaxPool, MeanPool};
+pub use rearrange::Rearrange;
 pub use scale::Scale;
 pub use shortcut::Shortcut;
 
@@ -187,6 +195,14 @@ macro_rules! layers {
             /// Every kind there is.
             pub const KINDS: &'static [&'static str] = &[$($kind),*];
 
+            /// The shape that the layer makes of its inputs'.
+            ///
+            /// # Errors
+            /// When they do not fit, with the layer's name, the shapes and the rule.
+            pub fn output(&self, name: &str, inputs: &[Shape]) -> Result<Shape> {
+                self.rule().output(name, inputs)
+            }
+
             /// What the layer tells about itself.
             pub(crate) fn rule(&self) -> &dyn Rule {
                 match self { $(Layer::$name(l) => l,)* }
@@ -258,6 +274,22 @@ layers! {
     Flatten => "flatten",
     /// Every s-th pixel with zero channels added.
     Shortcut => "shortcut",
+    /// Places along an axis.
+    Take => "take",
+    /// Zeros between neighbours.
+    Spread => "spread",
+    /// Weighted sums along an axis.
+    Mix => "mix",
+    /// One number of an axis.
+    Reduce => "reduce",
+    /// A function number by number.
+    Function => "function",
+    /// Two maps number by number.
+    Combine => "combine",
+    /// A trained map.
+    Constant => "constant",
+    /// Axes in another order.
+    Rearrange => "rearrange",
 }
 
 /// The single input of a layer that takes exactly one.
