@@ -1,6 +1,6 @@
 //! Speed of the convolution walks as a fraction of the multiply-add loop's, on one thread and on all.
-//! `cargo run --release -p convoke-kernels --example conv_speed [threads [avx512|amx|tiles|bf16]]`: an
-//! instruction set, or everything on tiles, in f32 or in bf16.
+//! `cargo run --release -p convoke-kernels --example conv_speed [threads [avx512|amx|tiles|bf16|- [name]]]`: an
+//! instruction set, or everything on tiles, in f32 or in bf16; part of the names of those to measure.
 
 use convoke_kernels::conv::{Conv, ConvShape, Epilogue, Precision};
 use convoke_kernels::{Ctx, Isa, Pool, peak};
@@ -32,6 +32,7 @@ fn main() {
     let threads = std::env::args().nth(1).and_then(|a| a.parse().ok()).unwrap_or(1);
     let how = std::env::args().nth(2).unwrap_or_default();
     let isa = Isa::parse(&how).unwrap_or_else(Isa::detect);
+    let wanted = std::env::args().nth(3).unwrap_or_default();
     let pool = Pool::new(threads);
     let cx = Ctx { pool: &pool, isa };
     let peak = peak::fma_gflops(isa, &pool);
@@ -57,11 +58,17 @@ fn main() {
         (64, 8, 64, 3, 1, 64),
         (64, 28, 1, 5, 1, 6),
         (64, 14, 6, 5, 1, 16),
+        (16, 112, 16, 1, 1, 96),
+        (16, 112, 32, 1, 1, 16),
         (8, 56, 24, 1, 1, 144),
         (8, 56, 144, 1, 1, 24),
         (32, 1, 9216, 1, 1, 4096),
         (64, 1, 400, 1, 1, 120),
     ] {
+        let name = format!("{k}x{k}/{s} {h}x{h}x{c} -> {d}, batch {n}");
+        if !name.contains(&wanted) {
+            continue;
+        }
         let o = h.div_ceil(s);
         let pad = ((o - 1) * s + k).saturating_sub(h) / 2;
         let shape = ConvShape {
@@ -108,7 +115,6 @@ fn main() {
         let f = best(|| conv.forward(cx, n, (&x).into(), &pack, y, e, &mut scratch));
         let b = best(|| conv.backward_data(cx, n, y, &back, dx, false, &mut scratch));
         let g = best(|| conv.backward_weights(cx, n, (&x).into(), y, &mut dw, &mut scratch));
-        let name = format!("{k}x{k}/{s} {h}x{h}x{c} -> {d}, batch {n}");
         println!("{name:<34} {:>8.0} {:>8.0} {:>8.0}", share(f), share(b), share(g));
     }
 }

@@ -1,7 +1,7 @@
 //! The walk of forward and backward-data: every output number is a sum over the cells of a window.
 
 use super::{ConvShape, Epilogue};
-use crate::gemm::{Even, Family, Panel, Start, Tap, Tile};
+use crate::gemm::{Even, Family, Panel, Start, Tap, Tile, fence, streams};
 use crate::norm::Source;
 use crate::{Ctx, Isa, SharedMut};
 use std::ops::Range;
@@ -387,6 +387,9 @@ impl Walk {
         }
         assert!(self.banded || src.norm.is_none(), "not planned for a norm");
         let per_worker = if self.banded { scratch.len() / cx.pool.threads() } else { 0 };
+        let pixel = self.groups * self.filters;
+        let len = n * self.dst_h * self.dst_w * pixel;
+        let stream = !accumulate && streams(dst.as_ptr(), len, pixel);
         let (dst, scratch) = (SharedMut::new(dst), SharedMut::new(scratch));
         let items = cut.group.parts * cut.bands.parts * cut.chunks.parts * cut.panels.parts;
         cx.pool.run(items, &|item, worker| {
@@ -400,8 +403,11 @@ impl Walk {
             }
             // SAFETY: each worker has its own part of the scratch.
             let band = unsafe { scratch.slice(worker * per_worker..(worker + 1) * per_worker) };
-            let block = Block { pictures, rows, cols, panels };
+            let block = Block { pictures, rows, cols, panels, stream };
             self.block(&block, src, pack, &dst, accumulate, epilogue, band);
+            if stream {
+                fence();
+            }
         });
     }
 
@@ -441,10 +447,23 @@ impl Walk {
                     let tile = self.tile(panel, group, slice, (source, pack, dst), epilogue);
                     let load = accumulate || slice > 0;
                     let start = if load { Start::Load } else { Start::Zero };
-                    *slot = Some((panel, Tile { start, ..tile }));
+                    let stream =
+                        block.stream && slices == 1 && (group * self.filters).is_multiple_of(16);
+                    *slot = Some((panel, Tile { start, stream, ..tile }));
                 }
-                self.sweep(&family, block, &tiles[..chunk.len()], picture);
+                let ahead = if item == 0 { self.ahead(block, src.x) } else { std::ptr::null() };
+                self.sweep(&family, block, &tiles[..chunk.len()], picture, ahead);
             }
+        }
+    }
+
+    /// What a walk over pixels of one row reads after the strip of pixel 0: the next strips, or, where they are
+    /// copied, those of the next item.
+    fn ahead(&self, block: &Block, src: &[f32]) -> *const f32 {
+        let pixels = if self.banded { block.cols.len() } else { 2 * Family::of(self.isa).pixels };
+        match self.flat {
+            true => src.as_ptr().wrapping_add(pixels * self.groups * self.channels),
+            false => std::ptr::null(),
         }
     }
 
@@ -489,6 +508,8 @@ impl Walk {
             bias: of(epilogue.bias),
             residual: of(epilogue.residual),
             clamp: epilogue.clamp.filter(|_| last),
+            ahead: std::ptr::null(),
+            stream: false,
         }
     }
 
@@ -499,6 +520,7 @@ impl Walk {
         block: &Block,
         tiles: &[Option<(Panel, Tile)>],
         picture: usize,
+        ahead: *const f32,
     ) {
         let Some(Some((panel, one))) = tiles.first() else { return };
         let rowwise = self.run == 3;
@@ -526,8 +548,13 @@ impl Walk {
                     let j = block.cols.start + strip.start;
                     let a = origin + (i * one.a_row + j * one.a_px) as isize;
                     let c = corner + i * one.c_row + j * one.c_px;
+                    let mut ahead = match ahead.is_null() {
+                        true => ahead,
+                        false => ahead.wrapping_add(j * src_pixel),
+                    };
                     for (panel, tile) in tiles.iter().flatten() {
                         let mut tile = *tile;
+                        tile.ahead = std::mem::replace(&mut ahead, std::ptr::null());
                         // SAFETY: offsets of windows stay within the source (or its padded band), see
                         // `finish`; `c` addresses outputs of this item alone.
                         unsafe {
@@ -589,4 +616,6 @@ struct Block {
     rows: Range<usize>,
     cols: Range<usize>,
     panels: Range<usize>,
+    /// Whether outputs go past the caches.
+    stream: bool,
 }

@@ -11,7 +11,7 @@
 //! are added in order, so the result does not depend on the number of threads.
 
 use super::ConvShape;
-use crate::gemm::{Even, Family, Panel, Simd, Start, Tap, Tile};
+use crate::gemm::{Even, Family, LINE, Panel, Simd, Start, Tap, Tile};
 use crate::isa::simd;
 use crate::norm::{Pending, Source};
 use crate::{Ctx, Isa, SharedMut};
@@ -203,6 +203,7 @@ impl Weights {
                     self.copy_rows(&chunk, x, x_band);
                 }
                 self.copy_dy(&family, &chunk, group, panels.clone(), dy, dy_band);
+                let mut ahead = self.ahead(&chunk, x.x, dy);
                 // Where every sum is made in one visit, they are visited as they lie in dw.
                 let blocks = self.blocks(&family).parts;
                 let rowwise = self.single && chunk.rows == rows;
@@ -218,7 +219,9 @@ impl Weights {
                             self.panel_of_places(&family, &chunk, group, panel, x, dy, out);
                         } else {
                             let blocks = blocks.clone();
-                            self.panel(&family, &chunk, group, panel, blocks, x_band, dy, out);
+                            self.panel(
+                                &family, &chunk, group, panel, blocks, x_band, dy, out, &mut ahead,
+                            );
                         }
                     }
                 }
@@ -228,6 +231,21 @@ impl Weights {
                 return;
             }
         }
+    }
+
+    /// The pixels after a chunk, where all of them are what this thread reads next.
+    fn ahead(&self, chunk: &Chunk, x: &[f32], dy: &[f32]) -> Ahead {
+        let s = &self.s;
+        if !self.single || self.line_step != 1 {
+            return Ahead::default();
+        }
+        let (start, pixels) = (chunk.rows.end * s.ow, chunk.rows.len() * s.ow);
+        let run = |map: &[f32], channels: usize| {
+            let from = (start * channels).min(map.len());
+            (map[from..].as_ptr(), (pixels * channels).min(map.len() - from))
+        };
+        let none = (std::ptr::null(), 0);
+        Ahead([run(x, s.c), if self.parts == 1 { run(dy, s.d) } else { none }])
     }
 
     /// Input channels as tiles take them.
@@ -248,6 +266,7 @@ impl Weights {
         x: &[f32],
         dy: &[f32],
         out: *mut f32,
+        ahead: &mut Ahead,
     ) {
         let s = &self.s;
         let cg = s.c / s.groups;
@@ -288,6 +307,8 @@ impl Weights {
                         bias: std::ptr::null(),
                         residual: std::ptr::null(),
                         clamp: None,
+                        ahead: ahead.next(ntaps * k),
+                        stream: false,
                     };
                     // SAFETY: taps and columns stay in the copies, whose rows hold every column that
                     // the window reaches; `c` addresses this panel's part of dw.
@@ -354,6 +375,8 @@ impl Weights {
                     bias: std::ptr::null(),
                     residual: std::ptr::null(),
                     clamp: None,
+                    ahead: std::ptr::null(),
+                    stream: false,
                 };
                 // SAFETY: columns lie on the map; a copied row of dy has `ow + 4` pixels, of which
                 // `left .. left + 2 + columns` are read; `c` addresses this panel's part of dw.
@@ -554,6 +577,29 @@ impl Weights {
                 }
             }
         }
+    }
+}
+
+/// Runs of memory that tiles ask for while they compute: `(start, floats)`.
+#[derive(Clone, Copy)]
+struct Ahead([(*const f32, usize); 2]);
+
+impl Default for Ahead {
+    fn default() -> Self {
+        Ahead([(std::ptr::null(), 0); 2])
+    }
+}
+
+impl Ahead {
+    /// Where the next `lines` cache lines begin, or null.
+    fn next(&mut self, lines: usize) -> *const f32 {
+        let Some((start, left)) = self.0.iter_mut().find(|r| r.1 > 0) else {
+            return std::ptr::null();
+        };
+        let at = *start;
+        let step = (lines * LINE).min(*left);
+        (*start, *left) = (at.wrapping_add(step), *left - step);
+        at
     }
 }
 
