@@ -1,7 +1,7 @@
 //! The walk of forward and backward-data: every output number is a sum over the cells of a window.
 
 use super::{ConvShape, Epilogue};
-use crate::gemm::{Even, Family, Panel, Start, Tap, Tile, fence, streams};
+use crate::gemm::{Even, Family, LINE, Panel, Start, Tap, Tile, fence, streams};
 use crate::norm::Source;
 use crate::{Ctx, Isa, SharedMut};
 use std::ops::Range;
@@ -27,6 +27,11 @@ const TOGETHER: usize = 64 * 1024;
 
 /// Panels that pass over a strip together at most.
 const MOST_PANELS: usize = 32;
+
+/// Channels of pixels whose lines would fall into one set of the nearest cache, 4 KB apart: they are copied a line
+/// further apart. More of them would not stay in the second.
+const FAR_APART: usize = 1024;
+const TOO_FAR: usize = 4096;
 
 /// A part of the sum: some taps, and a range within each.
 #[derive(Debug, Clone)]
@@ -70,6 +75,8 @@ pub(super) struct Walk {
     pub(super) banded: bool,
     /// Whether all pictures are one row of pixels.
     pub(super) flat: bool,
+    /// Floats between copied pixels of a flat walk.
+    gap: usize,
     /// Cells in a run: 3 where the row tile takes them (packed `[channel][3][lane]`), else 1.
     pub(super) run: usize,
     /// Taps and slices for full panels and for the last one.
@@ -122,6 +129,7 @@ impl Walk {
             padded: false,
             banded: normed,
             flat: false,
+            gap: 0,
             run: 1,
             taps: Default::default(),
             slices: Default::default(),
@@ -184,6 +192,7 @@ impl Walk {
                         padded: false,
                         banded: false,
                         flat: false,
+                        gap: 0,
                         run: 1,
                         taps: Default::default(),
                         slices: Default::default(),
@@ -216,6 +225,10 @@ impl Walk {
             && (self.dst_step_h, self.dst_step_w) == (1, 1)
             && (self.out_h, self.out_w) == (self.src_h, self.src_w)
             && (self.out_h, self.out_w) == (self.dst_h, self.dst_w);
+        let pixel = self.groups * self.channels;
+        if self.flat && pixel.is_multiple_of(FAR_APART) && pixel <= TOO_FAR {
+            (self.banded, self.gap) = (true, LINE);
+        }
         self.banded |= self.padded;
         // Neighbouring cells of a row are one run of numbers where a pixel has one group.
         let merge = self.groups == 1;
@@ -314,7 +327,7 @@ impl Walk {
         }
         if self.flat {
             let pixels = self.flat_pixels().min(batch * self.out_h * self.out_w);
-            return pixels * self.groups * self.channels;
+            return pixels * (self.groups * self.channels + self.gap);
         }
         let cut = self.cut(batch, threads);
         let (group, rows) = (cut.group.range(0).len(), cut.bands.range(0).len());
@@ -327,7 +340,7 @@ impl Walk {
     /// Pixels of an item at most, where pictures are one row of pixels.
     fn flat_pixels(&self) -> usize {
         let tile = 2 * Family::of(self.isa).pixels;
-        (BAND / (self.groups * self.channels).max(1)).max(tile)
+        (BAND / (self.groups * self.channels + self.gap).max(1)).max(tile)
     }
 
     fn cut(&self, n: usize, threads: usize) -> Cut {
@@ -496,7 +509,7 @@ impl Walk {
             k: slice.k.len(),
             a: source.wrapping_add(group * self.channels + slice.k.start),
             a_row: self.step_h * self.pitch(),
-            a_px: self.step_w * self.groups * self.channels,
+            a_px: self.step_w * self.groups * self.channels + self.gap,
             a_k: 1,
             b: pack[slice.k.start * self.run * panel.width..].as_ptr(),
             b_k: panel.width,
@@ -581,8 +594,14 @@ impl Walk {
         let pixel = self.groups * self.channels;
         if self.flat {
             let range = block.cols.start * pixel..block.cols.end * pixel;
-            let len = range.len();
-            src.copy(self.isa, range, &mut band[..len]);
+            if self.gap == 0 {
+                let len = range.len();
+                src.copy(self.isa, range, &mut band[..len]);
+                return 0;
+            }
+            for (from, to) in range.step_by(pixel).zip(band.chunks_mut(pixel + self.gap)) {
+                src.copy(self.isa, from..from + pixel, &mut to[..pixel]);
+            }
             return 0;
         }
         let (pitch, width) = (self.pitch(), self.src_w as isize);
