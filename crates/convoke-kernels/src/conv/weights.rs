@@ -3,7 +3,8 @@
 //! For one window place the sum runs over rows (taps of the tile) and pixels (k); input channels are
 //! the tile's pixels and filters its lanes. A chunk of rows is copied first, x in blocks of as many
 //! channels as the tile has pixels and dy in panels of as many filters as it has lanes, so that every
-//! tile reads two short runs of memory whatever the strides of the maps are. Where channels are few,
+//! tile reads two short runs of memory whatever the strides of the maps are; few channels of one-pixel windows at
+//! stride 1 are copied as they lie (`plain`). Where channels are few,
 //! a whole window row `kw · c` is contiguous behind each pixel and taken as one range of channels
 //! (`merged`). Windows three places wide take another tile (`places`), which reads x where it lies.
 //!
@@ -26,6 +27,9 @@ const CHUNK: usize = 160 * 1024;
 const PIXELS: Range<usize> = 128..320;
 /// Floats of partial sums at most.
 const PARTIALS: usize = 1 << 20;
+/// Below so many channels and up to so many filters copies of x in blocks cost more than they save.
+const WIDE: usize = 256;
+const NARROW: usize = 96;
 /// Channels up to which window rows are merged.
 const MERGE: usize = 32;
 
@@ -42,6 +46,8 @@ pub(super) struct Weights {
     normed: bool,
     /// The window is one pixel that never leaves the map: a chunk is one run of pixels.
     single: bool,
+    /// Copied pixels of x lie as on the map.
+    plain: bool,
     /// Columns of a copied row, the source columns from one to the next, and the copied columns from
     /// one output pixel to the next.
     line: usize,
@@ -72,13 +78,17 @@ impl Weights {
         let shards = (PARTIALS / s.filter_len().max(1)).clamp(1, 16);
         let shards = (1 << shards.ilog2()).min(batch.max(1));
         let panels = (s.d / s.groups).div_ceil(family.width());
+        let single = (s.kh, s.kw) == (1, 1) && unpadded;
+        let narrow = s.c < WIDE && s.d <= NARROW;
+        let plain = single && narrow && (s.oh, s.ow, s.groups) == (s.h, s.w, 1);
         let mut weights = Weights {
             s: *s,
             isa,
             merged,
             places,
             normed,
-            single: (s.kh, s.kw) == (1, 1) && unpadded,
+            single,
+            plain,
             line,
             line_step,
             k_step,
@@ -197,7 +207,9 @@ impl Weights {
             let end = (start + self.chunk_rows).min(rows.end);
             let chunk = Chunk { rows: start..end, first: start == rows.start };
             for group in 0..self.s.groups {
-                if !self.places {
+                if self.plain {
+                    self.copy_plain(&chunk, x, x_band);
+                } else if !self.places {
                     self.copy_x(&family, &chunk, group, x, x_band);
                 } else if self.normed && group == 0 {
                     self.copy_rows(&chunk, x, x_band);
@@ -275,8 +287,8 @@ impl Weights {
         let columns = if self.merged { 1 } else { s.kw };
         for block in blocks {
             let m = self.blocks(family).range(block);
-            // Merged: all channels of a pixel lie together and a tile takes some of the window row's.
-            let (pixel, base) = if self.merged {
+            // Merged and plain: all channels of a pixel lie together and a tile takes some of them.
+            let (pixel, base) = if self.merged || self.plain {
                 (s.c, m.start)
             } else {
                 (m.len(), m.start * self.slots() * self.line)
@@ -460,6 +472,14 @@ impl Weights {
         });
     }
 
+    /// Copies the chunk's pixels as they are, norm applied: `[pixel][channel]`.
+    fn copy_plain(&self, chunk: &Chunk, x: Source, band: &mut [f32]) {
+        let c = self.s.c;
+        let range = chunk.rows.start * self.s.ow * c..chunk.rows.end * self.s.ow * c;
+        let len = range.len();
+        x.copy(self.isa, range, &mut band[..len]);
+    }
+
     /// Copies the chunk's source rows: `[block][row][column][channel]`, columns off the map zero.
     fn copy_x(&self, family: &Family, chunk: &Chunk, group: usize, x: Source, band: &mut [f32]) {
         let s = &self.s;
@@ -570,11 +590,8 @@ impl Weights {
             let to = &mut band[full * width * rows * line..][..rows * line * padded];
             for r in 0..rows {
                 let to = &mut to[(r * line + margin) * padded..][..row * padded];
-                for (i, to) in to.chunks_exact_mut(padded).enumerate() {
-                    let at = (r * row + i) * s.d + full * width;
-                    to[..used].copy_from_slice(&from[at..][..used]);
-                    to[used..].fill(0.0);
-                }
+                let from = &from[r * row * s.d + full * width..];
+                copy_last(self.isa, from, s.d, used, to);
             }
         }
     }
@@ -630,6 +647,32 @@ struct Pieces {
     pieces: Even,
     at: usize,
     of: usize,
+}
+
+/// Fills `to` with whole vectors for each pixel: the first `used` numbers of it, then zeros. Pixels are `stride` floats
+/// apart.
+fn copy_last(isa: Isa, from: &[f32], stride: usize, used: usize, to: &mut [f32]) {
+    let n = to.len() / used.next_multiple_of(Family::of(isa).lanes);
+    assert!(used <= stride && (n - 1) * stride + used <= from.len(), "reads past the end");
+    // SAFETY: pixel `n − 1` ends within `from`; `to` holds whole vectors for `n` pixels.
+    unsafe { simd!(isa, last_body(from: &[f32], stride: usize, used: usize, to: &mut [f32])) };
+}
+
+#[inline(always)]
+unsafe fn last_body<S: Simd>(from: &[f32], stride: usize, used: usize, to: &mut [f32]) {
+    let padded = used.next_multiple_of(S::LANES);
+    for (i, to) in to.chunks_exact_mut(padded).enumerate() {
+        let from = from.as_ptr().wrapping_add(i * stride);
+        for at in (0..padded).step_by(S::LANES) {
+            // SAFETY: by the caller's contract; lanes beyond `used` are not read.
+            unsafe {
+                let from = from.add(at);
+                S::prefetch(from.wrapping_add(2048));
+                let v = S::load_first(from, S::mask((used - at).min(S::LANES)));
+                S::store(to.as_mut_ptr().add(at), v);
+            }
+        }
+    }
 }
 
 /// Copies `n` pixels, `stride` floats from one to the next, in pieces. Whole pixels are read one after
