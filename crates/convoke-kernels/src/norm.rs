@@ -1,15 +1,12 @@
 //! Batch normalisation over rows: `x [rows, c]`, statistics per channel.
 
 use crate::elementwise::shards;
-use crate::gemm::Simd;
+use crate::gemm::{Simd, fence, streams};
 use crate::isa::simd;
 use crate::{Ctx, Isa, SharedMut};
 
 /// Rows are walked in items of about this many floats.
 const CHUNK: usize = 16 * 1024;
-
-/// Floats between what is read and what is asked for: main memory answers late.
-const AHEAD: usize = 4096;
 
 /// Floats of scratch for [`statistics`] and [`backward_sums`].
 pub fn scratch_len(rows: usize, c: usize) -> usize {
@@ -81,61 +78,43 @@ fn each_sum(partial: &[f32], c: usize, mut f: impl FnMut(usize, [f64; 2])) {
     }
 }
 
-/// Rows whose sums are taken together, a multiple of four: so many that maps are read nearly as they
-/// lie in memory, page by page.
-fn rows_together(c: usize) -> usize {
-    (1024 / c).max(1).next_multiple_of(4)
-}
-
-/// `sums [2, c]`: of `x − first` and of its square.
+/// `sums [2, c]`: of `x − first` and of its square. Row by row: memory is fast where it is read as it lies.
 #[inline(always)]
 unsafe fn sums_body<S: Simd>(x: &[f32], first: &[f32], sums: &mut [f32]) {
     let c = first.len();
-    let rows = x.len() / c;
     sums.fill(0.0);
-    for from in (0..rows).step_by(rows_together(c)) {
-        let to = rows.min(from + rows_together(c));
-        // SAFETY: lanes stay below `c`, rows below `rows`.
-        unsafe {
+    // SAFETY: lanes stay below `c`, rows within `x`.
+    unsafe {
+        for row in x.chunks_exact(c) {
             each_lanes::<S>(c, |at, m| {
                 let shift = S::load_first(first.as_ptr().add(at), m);
-                let mut sum = Sum::<S>::load(sums, at, m);
-                let mut square = Sum::<S>::load(sums, c + at, m);
-                for r in (from..to).step_by(4) {
-                    for k in 0..4.min(to - r) {
-                        S::prefetch(x.as_ptr().wrapping_add((r + k) * c + at + AHEAD));
-                        let d = S::sub(S::load_first(x.as_ptr().add((r + k) * c + at), m), shift);
-                        sum.0[k] = S::add(sum.0[k], d);
-                        square.0[k] = S::fma(d, d, square.0[k]);
-                    }
-                }
-                sum.store(sums, at, m);
-                square.store(sums, c + at, m);
+                let d = S::sub(S::load_first(row.as_ptr().add(at), m), shift);
+                add_to_both::<S>(sums, at, m, d, (d, d));
             });
         }
     }
 }
 
-/// A vector of sums, in four parts so that additions do not wait for each other.
-struct Sum<S: Simd>([S::V; 4]);
-
-impl<S: Simd> Sum<S> {
-    /// Goes on from `sums[at..]`.
-    #[inline(always)]
-    unsafe fn load(sums: &[f32], at: usize, m: S::M) -> Self {
-        // SAFETY: the caller's lanes lie within `sums`.
-        unsafe {
-            let zero = S::splat(0.0);
-            Sum([S::load_first(sums.as_ptr().add(at), m), zero, zero, zero])
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn store(self, sums: &mut [f32], at: usize, m: S::M) {
-        let Sum([a, b, c, d]) = self;
-        // SAFETY: the caller's lanes lie within `sums`.
-        unsafe {
-            S::store_first(sums.as_mut_ptr().add(at), S::add(S::add(a, b), S::add(c, d)), m);
+/// Adds `v` and `a · b` to a vector of `sums [2, c]`.
+#[inline(always)]
+unsafe fn add_to_both<S: Simd>(
+    sums: &mut [f32],
+    at: usize,
+    m: S::M,
+    v: S::V,
+    (a, b): (S::V, S::V),
+) {
+    let c = sums.len() / 2;
+    // SAFETY: the caller's lanes lie within both rows of `sums`.
+    unsafe {
+        let (sum, product) = (sums.as_mut_ptr().add(at), sums.as_mut_ptr().add(c + at));
+        // What was stored with a mask is not read back before it has reached the cache.
+        if at + S::LANES <= c {
+            S::store(sum, S::add(S::load(sum), v));
+            S::store(product, S::fma(a, b, S::load(product)));
+        } else {
+            S::store_first(sum, S::add(S::load_first(sum, m), v), m);
+            S::store_first(product, S::fma(a, b, S::load_first(product, m)), m);
         }
     }
 }
@@ -179,6 +158,7 @@ pub fn apply(
     let c = scale.len();
     assert!(x.len() == y.len() && x.len().is_multiple_of(c) && shift.len() == c, "lengths differ");
     let block = (CHUNK / c).max(1) * c;
+    let stream = streams(y.as_ptr(), y.len(), c);
     cx.pool.for_chunks_mut(y, block, |i, y, _| {
         let range = i * block..i * block + y.len();
         let x = &x[range.clone()];
@@ -186,8 +166,11 @@ pub fn apply(
         // SAFETY: all slices are whole rows of `c`.
         unsafe {
             simd!(cx.isa, apply_body(x: &[f32], scale: &[f32], shift: &[f32], residual: Option<&[f32]>,
-                clamp: Option<(f32, f32)>, y: &mut [f32]))
+                clamp: Option<(f32, f32)>, y: &mut [f32], stream: bool))
         };
+        if stream {
+            fence();
+        }
     });
 }
 
@@ -199,6 +182,7 @@ unsafe fn apply_body<S: Simd>(
     residual: Option<&[f32]>,
     clamp: Option<(f32, f32)>,
     y: &mut [f32],
+    stream: bool,
 ) {
     let c = scale.len();
     let (lo, hi) = clamp.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
@@ -206,8 +190,9 @@ unsafe fn apply_body<S: Simd>(
     unsafe {
         let (lo, hi) = (S::splat(lo), S::splat(hi));
         for r in 0..x.len() / c {
-            each_lanes::<S>(c, |at, m| {
-                let i = r * c + at;
+            // No closure: called from two places, it would not be compiled for the instruction set.
+            for at in (0..c).step_by(S::LANES) {
+                let (i, m) = (r * c + at, S::mask((c - at).min(S::LANES)));
                 let v = S::fma(
                     S::load_first(x.as_ptr().add(i), m),
                     S::load_first(scale.as_ptr().add(at), m),
@@ -217,8 +202,9 @@ unsafe fn apply_body<S: Simd>(
                     Some(z) => S::add(v, S::load_first(z.as_ptr().add(i), m)),
                     None => v,
                 };
-                S::store_first(y.as_mut_ptr().add(i), S::clamp(v, lo, hi), m);
-            });
+                let (y, v) = (y.as_mut_ptr().add(i), S::clamp(v, lo, hi));
+                if stream { S::stream(y, v) } else { S::store_first(y, v, m) }
+            }
         }
     }
 }
@@ -243,11 +229,11 @@ impl Pending<'_> {
             "not whole pixels"
         );
         let (scale, shift, clamp) = (self.scale, &self.shift[..self.scale.len()], Some(self.clamp));
-        let residual = None;
+        let (residual, stream) = (None, false);
         // SAFETY: all slices are whole rows of `c`.
         unsafe {
             simd!(isa, apply_body(x: &[f32], scale: &[f32], shift: &[f32], residual: Option<&[f32]>,
-                clamp: Option<(f32, f32)>, out: &mut [f32]))
+                clamp: Option<(f32, f32)>, out: &mut [f32], stream: bool))
         };
     }
 }
@@ -399,29 +385,16 @@ unsafe fn sums_of<S: Simd>(
     mut masked: impl FnMut(usize, usize, S::M, *mut f32, S::V) -> S::V,
 ) {
     let c = s.mean.len();
-    let rows = dy.len() / c;
     sums.fill(0.0);
-    for from in (0..rows).step_by(rows_together(c)) {
-        let to = rows.min(from + rows_together(c));
-        // SAFETY: offsets stay within whole rows.
-        unsafe {
+    // SAFETY: offsets stay within whole rows.
+    unsafe {
+        for row in (0..dy.len()).step_by(c) {
             each_lanes::<S>(c, |at, m| {
+                let i = row + at;
                 let mean = S::load_first(s.mean.as_ptr().add(at), m);
-                let mut sum = Sum::<S>::load(sums, at, m);
-                let mut product = Sum::<S>::load(sums, c + at, m);
-                for r in (from..to).step_by(4) {
-                    for k in 0..4.min(to - r) {
-                        let i = (r + k) * c + at;
-                        S::prefetch(s.x.as_ptr().wrapping_add(i + AHEAD));
-                        S::prefetch(dy.as_ptr().wrapping_add(i + AHEAD));
-                        let x = S::load_first(s.x.as_ptr().add(i), m);
-                        let g = masked(i, at, m, dy.as_mut_ptr().add(i), x);
-                        sum.0[k] = S::add(sum.0[k], g);
-                        product.0[k] = S::fma(g, S::sub(x, mean), product.0[k]);
-                    }
-                }
-                sum.store(sums, at, m);
-                product.store(sums, c + at, m);
+                let x = S::load_first(s.x.as_ptr().add(i), m);
+                let g = masked(i, at, m, dy.as_mut_ptr().add(i), x);
+                add_to_both::<S>(sums, at, m, g, (g, S::sub(x, mean)));
             });
         }
     }
@@ -455,6 +428,7 @@ pub fn backward_data(
     let coefficients = [&*a, &*b, &*k];
     let block = (CHUNK / c).max(1) * c;
     let len = dy.len();
+    let stream = dx.as_ref().is_some_and(|dx| streams(dx.as_ptr(), len, c));
     let dy = SharedMut::new(dy);
     let out = dx.map(|dx| {
         assert_eq!(dx.len(), len, "lengths differ");
@@ -472,8 +446,11 @@ pub fn backward_data(
         // SAFETY: `dy` and `dx` hold as many numbers as `x`, whole rows of `c`; where they are the same
         // place, each number is read before it is written.
         unsafe {
-            simd!(cx.isa, data_body(x: &[f32], dy: *const f32, coefficients: [&[f32]; 3], clamped: Clamped, dx: *mut f32))
+            simd!(cx.isa, data_body(x: &[f32], dy: *const f32, coefficients: [&[f32]; 3], clamped: Clamped, dx: *mut f32, stream: bool))
         };
+        if stream {
+            fence();
+        }
     });
 }
 
@@ -484,19 +461,20 @@ unsafe fn data_body<S: Simd>(
     coefficients: [&[f32]; 3],
     clamped: Clamped,
     dx: *mut f32,
+    stream: bool,
 ) {
     // SAFETY: the caller's contract.
     unsafe {
         match clamped {
             Clamped::Anew { scale, shift, max } => {
                 let (zero, max) = (S::splat(0.0), S::splat(max));
-                data_of::<S>(x, dy, coefficients, dx, |at, m, g, x| {
+                data_of::<S>(x, dy, coefficients, (dx, stream), |at, m, g, x| {
                     let (scale, shift) = (scale.as_ptr().add(at), shift.as_ptr().add(at));
                     let y = S::fma(x, S::load_first(scale, m), S::load_first(shift, m));
                     S::keep_between(g, y, zero, max)
                 })
             }
-            _ => data_of::<S>(x, dy, coefficients, dx, |_, _, g, _| g),
+            _ => data_of::<S>(x, dy, coefficients, (dx, stream), |_, _, g, _| g),
         }
     }
 }
@@ -506,7 +484,7 @@ unsafe fn data_of<S: Simd>(
     x: &[f32],
     dy: *const f32,
     [a, b, k]: [&[f32]; 3],
-    dx: *mut f32,
+    (dx, stream): (*mut f32, bool),
     masked: impl Fn(usize, S::M, S::V, S::V) -> S::V,
 ) {
     let c = a.len();
@@ -519,7 +497,8 @@ unsafe fn data_of<S: Simd>(
                 let g = masked(at, m, S::load_first(dy.add(i), m), x);
                 let (a, b, k) = (a.as_ptr().add(at), b.as_ptr().add(at), k.as_ptr().add(at));
                 let v = S::fma(x, S::load_first(b, m), S::load_first(k, m));
-                S::store_first(dx.add(i), S::fma(g, S::load_first(a, m), v), m);
+                let v = S::fma(g, S::load_first(a, m), v);
+                if stream { S::stream(dx.add(i), v) } else { S::store_first(dx.add(i), v, m) }
             });
         }
     }

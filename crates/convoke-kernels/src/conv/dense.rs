@@ -132,6 +132,8 @@ impl Dense {
                         bias: bias.unwrap_or(std::ptr::null()),
                         residual: std::ptr::null(),
                         clamp: epilogue.clamp.filter(|_| last),
+                        ahead: std::ptr::null(),
+                        stream: false,
                     };
                     // SAFETY: A and B hold `k` numbers of each sample and panel; the panels of C are
                     // this item's alone.

@@ -1,7 +1,7 @@
 //! The walk of forward and backward-data: every output number is a sum over the cells of a window.
 
 use super::{ConvShape, Epilogue};
-use crate::gemm::{Even, Family, Panel, Start, Tap, Tile};
+use crate::gemm::{Even, Family, LINE, Panel, Start, Tap, Tile, fence, streams};
 use crate::norm::Source;
 use crate::{Ctx, Isa, SharedMut};
 use std::ops::Range;
@@ -27,6 +27,11 @@ const TOGETHER: usize = 64 * 1024;
 
 /// Panels that pass over a strip together at most.
 const MOST_PANELS: usize = 32;
+
+/// Channels of pixels whose lines would fall into one set of the nearest cache, 4 KB apart: they are copied a line
+/// further apart. More of them would not stay in the second.
+const FAR_APART: usize = 1024;
+const TOO_FAR: usize = 4096;
 
 /// A part of the sum: some taps, and a range within each.
 #[derive(Debug, Clone)]
@@ -70,6 +75,8 @@ pub(super) struct Walk {
     pub(super) banded: bool,
     /// Whether all pictures are one row of pixels.
     pub(super) flat: bool,
+    /// Floats between copied pixels of a flat walk.
+    gap: usize,
     /// Cells in a run: 3 where the row tile takes them (packed `[channel][3][lane]`), else 1.
     pub(super) run: usize,
     /// Taps and slices for full panels and for the last one.
@@ -122,6 +129,7 @@ impl Walk {
             padded: false,
             banded: normed,
             flat: false,
+            gap: 0,
             run: 1,
             taps: Default::default(),
             slices: Default::default(),
@@ -184,6 +192,7 @@ impl Walk {
                         padded: false,
                         banded: false,
                         flat: false,
+                        gap: 0,
                         run: 1,
                         taps: Default::default(),
                         slices: Default::default(),
@@ -216,6 +225,10 @@ impl Walk {
             && (self.dst_step_h, self.dst_step_w) == (1, 1)
             && (self.out_h, self.out_w) == (self.src_h, self.src_w)
             && (self.out_h, self.out_w) == (self.dst_h, self.dst_w);
+        let pixel = self.groups * self.channels;
+        if self.flat && pixel.is_multiple_of(FAR_APART) && pixel <= TOO_FAR {
+            (self.banded, self.gap) = (true, LINE);
+        }
         self.banded |= self.padded;
         // Neighbouring cells of a row are one run of numbers where a pixel has one group.
         let merge = self.groups == 1;
@@ -314,7 +327,7 @@ impl Walk {
         }
         if self.flat {
             let pixels = self.flat_pixels().min(batch * self.out_h * self.out_w);
-            return pixels * self.groups * self.channels;
+            return pixels * (self.groups * self.channels + self.gap);
         }
         let cut = self.cut(batch, threads);
         let (group, rows) = (cut.group.range(0).len(), cut.bands.range(0).len());
@@ -327,7 +340,7 @@ impl Walk {
     /// Pixels of an item at most, where pictures are one row of pixels.
     fn flat_pixels(&self) -> usize {
         let tile = 2 * Family::of(self.isa).pixels;
-        (BAND / (self.groups * self.channels).max(1)).max(tile)
+        (BAND / (self.groups * self.channels + self.gap).max(1)).max(tile)
     }
 
     fn cut(&self, n: usize, threads: usize) -> Cut {
@@ -387,6 +400,9 @@ impl Walk {
         }
         assert!(self.banded || src.norm.is_none(), "not planned for a norm");
         let per_worker = if self.banded { scratch.len() / cx.pool.threads() } else { 0 };
+        let pixel = self.groups * self.filters;
+        let len = n * self.dst_h * self.dst_w * pixel;
+        let stream = !accumulate && streams(dst.as_ptr(), len, pixel);
         let (dst, scratch) = (SharedMut::new(dst), SharedMut::new(scratch));
         let items = cut.group.parts * cut.bands.parts * cut.chunks.parts * cut.panels.parts;
         cx.pool.run(items, &|item, worker| {
@@ -400,8 +416,11 @@ impl Walk {
             }
             // SAFETY: each worker has its own part of the scratch.
             let band = unsafe { scratch.slice(worker * per_worker..(worker + 1) * per_worker) };
-            let block = Block { pictures, rows, cols, panels };
+            let block = Block { pictures, rows, cols, panels, stream };
             self.block(&block, src, pack, &dst, accumulate, epilogue, band);
+            if stream {
+                fence();
+            }
         });
     }
 
@@ -441,10 +460,23 @@ impl Walk {
                     let tile = self.tile(panel, group, slice, (source, pack, dst), epilogue);
                     let load = accumulate || slice > 0;
                     let start = if load { Start::Load } else { Start::Zero };
-                    *slot = Some((panel, Tile { start, ..tile }));
+                    let stream =
+                        block.stream && slices == 1 && (group * self.filters).is_multiple_of(16);
+                    *slot = Some((panel, Tile { start, stream, ..tile }));
                 }
-                self.sweep(&family, block, &tiles[..chunk.len()], picture);
+                let ahead = if item == 0 { self.ahead(block, src.x) } else { std::ptr::null() };
+                self.sweep(&family, block, &tiles[..chunk.len()], picture, ahead);
             }
+        }
+    }
+
+    /// What a walk over pixels of one row reads after the strip of pixel 0: the next strips, or, where they are
+    /// copied, those of the next item.
+    fn ahead(&self, block: &Block, src: &[f32]) -> *const f32 {
+        let pixels = if self.banded { block.cols.len() } else { 2 * Family::of(self.isa).pixels };
+        match self.flat {
+            true => src.as_ptr().wrapping_add(pixels * self.groups * self.channels),
+            false => std::ptr::null(),
         }
     }
 
@@ -477,7 +509,7 @@ impl Walk {
             k: slice.k.len(),
             a: source.wrapping_add(group * self.channels + slice.k.start),
             a_row: self.step_h * self.pitch(),
-            a_px: self.step_w * self.groups * self.channels,
+            a_px: self.step_w * self.groups * self.channels + self.gap,
             a_k: 1,
             b: pack[slice.k.start * self.run * panel.width..].as_ptr(),
             b_k: panel.width,
@@ -489,6 +521,8 @@ impl Walk {
             bias: of(epilogue.bias),
             residual: of(epilogue.residual),
             clamp: epilogue.clamp.filter(|_| last),
+            ahead: std::ptr::null(),
+            stream: false,
         }
     }
 
@@ -499,6 +533,7 @@ impl Walk {
         block: &Block,
         tiles: &[Option<(Panel, Tile)>],
         picture: usize,
+        ahead: *const f32,
     ) {
         let Some(Some((panel, one))) = tiles.first() else { return };
         let rowwise = self.run == 3;
@@ -526,8 +561,13 @@ impl Walk {
                     let j = block.cols.start + strip.start;
                     let a = origin + (i * one.a_row + j * one.a_px) as isize;
                     let c = corner + i * one.c_row + j * one.c_px;
+                    let mut ahead = match ahead.is_null() {
+                        true => ahead,
+                        false => ahead.wrapping_add(j * src_pixel),
+                    };
                     for (panel, tile) in tiles.iter().flatten() {
                         let mut tile = *tile;
+                        tile.ahead = std::mem::replace(&mut ahead, std::ptr::null());
                         // SAFETY: offsets of windows stay within the source (or its padded band), see
                         // `finish`; `c` addresses outputs of this item alone.
                         unsafe {
@@ -554,8 +594,14 @@ impl Walk {
         let pixel = self.groups * self.channels;
         if self.flat {
             let range = block.cols.start * pixel..block.cols.end * pixel;
-            let len = range.len();
-            src.copy(self.isa, range, &mut band[..len]);
+            if self.gap == 0 {
+                let len = range.len();
+                src.copy(self.isa, range, &mut band[..len]);
+                return 0;
+            }
+            for (from, to) in range.step_by(pixel).zip(band.chunks_mut(pixel + self.gap)) {
+                src.copy(self.isa, from..from + pixel, &mut to[..pixel]);
+            }
             return 0;
         }
         let (pitch, width) = (self.pitch(), self.src_w as isize);
@@ -589,4 +635,6 @@ struct Block {
     rows: Range<usize>,
     cols: Range<usize>,
     panels: Range<usize>,
+    /// Whether outputs go past the caches.
+    stream: bool,
 }

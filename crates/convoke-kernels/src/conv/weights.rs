@@ -3,7 +3,8 @@
 //! For one window place the sum runs over rows (taps of the tile) and pixels (k); input channels are
 //! the tile's pixels and filters its lanes. A chunk of rows is copied first, x in blocks of as many
 //! channels as the tile has pixels and dy in panels of as many filters as it has lanes, so that every
-//! tile reads two short runs of memory whatever the strides of the maps are. Where channels are few,
+//! tile reads two short runs of memory whatever the strides of the maps are; few channels of one-pixel windows at
+//! stride 1 are copied as they lie (`plain`). Where channels are few,
 //! a whole window row `kw · c` is contiguous behind each pixel and taken as one range of channels
 //! (`merged`). Windows three places wide take another tile (`places`), which reads x where it lies.
 //!
@@ -11,7 +12,7 @@
 //! are added in order, so the result does not depend on the number of threads.
 
 use super::ConvShape;
-use crate::gemm::{Even, Family, Panel, Simd, Start, Tap, Tile};
+use crate::gemm::{Even, Family, LINE, Panel, Simd, Start, Tap, Tile};
 use crate::isa::simd;
 use crate::norm::{Pending, Source};
 use crate::{Ctx, Isa, SharedMut};
@@ -26,6 +27,9 @@ const CHUNK: usize = 160 * 1024;
 const PIXELS: Range<usize> = 128..320;
 /// Floats of partial sums at most.
 const PARTIALS: usize = 1 << 20;
+/// Below so many channels and up to so many filters copies of x in blocks cost more than they save.
+const WIDE: usize = 256;
+const NARROW: usize = 96;
 /// Channels up to which window rows are merged.
 const MERGE: usize = 32;
 
@@ -42,6 +46,8 @@ pub(super) struct Weights {
     normed: bool,
     /// The window is one pixel that never leaves the map: a chunk is one run of pixels.
     single: bool,
+    /// Copied pixels of x lie as on the map.
+    plain: bool,
     /// Columns of a copied row, the source columns from one to the next, and the copied columns from
     /// one output pixel to the next.
     line: usize,
@@ -72,13 +78,17 @@ impl Weights {
         let shards = (PARTIALS / s.filter_len().max(1)).clamp(1, 16);
         let shards = (1 << shards.ilog2()).min(batch.max(1));
         let panels = (s.d / s.groups).div_ceil(family.width());
+        let single = (s.kh, s.kw) == (1, 1) && unpadded;
+        let narrow = s.c < WIDE && s.d <= NARROW;
+        let plain = single && narrow && (s.oh, s.ow, s.groups) == (s.h, s.w, 1);
         let mut weights = Weights {
             s: *s,
             isa,
             merged,
             places,
             normed,
-            single: (s.kh, s.kw) == (1, 1) && unpadded,
+            single,
+            plain,
             line,
             line_step,
             k_step,
@@ -197,12 +207,15 @@ impl Weights {
             let end = (start + self.chunk_rows).min(rows.end);
             let chunk = Chunk { rows: start..end, first: start == rows.start };
             for group in 0..self.s.groups {
-                if !self.places {
+                if self.plain {
+                    self.copy_plain(&chunk, x, x_band);
+                } else if !self.places {
                     self.copy_x(&family, &chunk, group, x, x_band);
                 } else if self.normed && group == 0 {
                     self.copy_rows(&chunk, x, x_band);
                 }
                 self.copy_dy(&family, &chunk, group, panels.clone(), dy, dy_band);
+                let mut ahead = self.ahead(&chunk, x.x, dy);
                 // Where every sum is made in one visit, they are visited as they lie in dw.
                 let blocks = self.blocks(&family).parts;
                 let rowwise = self.single && chunk.rows == rows;
@@ -218,7 +231,9 @@ impl Weights {
                             self.panel_of_places(&family, &chunk, group, panel, x, dy, out);
                         } else {
                             let blocks = blocks.clone();
-                            self.panel(&family, &chunk, group, panel, blocks, x_band, dy, out);
+                            self.panel(
+                                &family, &chunk, group, panel, blocks, x_band, dy, out, &mut ahead,
+                            );
                         }
                     }
                 }
@@ -228,6 +243,21 @@ impl Weights {
                 return;
             }
         }
+    }
+
+    /// The pixels after a chunk, where all of them are what this thread reads next.
+    fn ahead(&self, chunk: &Chunk, x: &[f32], dy: &[f32]) -> Ahead {
+        let s = &self.s;
+        if !self.single || self.line_step != 1 {
+            return Ahead::default();
+        }
+        let (start, pixels) = (chunk.rows.end * s.ow, chunk.rows.len() * s.ow);
+        let run = |map: &[f32], channels: usize| {
+            let from = (start * channels).min(map.len());
+            (map[from..].as_ptr(), (pixels * channels).min(map.len() - from))
+        };
+        let none = (std::ptr::null(), 0);
+        Ahead([run(x, s.c), if self.parts == 1 { run(dy, s.d) } else { none }])
     }
 
     /// Input channels as tiles take them.
@@ -248,6 +278,7 @@ impl Weights {
         x: &[f32],
         dy: &[f32],
         out: *mut f32,
+        ahead: &mut Ahead,
     ) {
         let s = &self.s;
         let cg = s.c / s.groups;
@@ -256,8 +287,8 @@ impl Weights {
         let columns = if self.merged { 1 } else { s.kw };
         for block in blocks {
             let m = self.blocks(family).range(block);
-            // Merged: all channels of a pixel lie together and a tile takes some of the window row's.
-            let (pixel, base) = if self.merged {
+            // Merged and plain: all channels of a pixel lie together and a tile takes some of them.
+            let (pixel, base) = if self.merged || self.plain {
                 (s.c, m.start)
             } else {
                 (m.len(), m.start * self.slots() * self.line)
@@ -288,6 +319,8 @@ impl Weights {
                         bias: std::ptr::null(),
                         residual: std::ptr::null(),
                         clamp: None,
+                        ahead: ahead.next(ntaps * k),
+                        stream: false,
                     };
                     // SAFETY: taps and columns stay in the copies, whose rows hold every column that
                     // the window reaches; `c` addresses this panel's part of dw.
@@ -354,6 +387,8 @@ impl Weights {
                     bias: std::ptr::null(),
                     residual: std::ptr::null(),
                     clamp: None,
+                    ahead: std::ptr::null(),
+                    stream: false,
                 };
                 // SAFETY: columns lie on the map; a copied row of dy has `ow + 4` pixels, of which
                 // `left .. left + 2 + columns` are read; `c` addresses this panel's part of dw.
@@ -435,6 +470,14 @@ impl Weights {
             let len = picture.sources.len() * line;
             x.copy(self.isa, from..from + len, &mut band[picture.slot * line..][..len]);
         });
+    }
+
+    /// Copies the chunk's pixels as they are, norm applied: `[pixel][channel]`.
+    fn copy_plain(&self, chunk: &Chunk, x: Source, band: &mut [f32]) {
+        let c = self.s.c;
+        let range = chunk.rows.start * self.s.ow * c..chunk.rows.end * self.s.ow * c;
+        let len = range.len();
+        x.copy(self.isa, range, &mut band[..len]);
     }
 
     /// Copies the chunk's source rows: `[block][row][column][channel]`, columns off the map zero.
@@ -547,13 +590,33 @@ impl Weights {
             let to = &mut band[full * width * rows * line..][..rows * line * padded];
             for r in 0..rows {
                 let to = &mut to[(r * line + margin) * padded..][..row * padded];
-                for (i, to) in to.chunks_exact_mut(padded).enumerate() {
-                    let at = (r * row + i) * s.d + full * width;
-                    to[..used].copy_from_slice(&from[at..][..used]);
-                    to[used..].fill(0.0);
-                }
+                let from = &from[r * row * s.d + full * width..];
+                copy_last(self.isa, from, s.d, used, to);
             }
         }
+    }
+}
+
+/// Runs of memory that tiles ask for while they compute: `(start, floats)`.
+#[derive(Clone, Copy)]
+struct Ahead([(*const f32, usize); 2]);
+
+impl Default for Ahead {
+    fn default() -> Self {
+        Ahead([(std::ptr::null(), 0); 2])
+    }
+}
+
+impl Ahead {
+    /// Where the next `lines` cache lines begin, or null.
+    fn next(&mut self, lines: usize) -> *const f32 {
+        let Some((start, left)) = self.0.iter_mut().find(|r| r.1 > 0) else {
+            return std::ptr::null();
+        };
+        let at = *start;
+        let step = (lines * LINE).min(*left);
+        (*start, *left) = (at.wrapping_add(step), *left - step);
+        at
     }
 }
 
@@ -584,6 +647,32 @@ struct Pieces {
     pieces: Even,
     at: usize,
     of: usize,
+}
+
+/// Fills `to` with whole vectors for each pixel: the first `used` numbers of it, then zeros. Pixels are `stride` floats
+/// apart.
+fn copy_last(isa: Isa, from: &[f32], stride: usize, used: usize, to: &mut [f32]) {
+    let n = to.len() / used.next_multiple_of(Family::of(isa).lanes);
+    assert!(used <= stride && (n - 1) * stride + used <= from.len(), "reads past the end");
+    // SAFETY: pixel `n − 1` ends within `from`; `to` holds whole vectors for `n` pixels.
+    unsafe { simd!(isa, last_body(from: &[f32], stride: usize, used: usize, to: &mut [f32])) };
+}
+
+#[inline(always)]
+unsafe fn last_body<S: Simd>(from: &[f32], stride: usize, used: usize, to: &mut [f32]) {
+    let padded = used.next_multiple_of(S::LANES);
+    for (i, to) in to.chunks_exact_mut(padded).enumerate() {
+        let from = from.as_ptr().wrapping_add(i * stride);
+        for at in (0..padded).step_by(S::LANES) {
+            // SAFETY: by the caller's contract; lanes beyond `used` are not read.
+            unsafe {
+                let from = from.add(at);
+                S::prefetch(from.wrapping_add(2048));
+                let v = S::load_first(from, S::mask((used - at).min(S::LANES)));
+                S::store(to.as_mut_ptr().add(at), v);
+            }
+        }
+    }
 }
 
 /// Copies `n` pixels, `stride` floats from one to the next, in pieces. Whole pixels are read one after

@@ -15,8 +15,8 @@ mod tile;
 pub(crate) use simd::Neon;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use simd::{Avx2, Avx512};
-pub(crate) use simd::{Portable, Simd};
-pub(crate) use tile::{Family, Panel, Start, Tap, Tile};
+pub(crate) use simd::{Portable, Simd, fence, streams};
+pub(crate) use tile::{Family, LINE, Panel, Start, Tap, Tile};
 
 /// Cuts `total` into the fewest parts of at most `max`, as even as can be: `(parts, length of part i)`.
 #[derive(Debug, Clone, Copy)]

@@ -13,9 +13,20 @@ pub(crate) trait Simd: Copy {
     fn prefetch(p: *const f32) {
         let _ = p;
     }
+    /// The same for the second cache, for what is read later.
+    #[inline(always)]
+    fn prefetch_far(p: *const f32) {
+        let _ = p;
+    }
     unsafe fn splat(x: f32) -> Self::V;
     unsafe fn load(p: *const f32) -> Self::V;
     unsafe fn store(p: *mut f32, v: Self::V);
+    /// A store past the caches, at a multiple of a vector; [`super::fence`] before others may read it.
+    #[inline(always)]
+    unsafe fn stream(p: *mut f32, v: Self::V) {
+        // SAFETY: the caller's contract.
+        unsafe { Self::store(p, v) }
+    }
     unsafe fn mask(lanes: usize) -> Self::M;
     unsafe fn load_first(p: *const f32, m: Self::M) -> Self::V;
     unsafe fn store_first(p: *mut f32, v: Self::V, m: Self::M);
@@ -29,6 +40,26 @@ pub(crate) trait Simd: Copy {
     unsafe fn keep_between(v: Self::V, a: Self::V, lo: Self::V, hi: Self::V) -> Self::V;
     /// `min(max(v, lo), hi)` that lets NaN through.
     unsafe fn clamp(v: Self::V, lo: Self::V, hi: Self::V) -> Self::V;
+}
+
+/// Floats of a map from which it is written past the caches ([`Simd::stream`]): 20 MB, more than a last cache
+/// keeps until it is read. A cached store would first read what it overwrites.
+const STREAM: usize = 5 << 20;
+
+/// Whether a map of `len` floats is written past the caches: it is long, and numbers `pitch` apart lie at
+/// multiples of a vector.
+pub(crate) fn streams(map: *const f32, len: usize, pitch: usize) -> bool {
+    len >= STREAM && pitch.is_multiple_of(16) && (map as usize).is_multiple_of(64)
+}
+
+/// Makes what [`Simd::stream`] wrote visible before anything written later.
+#[inline(always)]
+pub(crate) fn fence() {
+    // SAFETY: every x86-64 has it.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        std::arch::x86_64::_mm_sfence()
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -54,6 +85,11 @@ mod x86 {
             unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
         }
         #[inline(always)]
+        fn prefetch_far(p: *const f32) {
+            // SAFETY: as above.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+        }
+        #[inline(always)]
         unsafe fn splat(x: f32) -> __m512 {
             // SAFETY: the caller has AVX-512F.
             unsafe { _mm512_set1_ps(x) }
@@ -67,6 +103,11 @@ mod x86 {
         unsafe fn store(p: *mut f32, v: __m512) {
             // SAFETY: the caller has AVX-512F and room for 16 floats at `p`.
             unsafe { _mm512_storeu_ps(p, v) }
+        }
+        #[inline(always)]
+        unsafe fn stream(p: *mut f32, v: __m512) {
+            // SAFETY: the caller has AVX-512F and room for 16 floats at `p`, a multiple of 64 bytes.
+            unsafe { _mm512_stream_ps(p, v) }
         }
         #[inline(always)]
         unsafe fn mask(lanes: usize) -> __mmask16 {
@@ -145,6 +186,11 @@ mod x86 {
         unsafe fn store(p: *mut f32, v: __m256) {
             // SAFETY: the caller has AVX2 and room for 8 floats at `p`.
             unsafe { _mm256_storeu_ps(p, v) }
+        }
+        #[inline(always)]
+        unsafe fn stream(p: *mut f32, v: __m256) {
+            // SAFETY: the caller has AVX2 and room for 8 floats at `p`, a multiple of 32 bytes.
+            unsafe { _mm256_stream_ps(p, v) }
         }
         #[inline(always)]
         unsafe fn mask(lanes: usize) -> __m256i {

@@ -20,6 +20,9 @@ pub(crate) enum Start {
     Load,
 }
 
+/// Floats of a cache line.
+pub(crate) const LINE: usize = 16;
+
 /// One call of a tile: pointers and strides, in floats.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tile {
@@ -46,6 +49,10 @@ pub(crate) struct Tile {
     pub residual: *const f32,
     /// Bounds of the result, or none.
     pub clamp: Option<(f32, f32)>,
+    /// What is read after this tile, or null: a cache line for each step of the sum is asked for from here on.
+    pub ahead: *const f32,
+    /// Whether C goes past the caches ([`super::streams`]); not where lanes are missing.
+    pub stream: bool,
 }
 
 /// A tile compiled for one instruction set and size.
@@ -78,10 +85,13 @@ unsafe fn tile<
     unsafe {
         let a_px = if UNIT { 1 } else { t.a_px };
         let mut acc = begin::<S, R, Q, V, MASKED>(t);
+        let (mut ahead, line) = if t.ahead.is_null() { (t.b, 0) } else { (t.ahead, LINE) };
         for tap in 0..t.ntaps {
             let tap = *t.taps.add(tap);
             let (mut a, mut b) = (t.a.offset(tap.a), t.b.offset(tap.b));
             for _ in 0..t.k {
+                S::prefetch_far(ahead);
+                ahead = ahead.wrapping_add(line);
                 let mut bv = [S::splat(0.0); V];
                 for v in 0..V {
                     bv[v] = S::load(b.add(v * S::LANES));
@@ -237,7 +247,7 @@ unsafe fn begin<S: Simd, const R: usize, const Q: usize, const V: usize, const M
         let mask = S::mask(t.last);
         let mut acc = [[[S::splat(0.0); V]; Q]; R];
         // What the end of the tile reads and writes comes from main memory while the sums are made.
-        if t.start == Start::Zero {
+        if t.start == Start::Zero && !(t.stream && !MASKED) {
             for r in 0..R {
                 for q in 0..Q {
                     for v in 0..V {
@@ -302,6 +312,17 @@ unsafe fn end<S: Simd, const R: usize, const Q: usize, const V: usize, const MAS
                     }
                 }
             }
+        }
+        if t.stream && !MASKED {
+            for r in 0..R {
+                for q in 0..Q {
+                    for v in 0..V {
+                        let p = t.c.add(r * t.c_row + q * t.c_px + v * S::LANES);
+                        S::stream(p, acc[r][q][v]);
+                    }
+                }
+            }
+            return;
         }
         for r in 0..R {
             for q in 0..Q {

@@ -147,6 +147,8 @@ pub(super) struct Finish {
     pub residual: [*const f32; STEP],
     pub clamp: Option<(f32, f32)>,
     pub accumulate: bool,
+    /// Whether outputs go past the caches; then they lie at multiples of a vector.
+    pub stream: bool,
 }
 
 /// Two rows of outputs (the second null where the map ends) of `width` pixels of `d` channels from a row of `n`
@@ -202,7 +204,8 @@ pub(super) unsafe fn output_row<S: Simd>(
                         if f.accumulate {
                             v = S::add(v, S::load_first(p, m));
                         }
-                        S::store_first(p, S::clamp(v, lo, hi), m);
+                        let v = S::clamp(v, lo, hi);
+                        if f.stream { S::stream(p, v) } else { S::store_first(p, v, m) }
                     }
                 }
             }

@@ -5,7 +5,7 @@ use super::multiply::{Product, multiply, round};
 use super::transform::{self, Finish, Tiles};
 use super::{Maps, PLACES, SIDE, STEP, costs, pitch};
 use crate::conv::{ConvShape, Epilogue};
-use crate::gemm::{Family, Simd};
+use crate::gemm::{Family, Simd, fence, streams};
 use crate::isa::simd;
 use crate::norm::Source;
 use crate::{Ctx, Isa, SharedMut};
@@ -106,12 +106,18 @@ impl WinogradWalk {
         assert!(scratch.len() >= each * cx.pool.threads(), "scratch is too short");
         assert!(epilogue.bias.is_none_or(|b| b.len() >= self.maps.d), "bias is too short");
         assert!(epilogue.residual.is_none_or(|r| r.len() >= dst.len()), "residual is too short");
+        let len = n * self.maps.out_h * self.maps.out_w * self.maps.d;
+        let stream = !accumulate && streams(dst.as_ptr(), len, self.maps.d);
+        let finish = (accumulate, stream);
         let (dst, scratch) = (SharedMut::new(dst), SharedMut::new(scratch));
         cx.pool.run(all.div_ceil(rows), &|item, worker| {
             // SAFETY: each worker has its own part of the scratch.
             let scratch = unsafe { scratch.slice(worker * each..(worker + 1) * each) };
             let rows = item * rows..all.min((item + 1) * rows);
-            self.item(rows, src, pack, &dst, accumulate, epilogue, scratch);
+            self.item(rows, src, pack, &dst, finish, epilogue, scratch);
+            if stream {
+                fence();
+            }
         });
     }
 
@@ -135,7 +141,7 @@ impl WinogradWalk {
         src: Source,
         pack: &[f32],
         dst: &SharedMut<f32>,
-        accumulate: bool,
+        (accumulate, stream): (bool, bool),
         epilogue: Epilogue,
         scratch: &mut [f32],
     ) {
@@ -161,7 +167,7 @@ impl WinogradWalk {
         let (last, lines) = self.output_rows(rows.end - 1);
         let product = Product {
             ahead: dst.as_mut_ptr().wrapping_add(first),
-            ahead_len: last - first + lines * maps.out_w * maps.d,
+            ahead_len: if stream { 0 } else { last - first + lines * maps.out_w * maps.d },
             v: v.at,
             v_place,
             v_tile: v.tile,
@@ -189,6 +195,7 @@ impl WinogradWalk {
                 residual: of(epilogue.residual),
                 clamp: epilogue.clamp,
                 accumulate,
+                stream,
             };
             // SAFETY: the rows lie on the map; items have rows of their own.
             let out = [0, 1].map(|r| match r < lines {

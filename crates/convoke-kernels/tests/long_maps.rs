@@ -1,0 +1,153 @@
+//! Maps long enough to be written past the caches hold the same bits as short ones.
+
+use convoke_kernels::conv::{Conv, ConvShape, Epilogue};
+use convoke_kernels::norm::{self, Clamped, Pending, Saved, Source};
+use convoke_kernels::{Ctx, Isa, Pool, depthwise};
+
+/// Two of these pictures are long, one is not.
+const SIDE: usize = 240;
+const CHANNELS: usize = 64;
+const BATCH: usize = 2;
+
+fn numbers(n: usize, seed: u64) -> Vec<f32> {
+    let mut s = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    (0..n)
+        .map(|_| {
+            s ^= s << 13;
+            s ^= s >> 7;
+            s ^= s << 17;
+            (s >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+/// Room for a map at a multiple of a cache line, NaN.
+struct Map(Vec<f32>, std::ops::Range<usize>);
+
+impl Map {
+    fn new(len: usize) -> Self {
+        let room = vec![f32::NAN; len + 16];
+        let skip = room.as_ptr().align_offset(64);
+        Map(room, skip..skip + len)
+    }
+
+    fn get(&mut self) -> &mut [f32] {
+        &mut self.0[self.1.clone()]
+    }
+}
+
+fn everywhere(f: impl Fn(Ctx)) {
+    let pool = Pool::new(2);
+    Isa::available().into_iter().for_each(|isa| f(Ctx { pool: &pool, isa }));
+}
+
+fn shape(side: usize, c: usize, k: usize, d: usize, step: usize, groups: usize) -> ConvShape {
+    ConvShape {
+        h: side,
+        w: side,
+        kh: k,
+        kw: k,
+        c,
+        d,
+        sh: step,
+        sw: step,
+        top: k / 2,
+        left: k / 2,
+        dh: 1,
+        dw: 1,
+        groups,
+        oh: side.div_ceil(step),
+        ow: side.div_ceil(step),
+    }
+}
+
+/// `f(first picture, pictures, out)` gives the same for all pictures at once and for one at a time.
+fn at_once_as_one_by_one(what: &str, picture: usize, f: impl Fn(usize, usize, &mut [f32])) {
+    let (mut all, mut one) = (Map::new(BATCH * picture), Map::new(picture));
+    f(0, BATCH, all.get());
+    for p in 0..BATCH {
+        f(p, 1, one.get());
+        assert!(all.get()[p * picture..][..picture] == *one.get(), "{what}, picture {p}");
+    }
+}
+
+#[test]
+fn convolutions() {
+    everywhere(|cx| {
+        for (few, k, step) in [(16, 1, 1), (3, 3, 1), (8, 1, 2)] {
+            let isa = cx.isa;
+            let (wide, narrow) = (step * SIDE, SIDE);
+            let s = shape(wide, few, k, CHANNELS, step, 1);
+            let conv = Conv::new(s, isa, BATCH, 2);
+            let (x, w, bias) =
+                (numbers(BATCH * s.x_len(), 1), numbers(s.filter_len(), 2), numbers(CHANNELS, 3));
+            let mut pack = vec![0.0; conv.forward_pack_len()];
+            conv.pack_forward(cx, &w, &mut pack);
+            let e = Epilogue { bias: Some(&bias), residual: None, clamp: Some((0.0, 0.8)) };
+            at_once_as_one_by_one(
+                &format!("{isa:?} {k}x{k}/{step} forward"),
+                s.y_len(),
+                |p, n, y| {
+                    let mut scratch = vec![0.0; conv.forward_scratch_len()];
+                    conv.forward(cx, n, (&x[p * s.x_len()..]).into(), &pack, y, e, &mut scratch);
+                },
+            );
+            let s = shape(narrow, CHANNELS, k, few, step, 1);
+            let conv = Conv::new(s, isa, BATCH, 2);
+            let (dy, w) = (numbers(BATCH * s.y_len(), 1), numbers(s.filter_len(), 2));
+            let mut pack = vec![0.0; conv.backward_pack_len()];
+            conv.pack_backward(cx, &w, &mut pack);
+            at_once_as_one_by_one(
+                &format!("{isa:?} {k}x{k}/{step} data"),
+                s.x_len(),
+                |p, n, dx| {
+                    let mut scratch = vec![0.0; conv.backward_scratch_len()];
+                    conv.backward_data(cx, n, &dy[p * s.y_len()..], &pack, dx, false, &mut scratch);
+                },
+            );
+        }
+    });
+}
+
+#[test]
+fn depthwise_convolutions() {
+    everywhere(|cx| {
+        let isa = cx.isa;
+        let s = shape(SIDE, CHANNELS, 3, CHANNELS, 1, CHANNELS);
+        let (x, filters) = (numbers(BATCH * s.x_len(), 1), numbers(s.filter_len(), 2));
+        let (scale, shift) = (numbers(CHANNELS, 3), numbers(CHANNELS, 4));
+        let norm = Pending { scale: &scale, shift: &shift, clamp: (0.0, 6.0) };
+        for norm in [None, Some(norm)] {
+            let what = format!("{isa:?} forward, norm {}", norm.is_some());
+            at_once_as_one_by_one(&what, s.y_len(), |p, n, y| {
+                let mut scratch = vec![0.0; 2 * depthwise::band_len(&s)];
+                let x = Source { x: &x[p * s.x_len()..], norm };
+                depthwise::forward(cx, &s, n, x, &filters, y, Default::default(), &mut scratch);
+            });
+        }
+        at_once_as_one_by_one(&format!("{isa:?} data"), s.x_len(), |p, n, dx| {
+            depthwise::backward_data(cx, &s, n, &x[p * s.y_len()..], &filters, dx, false);
+        });
+    });
+}
+
+#[test]
+fn norms() {
+    let len = SIDE * SIDE * CHANNELS;
+    let (x, residual, per) =
+        (numbers(BATCH * len, 1), numbers(BATCH * len, 2), numbers(CHANNELS, 3));
+    everywhere(|cx| {
+        at_once_as_one_by_one(&format!("{:?} apply", cx.isa), len, |p, n, y| {
+            let range = p * len..(p + n) * len;
+            let (x, residual) = (&x[range.clone()], Some(&residual[range]));
+            norm::apply(cx, x, &per, &per, residual, Some((0.0, 1.0)), y);
+        });
+        let saved = Saved { x: &x, clamped: Clamped::No, mean: &per, invstd: &per, gamma: &per };
+        let (mut dx, mut in_place) = (Map::new(BATCH * len), residual.clone());
+        let mut scratch = vec![0.0; 3 * CHANNELS];
+        let mut dy = residual.clone();
+        norm::backward_data(cx, saved, &mut dy, &per, &per, Some(dx.get()), &mut scratch);
+        norm::backward_data(cx, saved, &mut in_place, &per, &per, None, &mut scratch);
+        assert!(*dx.get() == in_place, "{:?} backward data", cx.isa);
+    });
+}
