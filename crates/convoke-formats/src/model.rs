@@ -132,6 +132,25 @@ impl ModelFile {
         parse(bytes)
     }
 
+    /// Whether weights and statistics are as many as the network has, and finite.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        for (params, values, what) in [
+            (self.network.params(), &self.params, "weights"),
+            (self.network.state(), &self.state, "running statistics"),
+        ] {
+            let needed = params.last().map_or(0, |p| p.range.end);
+            if needed != values.len() {
+                return Err(format!("{} {what} but the network has {needed}", values.len()));
+            }
+            let broken =
+                |p: &&convoke_engine::Param| values[p.range.clone()].iter().any(|v| !v.is_finite());
+            if let Some(p) = params.iter().find(broken) {
+                return Err(format!("`{}` holds numbers that are not finite", p.name));
+            }
+        }
+        Ok(())
+    }
+
     fn to_bytes(&self) -> Result<Vec<u8>, String> {
         let tensors = self.tensors()?;
         for (name, (_, values)) in &tensors {

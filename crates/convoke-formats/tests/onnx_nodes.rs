@@ -42,13 +42,18 @@ fn tensors(set: &Path, kind: &str) -> Result<Vec<Tensor>, String> {
 
 fn differs(got: &Tensor, want: &Tensor) -> Option<String> {
     if got.shape != want.shape || got.kind.is_float() != want.kind.is_float() {
-        return Some(format!("{:?} {:?}, not {:?} {:?}", got.kind, got.shape, want.kind, want.shape));
+        return Some(format!(
+            "{:?} {:?}, not {:?} {:?}",
+            got.kind, got.shape, want.kind, want.shape
+        ));
     }
     let (Data::Float(got), Data::Float(want)) = (&got.data, &want.data) else {
         return (got != want).then(|| "other integers".into());
     };
     let wrong = |(&g, &w): &(&f32, &f32)| {
-        g.is_nan() != w.is_nan() || g != w && (g - w).abs() > ABSOLUTE + RELATIVE * w.abs() || (g - w).is_nan() && g != w && !w.is_nan()
+        g.is_nan() != w.is_nan()
+            || g != w && (g - w).abs() > ABSOLUTE + RELATIVE * w.abs()
+            || (g - w).is_nan() && g != w && !w.is_nan()
     };
     let first = got.iter().zip(want).find(wrong);
     first.map(|(g, w)| format!("{g} instead of {w}"))
@@ -100,8 +105,11 @@ fn onnx_backend_cases_give_their_outputs() {
         eprintln!("skipped: onnx-nodes is not there");
         return;
     };
-    let mut cases: Vec<PathBuf> =
-        std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir()).collect();
+    let mut cases: Vec<PathBuf> = std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .filter(|p| p.is_dir())
+        .collect();
     cases.sort();
     let (mut passed, mut failed) = (0, Vec::new());
     let mut skipped: BTreeMap<String, Vec<String>> = BTreeMap::new();

@@ -63,7 +63,8 @@ impl Node {
             (name, _) => format!("`{}`", super::one_line(name)),
         };
         let domain = if self.domain.is_empty() { "" } else { "." };
-        let (domain, op) = (super::one_line(&format!("{}{domain}", self.domain)), super::one_line(&self.op));
+        let (domain, op) =
+            (super::one_line(&format!("{}{domain}", self.domain)), super::one_line(&self.op));
         format!("node {name} ({domain}{op})")
     }
 

@@ -3,13 +3,15 @@
 //! [`Model`] reads a file and runs its graph as it stands, op by op, with the plain interpreter in `eval`.
 
 mod eval;
+mod export;
 mod graph;
 mod lower;
-#[allow(dead_code)] // fields that the writer alone uses
+#[allow(dead_code)] // fields that neither the reader nor the writer uses
 mod proto;
 mod read;
 mod tensor;
 
+pub use export::{ExportOptions, OPSETS, export, to_bytes};
 pub use graph::Port;
 pub use lower::Imported;
 pub use tensor::{Data, Kind, Tensor};

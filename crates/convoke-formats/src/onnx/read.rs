@@ -145,9 +145,9 @@ impl Reader<'_> {
         };
         for a in n.attribute {
             let name = a.name.clone();
-            let value = self.attribute(a).map_err(|e| {
-                format!("{}: attribute `{}`: {e}", node.told(), one_line(&name))
-            })?;
+            let value = self
+                .attribute(a)
+                .map_err(|e| format!("{}: attribute `{}`: {e}", node.told(), one_line(&name)))?;
             node.attributes.insert(name, value);
         }
         Ok(node)
@@ -162,9 +162,7 @@ impl Reader<'_> {
             T::String => Attribute::Text(a.s.as_ref().map(text).unwrap_or_default()),
             T::Floats => Attribute::Floats(a.floats),
             T::Ints => Attribute::Ints(a.ints),
-            T::Tensor => {
-                Attribute::Tensor(Arc::new(self.tensor(&a.t.ok_or("has no tensor")?)?))
-            }
+            T::Tensor => Attribute::Tensor(Arc::new(self.tensor(&a.t.ok_or("has no tensor")?)?)),
             T::Graph => Attribute::Graph(Box::new(self.graph(a.g.ok_or("has no graph")?)?)),
             // Not said: whichever field is set.
             T::Undefined => match (a.f, a.i, &a.s, &a.t) {
@@ -189,13 +187,16 @@ impl Reader<'_> {
         let location = entry("location").ok_or("external data without a location")?;
         let number = |key: &str| match entry(key) {
             None => Ok(None),
-            Some(v) => v.parse::<u64>().map(Some).map_err(|_| format!("external {key} is no number")),
+            Some(v) => {
+                v.parse::<u64>().map(Some).map_err(|_| format!("external {key} is no number"))
+            }
         };
         let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?);
         if length.is_some_and(|l| l != len as u64) {
             return Err(format!("external data of {length:?} bytes for a tensor of {len}"));
         }
-        let folder = self.folder.ok_or("its data lies in another file; open the model by its path")?;
+        let folder =
+            self.folder.ok_or("its data lies in another file; open the model by its path")?;
         let path = inside(folder, location)?;
         self.outside += len as u64;
         if self.outside > MAX_OUTSIDE {
@@ -221,7 +222,9 @@ impl Reader<'_> {
 /// The file that a location names, in the model's folder or below: never elsewhere, not by a link either.
 fn inside(folder: &Path, location: &str) -> Said<PathBuf> {
     let shown = one_line(location);
-    let plain = Path::new(location).components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
+    let plain = Path::new(location)
+        .components()
+        .all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
     if location.is_empty() || !plain {
         return Err(format!("external data `{shown}` lies outside the model's folder"));
     }

@@ -1,6 +1,7 @@
 //! Weights brought into a network: names mapped, layouts turned, everything that does not fit told at
 //! once.
 
+use super::layout::flattened;
 use super::names::{Family, Form, Names, Recipe, family};
 use super::{Weights, one_line};
 use crate::{ModelError, ModelFile};
@@ -272,7 +273,7 @@ impl<'a> Fit<'a> {
             return Ok(None);
         };
         let values = self.weights.floats(theirs)?;
-        let map = if p.spec.shape.len() == 2 { self.flattened(p.node) } else { None };
+        let map = if p.spec.shape.len() == 2 { flattened(self.network, p.node) } else { None };
         Ok(Some(turned.apply(&values, map)))
     }
 
@@ -298,34 +299,6 @@ impl<'a> Fit<'a> {
                 values
             }
         }))
-    }
-
-    /// The map that was flattened before a dense layer: its pixels lie there channel by channel, here
-    /// pixel by pixel.
-    fn flattened(&self, dense: NodeId) -> Option<Shape> {
-        let mut at = self.network.node(dense).inputs.first().copied()?;
-        loop {
-            let node = self.network.node(at);
-            if node.shape.h * node.shape.w > 1 {
-                return Some(node.shape);
-            }
-            // Only layers that leave every number in its place may stand between.
-            match (&node.layer, &node.inputs[..]) {
-                (Some(Layer::Conv(_) | Layer::Dense(_)), _) | (None, _) => return None,
-                (Some(layer), &[from]) => {
-                    let before = self.network.node(from).shape;
-                    if before.len() != node.shape.len() {
-                        return None;
-                    }
-                    let keeps = matches!(layer, Layer::Flatten(_)) || before == node.shape;
-                    if !keeps {
-                        return None;
-                    }
-                    at = from;
-                }
-                _ => return None,
-            }
-        }
     }
 
     /// Tensors of the file that nothing here has need of, auxiliary heads and counters aside.

@@ -1,11 +1,13 @@
 //! Weights without a network: tensors by name, from safetensors or from torch's files.
 
 mod fit;
+pub(crate) mod layout;
 mod names;
 
 pub use fit::{
     FitOptions, Fitted, Match, Suggestion, adapt, compare, fit, fit_model, head, suggest,
 };
+pub use layout::save_torch;
 pub use names::{Family, family};
 
 use crate::ModelError;

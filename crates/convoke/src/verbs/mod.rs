@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod data;
 pub mod demo;
+pub mod export;
 pub mod find;
 pub mod fine_tune;
 pub mod import;

@@ -1,7 +1,7 @@
 //! Convolutions, their transposes, and products of matrices.
 
 use super::super::Said;
-use super::super::tensor::{Kind, Tensor, broadcast, broadcast_strides, Walk};
+use super::super::tensor::{Kind, Tensor, Walk, broadcast, broadcast_strides};
 use super::window::{Windows, each, sizes};
 use super::{Call, like};
 
@@ -78,7 +78,8 @@ fn spread(windows: &Windows, map: &[f32], filter: &[f32], taps: &[usize], sums: 
         let shift = tap[rows.len()] * last.dilation;
         // The outputs whose tap lies on the map.
         let from = last.before.saturating_sub(shift).div_ceil(last.stride);
-        let to = (last.input + last.before).saturating_sub(shift).div_ceil(last.stride).min(last.out);
+        let to =
+            (last.input + last.before).saturating_sub(shift).div_ceil(last.stride).min(last.out);
         if from >= to {
             return;
         }
@@ -86,9 +87,11 @@ fn spread(windows: &Windows, map: &[f32], filter: &[f32], taps: &[usize], sums: 
         each(&outer, |o| {
             let place = row * last.out;
             row += 1;
-            let line = rows.iter().zip(o).zip(tap).try_fold(0, |at, ((s, &o), &t)| {
-                Some(at * s.input + s.at(o, t)?)
-            });
+            let line = rows
+                .iter()
+                .zip(o)
+                .zip(tap)
+                .try_fold(0, |at, ((s, &o), &t)| Some(at * s.input + s.at(o, t)?));
             let Some(line) = line else { return };
             let start = line * last.input + from * last.stride + shift - last.before;
             let values = map[start..].iter().step_by(last.stride);
@@ -194,7 +197,8 @@ fn transposed(c: &Call) -> Said<Tensor> {
                         let weight = f64::from(filter[k]);
                         k += 1;
                         let place = (0..at.len()).try_fold(0, |p, a| {
-                            let o = (at[a] * t.strides[a] + tap[a] * t.dilations[a]) as i64 - t.before[a];
+                            let o = (at[a] * t.strides[a] + tap[a] * t.dilations[a]) as i64
+                                - t.before[a];
                             let o = usize::try_from(o).ok().filter(|&o| o < t.out[a])?;
                             Some(p * t.out[a] + o)
                         });

@@ -6,9 +6,7 @@ use super::{Call, like};
 
 pub(super) fn call(c: &Call) -> Option<Said<Vec<Tensor>>> {
     Some(match &c.node.op[..] {
-        "NegativeLogLikelihoodLoss" => {
-            c.input(0).and_then(|x| likelihood(c, x)).map(|t| vec![t])
-        }
+        "NegativeLogLikelihoodLoss" => c.input(0).and_then(|x| likelihood(c, x)).map(|t| vec![t]),
         "SoftmaxCrossEntropyLoss" => entropy(c),
         "Adagrad" | "Adam" | "Momentum" if !c.node.domain.is_empty() => step(c),
         _ => return None,
@@ -21,7 +19,8 @@ fn likelihood(c: &Call, x: &Tensor) -> Said<Tensor> {
     let weights = c.optional(2).map(|w| w.f32s()).transpose()?;
     let [n, classes, ..] = x.shape[..] else { return Err(format!("scores of {:?}", x.shape)) };
     let plane: usize = x.shape[2..].iter().product();
-    if labels.shape != [&[n], &x.shape[2..]].concat() || weights.is_some_and(|w| w.len() != classes) {
+    if labels.shape != [&[n], &x.shape[2..]].concat() || weights.is_some_and(|w| w.len() != classes)
+    {
         return Err(format!("labels of {:?} for scores of {:?}", labels.shape, x.shape));
     }
     c.budget.room(&labels.shape)?;

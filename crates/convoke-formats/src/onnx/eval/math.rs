@@ -204,7 +204,12 @@ fn two(c: &Call) -> Said<Tensor> {
     let mut b = second(c)?;
     if c.node.op == "PRelu" {
         // A slope per channel, without the axes behind it.
-        if b.rank() == 1 && a.rank() > 1 && b.shape != [1] && a.shape.get(1) == b.shape.first() && a.shape.last() != b.shape.first() {
+        if b.rank() == 1
+            && a.rank() > 1
+            && b.shape != [1]
+            && a.shape.get(1) == b.shape.first()
+            && a.shape.last() != b.shape.first()
+        {
             b = b.reshaped([vec![b.len()], vec![1; a.rank() - 2]].concat())?;
         }
         if b.rank() > a.rank() {
@@ -235,7 +240,8 @@ fn two(c: &Call) -> Said<Tensor> {
             if op == "Div" && y.contains(&0) {
                 return Err("divides by zero".into());
             }
-            let values = zip((&a.shape, &x[..]), (&b.shape, &y[..]), &shape, |a, b| kind.wrap(f(a, b)))?;
+            let values =
+                zip((&a.shape, &x[..]), (&b.shape, &y[..]), &shape, |a, b| kind.wrap(f(a, b)))?;
             Ok(Tensor::ints(kind, &shape, values))
         }
         // Powers alone may mix types; the first decides.
@@ -277,7 +283,9 @@ fn integer(c: &Call, op: &str) -> Said<Box<dyn Fn(i64, i64) -> i64>> {
         "BitwiseOr" => Box::new(|a, b| a | b),
         "BitwiseXor" => Box::new(|a, b| a ^ b),
         "BitShift" => match &c.node.text("direction", "")?[..] {
-            "LEFT" => Box::new(|a, b| u32::try_from(b).ok().and_then(|b| a.checked_shl(b)).unwrap_or(0)),
+            "LEFT" => {
+                Box::new(|a, b| u32::try_from(b).ok().and_then(|b| a.checked_shl(b)).unwrap_or(0))
+            }
             _ => Box::new(|a, b| {
                 u32::try_from(b).ok().and_then(|b| (a as u64).checked_shr(b)).unwrap_or(0) as i64
             }),
@@ -301,12 +309,11 @@ fn compare(c: &Call) -> Said<Tensor> {
         _ => matches!(o, Some(Less | Equal)),
     };
     let values = match (&a.data, &b.data) {
-        (Data::Float(x), Data::Float(y)) => zip(
-            (&a.shape, &x[..]),
-            (&b.shape, &y[..]),
-            &shape,
-            |a, b| i64::from(told(a.partial_cmp(&b))),
-        )?,
+        (Data::Float(x), Data::Float(y)) => {
+            zip((&a.shape, &x[..]), (&b.shape, &y[..]), &shape, |a, b| {
+                i64::from(told(a.partial_cmp(&b)))
+            })?
+        }
         (Data::Int(x), Data::Int(y)) => {
             zip((&a.shape, &x[..]), (&b.shape, &y[..]), &shape, |a, b| {
                 i64::from(match op {
@@ -427,8 +434,23 @@ fn cast(c: &Call) -> Said<Tensor> {
 /// The type that a word stands for.
 fn word_type(word: &str) -> i32 {
     const WORDS: [&str; 17] = [
-        "", "FLOAT", "UINT8", "INT8", "UINT16", "INT16", "INT32", "INT64", "STRING", "BOOL", "FLOAT16",
-        "DOUBLE", "UINT32", "UINT64", "COMPLEX64", "COMPLEX128", "BFLOAT16",
+        "",
+        "FLOAT",
+        "UINT8",
+        "INT8",
+        "UINT16",
+        "INT16",
+        "INT32",
+        "INT64",
+        "STRING",
+        "BOOL",
+        "FLOAT16",
+        "DOUBLE",
+        "UINT32",
+        "UINT64",
+        "COMPLEX64",
+        "COMPLEX128",
+        "BFLOAT16",
     ];
     WORDS.iter().position(|w| *w == word).map_or(0, |i| i as i32)
 }
@@ -445,7 +467,9 @@ pub(super) fn converted(x: &Tensor, to: Kind) -> Tensor {
             };
             Tensor::ints(to, &x.shape, v.iter().map(whole).collect())
         }
-        (Data::Int(v), false) => Tensor::ints(to, &x.shape, v.iter().map(|&v| to.wrap(v)).collect()),
+        (Data::Int(v), false) => {
+            Tensor::ints(to, &x.shape, v.iter().map(|&v| to.wrap(v)).collect())
+        }
     }
 }
 

@@ -113,7 +113,6 @@ impl<'a> Call<'a> {
             None => Ok(None),
         }
     }
-
 }
 
 /// An axis that may count from the end.
@@ -207,7 +206,11 @@ fn run_in(
             let given = |name: &String| match &name[..] {
                 "" => Ok(None),
                 name => find(name).map(Some).ok_or_else(|| {
-                    format!("{}: `{}` is made by no node before", node.told(), super::one_line(name))
+                    format!(
+                        "{}: `{}` is made by no node before",
+                        node.told(),
+                        super::one_line(name)
+                    )
                 }),
             };
             let inputs = node.inputs.iter().map(given).collect::<Said<Vec<_>>>()?;

@@ -167,7 +167,11 @@ fn root_mean_square(c: &Call) -> Said<Tensor> {
     for part in x.f32s()?.chunks_exact(run.max(1)) {
         let mean = part.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / run as f64;
         let factor = 1.0 / (mean + epsilon).sqrt();
-        y.extend(part.iter().zip(scale.f32s()?).map(|(&v, &s)| (f64::from(v) * factor * f64::from(s)) as f32));
+        y.extend(
+            part.iter()
+                .zip(scale.f32s()?)
+                .map(|(&v, &s)| (f64::from(v) * factor * f64::from(s)) as f32),
+        );
     }
     Ok(like(x, &x.shape, y))
 }
@@ -177,7 +181,8 @@ fn local_response(c: &Call) -> Said<Tensor> {
     if x.rank() < 2 {
         return Err(format!("has no channels in {:?}", x.shape));
     }
-    let size = usize::try_from(c.node.int("size", 0)?).ok().filter(|&s| s > 0).ok_or("has no `size`")?;
+    let size =
+        usize::try_from(c.node.int("size", 0)?).ok().filter(|&s| s > 0).ok_or("has no `size`")?;
     let alpha = f64::from(c.node.float("alpha", 1e-4)?);
     let (beta, k) = (f64::from(c.node.float("beta", 0.75)?), f64::from(c.node.float("bias", 1.0)?));
     c.budget.room(&x.shape)?;
@@ -186,7 +191,8 @@ fn local_response(c: &Call) -> Said<Tensor> {
     let xs = x.f32s()?;
     let mut y = Vec::with_capacity(xs.len());
     for i in 0..xs.len() {
-        let (ch, place) = (i / plane % channels, i / plane / channels * channels * plane + i % plane);
+        let (ch, place) =
+            (i / plane % channels, i / plane / channels * channels * plane + i % plane);
         let (from, to) = (ch.saturating_sub((size - 1) / 2), (ch + size / 2).min(channels - 1));
         let squares: f64 = (from..=to).map(|c| f64::from(xs[place + c * plane]).powi(2)).sum();
         y.push((f64::from(xs[i]) / (k + alpha / size as f64 * squares).powf(beta)) as f32);

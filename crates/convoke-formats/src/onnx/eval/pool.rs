@@ -104,9 +104,16 @@ fn windowed(c: &Call) -> Said<Tensor> {
         // The padding that was asked for counts, what a last window needs beyond it does not.
         let counted = match count_padding {
             false => inside.len(),
-            true => w.0.iter().zip(o).map(|(s, &o)| {
-                (0..s.size).filter(|t| o * s.stride + t * s.dilation < s.input + s.before + s.after).count()
-            }).product(),
+            true => w
+                .0
+                .iter()
+                .zip(o)
+                .map(|(s, &o)| {
+                    (0..s.size)
+                        .filter(|t| o * s.stride + t * s.dilation < s.input + s.before + s.after)
+                        .count()
+                })
+                .product(),
         };
         for map in 0..maps {
             let part = inside.iter().map(|(flat, _)| f64::from(values[map * plane + flat]));
@@ -136,7 +143,9 @@ fn global(c: &Call) -> Said<Tensor> {
         let wide = map.iter().map(|&v| f64::from(v));
         match &c.node.op[..] {
             "GlobalAveragePool" => wide.sum::<f64>() / plane as f64,
-            "GlobalMaxPool" => wide.fold(f64::NEG_INFINITY, |m, v| if v > m || v.is_nan() { v } else { m }),
+            "GlobalMaxPool" => {
+                wide.fold(f64::NEG_INFINITY, |m, v| if v > m || v.is_nan() { v } else { m })
+            }
             _ => wide.map(|v| v.abs().powf(p)).sum::<f64>().powf(1.0 / p),
         }
     };
@@ -172,7 +181,10 @@ fn unpool(c: &Call) -> Said<Tensor> {
     // Places are counted in the smaller map and keep their row and column in the larger one.
     let (from, to) = (strides(&natural), strides(&shape));
     for (&v, &at) in x.f32s()?.iter().zip(places.i64s()?) {
-        let at = usize::try_from(at).ok().filter(|&a| a < count(&natural).unwrap_or(0)).ok_or("a place is not on the map")?;
+        let at = usize::try_from(at)
+            .ok()
+            .filter(|&a| a < count(&natural).unwrap_or(0))
+            .ok_or("a place is not on the map")?;
         let index = (0..shape.len()).map(|i| at / from[i] % natural[i] * to[i]).sum::<usize>();
         y[index] = v;
     }

@@ -19,7 +19,11 @@ pub(super) fn call(c: &Call) -> Option<Said<Vec<Tensor>>> {
 }
 
 /// The axes that a reduction goes over; `None` when it does nothing.
-pub(in super::super) fn reduced(node: &super::Node, given: Option<Vec<i64>>, rank: usize) -> Said<Option<Vec<usize>>> {
+pub(in super::super) fn reduced(
+    node: &super::Node,
+    given: Option<Vec<i64>>,
+    rank: usize,
+) -> Said<Option<Vec<usize>>> {
     match given {
         Some(list) if !list.is_empty() => axes(&list, rank).map(Some),
         _ if node.flag("noop_with_empty_axes", false)? => Ok(None),
@@ -163,7 +167,8 @@ fn running(c: &Call) -> Said<Tensor> {
     let (outer, n, inner) = split_at(&x.shape, axis(at, x.rank())?);
     let (exclusive, reverse) = (c.node.flag("exclusive", false)?, c.node.flag("reverse", false)?);
     let mut order = vec![0; x.len()];
-    let place = |o: usize, j: usize, i: usize| (o * n + if reverse { n - 1 - j } else { j }) * inner + i;
+    let place =
+        |o: usize, j: usize, i: usize| (o * n + if reverse { n - 1 - j } else { j }) * inner + i;
     let mut previous = vec![None; x.len()];
     for o in 0..outer {
         for i in 0..inner {
@@ -224,7 +229,13 @@ fn top(c: &Call) -> Said<Vec<Tensor>> {
             let mut order: Vec<usize> = (0..n).collect();
             order.sort_by(|&a, &b| {
                 let (x, y) = match &x.data {
-                    Data::Int(v) => return if largest { v[of(b)].cmp(&v[of(a)]) } else { v[of(a)].cmp(&v[of(b)]) },
+                    Data::Int(v) => {
+                        return if largest {
+                            v[of(b)].cmp(&v[of(a)])
+                        } else {
+                            v[of(a)].cmp(&v[of(b)])
+                        };
+                    }
                     Data::Float(_) => (values[of(a)], values[of(b)]),
                 };
                 let (x, y) = if largest { (y, x) } else { (x, y) };

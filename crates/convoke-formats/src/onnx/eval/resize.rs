@@ -34,8 +34,10 @@ pub(in super::super) fn plan(
     let old = upsample || node.opset < 11;
     let settings = Settings {
         mode: node.text("mode", "nearest")?,
-        coordinates: node
-            .text("coordinate_transformation_mode", if old { "asymmetric" } else { "half_pixel" })?,
+        coordinates: node.text(
+            "coordinate_transformation_mode",
+            if old { "asymmetric" } else { "half_pixel" },
+        )?,
         nearest: node.text("nearest_mode", if old { "floor" } else { "round_prefer_floor" })?,
         cubic: f64::from(node.float("cubic_coeff_a", -0.75)?),
         exclude_outside: node.flag("exclude_outside", false)?,
@@ -89,8 +91,11 @@ pub(in super::super) fn plan(
         }
         (None, None) => return Err(wrong()),
     }
-    let roi = given(1).filter(|_| settings.coordinates == "tf_crop_and_resize").map(|t| t.to_f32s());
-    if settings.coordinates == "tf_crop_and_resize" && roi.as_ref().is_none_or(|r| r.len() != 2 * over.len()) {
+    let roi =
+        given(1).filter(|_| settings.coordinates == "tf_crop_and_resize").map(|t| t.to_f32s());
+    if settings.coordinates == "tf_crop_and_resize"
+        && roi.as_ref().is_none_or(|r| r.len() != 2 * over.len())
+    {
         return Err("has no region to crop".into());
     }
     let mut tables = vec![None; shape.len()];
@@ -108,7 +113,13 @@ pub(in super::super) fn plan(
 }
 
 /// The weights of one axis.
-fn table(s: &Settings, n: usize, out: usize, scale: f64, region: Option<(f64, f64)>) -> Said<Table> {
+fn table(
+    s: &Settings,
+    n: usize,
+    out: usize,
+    scale: f64,
+    region: Option<(f64, f64)>,
+) -> Said<Table> {
     if n == 0 {
         return Err("resizes nothing".into());
     }
@@ -174,7 +185,14 @@ fn cubic(a: f64, d: f64) -> f64 {
 
 /// A kernel of the given reach around `x`; antialiased it is as wide as the step between outputs. Places
 /// beyond the border are the border's, or left out.
-fn weights(s: &Settings, x: f64, n: usize, scale: f64, reach: f64, kernel: impl Fn(f64) -> f64) -> Vec<(usize, f64)> {
+fn weights(
+    s: &Settings,
+    x: f64,
+    n: usize,
+    scale: f64,
+    reach: f64,
+    kernel: impl Fn(f64) -> f64,
+) -> Vec<(usize, f64)> {
     let stretch = if s.antialias && scale < 1.0 { scale } else { 1.0 };
     let reach = reach / stretch;
     let (from, to) = ((x - reach).floor() as i64 + 1, (x + reach).ceil() as i64 - 1);

@@ -1,7 +1,7 @@
 //! Ops that pick numbers by other numbers.
 
 use super::super::Said;
-use super::super::tensor::{Data, Kind, Tensor, strides, count};
+use super::super::tensor::{Data, Kind, Tensor, count, strides};
 use super::{Call, axis, split_at};
 
 pub(super) fn call(c: &Call) -> Option<Said<Vec<Tensor>>> {
@@ -34,8 +34,9 @@ fn gather(c: &Call) -> Said<Tensor> {
     let shape = [&x.shape[..at], &which.shape[..], &x.shape[at + 1..]].concat();
     c.budget.room(&shape)?;
     let places = &places;
-    let source = (0..outer)
-        .flat_map(move |o| places.iter().flat_map(move |p| (o * n + p) * inner..(o * n + p + 1) * inner));
+    let source = (0..outer).flat_map(move |o| {
+        places.iter().flat_map(move |p| (o * n + p) * inner..(o * n + p + 1) * inner)
+    });
     Ok(x.picked(shape, source))
 }
 
@@ -49,15 +50,17 @@ fn gather_elements(c: &Call) -> Said<Tensor> {
 
 /// Where each index of `which` points in `x` along an axis.
 fn elements(x: &Tensor, which: &Tensor, at: usize) -> Said<Vec<usize>> {
-    let fits = which.rank() == x.rank()
-        && (0..x.rank()).all(|a| a == at || which.shape[a] <= x.shape[a]);
+    let fits =
+        which.rank() == x.rank() && (0..x.rank()).all(|a| a == at || which.shape[a] <= x.shape[a]);
     if !fits {
         return Err(format!("indices of {:?} into {:?}", which.shape, x.shape));
     }
     let (own, index) = (strides(&x.shape), strides(&which.shape));
     let to = |(i, &v): (usize, &i64)| {
         let p = place(v, x.shape[at])?;
-        Ok((0..x.rank()).map(|a| own[a] * if a == at { p } else { i / index[a] % which.shape[a] }).sum())
+        Ok((0..x.rank())
+            .map(|a| own[a] * if a == at { p } else { i / index[a] % which.shape[a] })
+            .sum())
     };
     which.i64s()?.iter().enumerate().map(to).collect()
 }
@@ -66,7 +69,10 @@ fn elements(x: &Tensor, which: &Tensor, at: usize) -> Said<Vec<usize>> {
 /// what lies there.
 fn offsets(shape: &[usize], which: &Tensor, batch: usize) -> Said<(Vec<usize>, usize)> {
     let depth = *which.shape.last().ok_or("indices have no axis")?;
-    if batch + depth > shape.len() || which.rank() <= batch || which.shape[..batch] != shape[..batch] {
+    if batch + depth > shape.len()
+        || which.rank() <= batch
+        || which.shape[..batch] != shape[..batch]
+    {
         return Err(format!("indices of {:?} into {shape:?}", which.shape));
     }
     let own = strides(shape);
@@ -77,7 +83,10 @@ fn offsets(shape: &[usize], which: &Tensor, batch: usize) -> Said<(Vec<usize>, u
     let per_batch: usize = which.shape[batch..which.rank() - 1].iter().product();
     let stride: usize = shape[batch..].iter().product();
     let at = |(i, index): (usize, &[i64])| {
-        let inside = index.iter().enumerate().map(|(k, &v)| Ok(place(v, shape[batch + k])? * own[batch + k]));
+        let inside = index
+            .iter()
+            .enumerate()
+            .map(|(k, &v)| Ok(place(v, shape[batch + k])? * own[batch + k]));
         Ok(i / per_batch.max(1) * stride + inside.sum::<Said<usize>>()?)
     };
     Ok((which.i64s()?.chunks_exact(depth).enumerate().map(at).collect::<Said<Vec<_>>>()?, run))
@@ -85,7 +94,8 @@ fn offsets(shape: &[usize], which: &Tensor, batch: usize) -> Said<(Vec<usize>, u
 
 fn gather_nd(c: &Call) -> Said<Tensor> {
     let (x, which) = (c.input(0)?, c.input(1)?);
-    let batch = usize::try_from(c.node.int("batch_dims", 0)?).map_err(|_| "`batch_dims` is negative")?;
+    let batch =
+        usize::try_from(c.node.int("batch_dims", 0)?).map_err(|_| "`batch_dims` is negative")?;
     let (at, run) = offsets(&x.shape, which, batch)?;
     let depth = which.shape[which.rank() - 1];
     let shape = [&which.shape[..which.rank() - 1], &x.shape[batch + depth..]].concat();
@@ -203,7 +213,9 @@ fn compress(c: &Call) -> Said<Tensor> {
         None => vec![chosen.len()],
     };
     let chosen = &chosen;
-    let source = (0..outer).flat_map(move |o| chosen.iter().flat_map(move |p| (o * n + p) * inner..(o * n + p + 1) * inner));
+    let source = (0..outer).flat_map(move |o| {
+        chosen.iter().flat_map(move |p| (o * n + p) * inner..(o * n + p + 1) * inner)
+    });
     Ok(x.picked(shape, source))
 }
 

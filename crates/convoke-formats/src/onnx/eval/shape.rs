@@ -63,8 +63,12 @@ fn filled(c: &Call) -> Said<Tensor> {
         Some(t) => t,
     };
     Ok(match &value.data {
-        Data::Float(v) => Tensor::of(value.kind, &shape, vec![*v.first().ok_or("has no value")?; n]),
-        Data::Int(v) => Tensor::ints(value.kind, &shape, vec![*v.first().ok_or("has no value")?; n]),
+        Data::Float(v) => {
+            Tensor::of(value.kind, &shape, vec![*v.first().ok_or("has no value")?; n])
+        }
+        Data::Int(v) => {
+            Tensor::ints(value.kind, &shape, vec![*v.first().ok_or("has no value")?; n])
+        }
     })
 }
 
@@ -82,7 +86,11 @@ fn shape_of(c: &Call) -> Said<Tensor> {
 }
 
 /// The shape that `Reshape` asks for: 0 keeps a size, −1 is what is left.
-pub(in super::super) fn reshape_to(from: &[usize], to: &[i64], allow_zero: bool) -> Said<Vec<usize>> {
+pub(in super::super) fn reshape_to(
+    from: &[usize],
+    to: &[i64],
+    allow_zero: bool,
+) -> Said<Vec<usize>> {
     let mut shape = Vec::new();
     let mut open = None;
     for (i, &v) in to.iter().enumerate() {
@@ -197,7 +205,11 @@ fn concat(c: &Call) -> Said<Tensor> {
 }
 
 /// Sizes of the parts that `Split` makes of an axis of `n`.
-pub(in super::super) fn parts(node: &super::Node, given: Option<Vec<i64>>, n: usize) -> Said<Vec<usize>> {
+pub(in super::super) fn parts(
+    node: &super::Node,
+    given: Option<Vec<i64>>,
+    n: usize,
+) -> Said<Vec<usize>> {
     let parts = match given {
         Some(list) => sizes(&list)?,
         None => {
@@ -273,7 +285,9 @@ fn slice(c: &Call) -> Said<Tensor> {
     let ranges = slice_ranges(&x.shape, &starts, &ends, list.as_deref(), steps.as_deref())?;
     let tables: Vec<Vec<Option<usize>>> = ranges
         .iter()
-        .map(|&(start, step, n)| (0..n as i64).map(|i| Some((start as i64 + i * step) as usize)).collect())
+        .map(|&(start, step, n)| {
+            (0..n as i64).map(|i| Some((start as i64 + i * step) as usize)).collect()
+        })
         .collect();
     by_tables(c, x, &tables, 0.0)
 }
@@ -286,7 +300,8 @@ fn by_tables(c: &Call, x: &Tensor, tables: &[Vec<Option<usize>>], fill: f32) -> 
     let own = strides(&x.shape);
     let mut sources = Vec::with_capacity(n);
     super::window::each(&shape, |index| {
-        let place = index.iter().zip(tables).zip(&own).try_fold(0, |at, ((&i, t), s)| Some(at + t[i]? * s));
+        let place =
+            index.iter().zip(tables).zip(&own).try_fold(0, |at, ((&i, t), s)| Some(at + t[i]? * s));
         sources.push(place);
     });
     Ok(match &x.data {
@@ -312,7 +327,8 @@ fn tile(c: &Call) -> Said<Tensor> {
     if times.len() != x.rank() {
         return Err(format!("{times:?} repeats of {:?}", x.shape));
     }
-    let shape: Option<Vec<usize>> = x.shape.iter().zip(&times).map(|(n, t)| n.checked_mul(*t)).collect();
+    let shape: Option<Vec<usize>> =
+        x.shape.iter().zip(&times).map(|(n, t)| n.checked_mul(*t)).collect();
     let shape = shape.ok_or("repeats too often")?;
     c.budget.room(&shape)?;
     let tables: Vec<Vec<Option<usize>>> =
@@ -321,7 +337,12 @@ fn tile(c: &Call) -> Said<Tensor> {
 }
 
 /// Where each place of a padded axis comes from; `before` and `after` may be negative.
-pub(in super::super) fn padded(mode: &str, n: usize, before: i64, after: i64) -> Said<Vec<Option<usize>>> {
+pub(in super::super) fn padded(
+    mode: &str,
+    n: usize,
+    before: i64,
+    after: i64,
+) -> Said<Vec<Option<usize>>> {
     const MOST: i64 = 1 << 26;
     let size = n as i64 + before.clamp(-MOST, MOST) + after.clamp(-MOST, MOST);
     if before.abs() > MOST || after.abs() > MOST {
@@ -351,7 +372,11 @@ pub(in super::super) fn padded(mode: &str, n: usize, before: i64, after: i64) ->
 }
 
 /// What `Pad` adds before and behind each axis.
-pub(in super::super) fn pad_sides(rank: usize, pads: &[i64], list: Option<&[i64]>) -> Said<Vec<(i64, i64)>> {
+pub(in super::super) fn pad_sides(
+    rank: usize,
+    pads: &[i64],
+    list: Option<&[i64]>,
+) -> Said<Vec<(i64, i64)>> {
     let over = match list {
         Some(list) => axes(list, rank)?,
         None => (0..rank).collect(),
@@ -466,8 +491,12 @@ fn triangle(c: &Call) -> Said<Tensor> {
     };
     let mut y = x.clone();
     match &mut y.data {
-        Data::Float(v) => v.iter_mut().enumerate().filter(|(i, _)| !keeps(*i)).for_each(|(_, v)| *v = 0.0),
-        Data::Int(v) => v.iter_mut().enumerate().filter(|(i, _)| !keeps(*i)).for_each(|(_, v)| *v = 0),
+        Data::Float(v) => {
+            v.iter_mut().enumerate().filter(|(i, _)| !keeps(*i)).for_each(|(_, v)| *v = 0.0)
+        }
+        Data::Int(v) => {
+            v.iter_mut().enumerate().filter(|(i, _)| !keeps(*i)).for_each(|(_, v)| *v = 0)
+        }
     }
     Ok(y)
 }

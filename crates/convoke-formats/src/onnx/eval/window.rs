@@ -27,7 +27,9 @@ impl Span {
 
     /// The input that a tap of an output reads, or `None` in the padding.
     pub fn at(&self, out: usize, tap: usize) -> Option<usize> {
-        (out * self.stride + tap * self.dilation).checked_sub(self.before).filter(|&i| i < self.input)
+        (out * self.stride + tap * self.dilation)
+            .checked_sub(self.before)
+            .filter(|&i| i < self.input)
     }
 }
 
@@ -39,7 +41,13 @@ pub(in super::super) struct Windows(pub Vec<Span>);
 const LIMIT: i64 = 1 << 24;
 
 /// Whole numbers of an attribute, one per axis, each in its range.
-pub(super) fn sizes(node: &Node, name: &str, n: usize, default: i64, least: i64) -> Said<Vec<usize>> {
+pub(super) fn sizes(
+    node: &Node,
+    name: &str,
+    n: usize,
+    default: i64,
+    least: i64,
+) -> Said<Vec<usize>> {
     let all = match node.ints(name)? {
         Some(v) => v.to_vec(),
         None => vec![default; n],
@@ -78,9 +86,11 @@ impl Windows {
             match &auto[..] {
                 "SAME_UPPER" | "SAME_LOWER" => {
                     s.out = s.input.div_ceil(s.stride);
-                    let all = (s.out.saturating_sub(1) * s.stride + s.reach()).saturating_sub(s.input);
+                    let all =
+                        (s.out.saturating_sub(1) * s.stride + s.reach()).saturating_sub(s.input);
                     let (less, more) = (all / 2, all - all / 2);
-                    (s.before, s.after) = if auto == "SAME_UPPER" { (less, more) } else { (more, less) };
+                    (s.before, s.after) =
+                        if auto == "SAME_UPPER" { (less, more) } else { (more, less) };
                     return Ok(s);
                 }
                 "VALID" => {}

@@ -52,7 +52,8 @@ impl Lower<'_> {
             let order = [m.axes[axis].clone(), m.atoms_of(rest.iter().copied())].concat();
             order.iter().filter(|&&a| m.atoms[a] > 1).is_sorted()
         };
-        let behind = maps.iter().all(outermost) && !(axis == 0 && maps.iter().all(|m| others(m).iter().all(|&s| s == 1)));
+        let behind = maps.iter().all(outermost)
+            && !(axis == 0 && maps.iter().all(|m| others(m).iter().all(|&s| s == 1)));
         let total: usize = maps.iter().map(|m| m.size(axis)).sum();
         let mut places = Vec::new();
         if behind {
@@ -150,7 +151,9 @@ impl Lower<'_> {
                 Ok(m.transposed(&order[1..].iter().map(|a| a - 1).collect::<Vec<_>>()))
             }
             op => {
-                let b = usize::try_from(node.int("blocksize", 0)?).ok().filter(|&b| b > 0 && b < 1 << 12);
+                let b = usize::try_from(node.int("blocksize", 0)?)
+                    .ok()
+                    .filter(|&b| b > 0 && b < 1 << 12);
                 let (b, [_, c, h, w]) = match (b, &sizes[..]) {
                     (Some(b), &[n, c, h, w]) => (b, [n, c, h, w]),
                     _ => return Err(format!("needs maps but got {sizes:?}")),
@@ -174,7 +177,10 @@ impl Lower<'_> {
     fn behind_batch(&mut self, m: &Map, sizes: &[usize]) -> Said<Map> {
         match sizes {
             [batch, rest @ ..] if *batch == self.batch => self.reshaped(m, rest),
-            _ => Err(format!("reads {:?} as {sizes:?}, which mixes samples of a batch", self.sizes(m))),
+            _ => Err(format!(
+                "reads {:?} as {sizes:?}, which mixes samples of a batch",
+                self.sizes(m)
+            )),
         }
     }
 }

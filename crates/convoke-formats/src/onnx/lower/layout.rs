@@ -106,7 +106,9 @@ impl Map {
                         return None;
                     }
                     map.split(atom, left);
-                    for a in axes.iter_mut().flat_map(|a: &mut Vec<usize>| a.iter_mut()).chain(&mut axis) {
+                    for a in
+                        axes.iter_mut().flat_map(|a: &mut Vec<usize>| a.iter_mut()).chain(&mut axis)
+                    {
                         *a += usize::from(*a > atom);
                     }
                     axis.push(atom);
@@ -199,7 +201,9 @@ impl Lower<'_> {
             true if now == shape => m.place,
             true => self.add("", Rearrange::reshape(shape), &[m.place])?,
             false => match shuffle(m, &order, now) {
-                Some(groups) if now == shape => self.add("", ChannelShuffle { groups }, &[m.place])?,
+                Some(groups) if now == shape => {
+                    self.add("", ChannelShuffle { groups }, &[m.place])?
+                }
                 _ => {
                     let (sizes, order) = (m.atoms.clone(), order.clone());
                     self.add("", Rearrange { sizes, order, shape }, &[m.place])?

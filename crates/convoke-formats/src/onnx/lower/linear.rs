@@ -41,7 +41,11 @@ impl Lower<'_> {
         let (window, [filters, depth], weights) = Self::filters(&w)?;
         let groups = usize::try_from(node.int("group", 1)?).unwrap_or(0);
         if depth.checked_mul(groups) != Some(m.size(0)) {
-            return Err(format!("{groups} groups, filters of {:?} over {:?}", w.shape, self.sizes(&m)));
+            return Err(format!(
+                "{groups} groups, filters of {:?} over {:?}",
+                w.shape,
+                self.sizes(&m)
+            ));
         }
         let of = |f: fn(&super::super::eval::Span) -> usize, one| {
             pair(&windows.0.iter().map(f).collect::<Vec<_>>(), one)
@@ -70,7 +74,9 @@ impl Lower<'_> {
     /// A place without the zeros around it: rows above and below, columns left and right.
     fn unpadded(&self, mut place: usize) -> (usize, [usize; 4]) {
         let mut around = [0; 4];
-        while let Some((&Layer::Take(Take { axis, start, step: 1, size }), from)) = self.layer(place) {
+        while let Some((&Layer::Take(Take { axis, start, step: 1, size }), from)) =
+            self.layer(place)
+        {
             let s = self.shape(from[0]);
             let (n, at) = match axis {
                 Axis::H => (s.h, 0),
@@ -110,10 +116,9 @@ impl Lower<'_> {
         let s = self.shape(m.place);
         let mut place = m.place;
         let mut pads = [0; 4];
-        for (axis, n, step, k, d, cut, out, at) in [
-            (Axis::H, s.h, sh, kh, dh, cut_h, oh, 0),
-            (Axis::W, s.w, sw, kw, dw, cut_w, ow, 2),
-        ] {
+        for (axis, n, step, k, d, cut, out, at) in
+            [(Axis::H, s.h, sh, kh, dh, cut_h, oh, 0), (Axis::W, s.w, sw, kw, dw, cut_w, ow, 2)]
+        {
             if step > 1 && n > 1 {
                 place = self.add("", Spread { axis, step }, &[place])?;
             }
@@ -122,7 +127,8 @@ impl Lower<'_> {
             let after = out as i64 + reach - whole - before;
             if before < 0 || after < 0 {
                 // More is cut off than the window reaches over: cut the map itself.
-                let size = usize::try_from(whole + before + after).map_err(|_| "cuts everything off")?;
+                let size =
+                    usize::try_from(whole + before + after).map_err(|_| "cuts everything off")?;
                 place = self.add("", Take { axis, start: -before, step: 1, size }, &[place])?;
             } else {
                 (pads[at], pads[at + 1]) = (before as usize, after as usize);
@@ -214,12 +220,14 @@ impl Lower<'_> {
     pub fn with_bias(&mut self, place: usize, bias: &[f32]) -> Said<Option<usize>> {
         let Some((layer, from)) = self.layer(place) else { return Ok(None) };
         let (mut layer, from) = (layer.clone(), from.to_vec());
-        let (Layer::Conv(Conv { bias: has, .. }) | Layer::Dense(Dense { bias: has, .. })) = &mut layer
+        let (Layer::Conv(Conv { bias: has, .. }) | Layer::Dense(Dense { bias: has, .. })) =
+            &mut layer
         else {
             return Ok(None);
         };
         let Shape { c, .. } = self.shape(place);
-        let Some(weights) = self.tensor(place, "weight").cloned().filter(|_| !*has && c == bias.len())
+        let Some(weights) =
+            self.tensor(place, "weight").cloned().filter(|_| !*has && c == bias.len())
         else {
             return Ok(None);
         };

@@ -73,7 +73,9 @@ impl Imported {
             return Err(format!("{} numbers for {n} samples of {len}", y.len()));
         }
         let one = |o: &Output| {
-            let of = |sample: &'_ [f32]| o.places.iter().map(|p| sample[o.start + p]).collect::<Vec<_>>();
+            let of = |sample: &'_ [f32]| {
+                o.places.iter().map(|p| sample[o.start + p]).collect::<Vec<_>>()
+            };
             let values = y.chunks_exact(len).flat_map(of).collect();
             Tensor::floats(&[&[n], &o.sizes[..]].concat(), values)
         };
@@ -110,7 +112,10 @@ struct Lower<'a> {
 pub(super) fn lower(graph: &Graph, name: &str, size: Option<(usize, usize)>) -> Said<Imported> {
     let [port] = &graph.inputs[..] else {
         let names: Vec<_> = graph.inputs.iter().map(|p| one_line(&p.name)).collect();
-        return Err(format!("a network has one input but the graph has {}: {names:?}", names.len()));
+        return Err(format!(
+            "a network has one input but the graph has {}: {names:?}",
+            names.len()
+        ));
     };
     let (shape, batch, input) = input_of(port, size)?;
     let mut l = Lower {
@@ -149,13 +154,22 @@ fn input_of(port: &super::Port, size: Option<(usize, usize)>) -> Said<(Shape, us
         let at = usize::from(!last);
         (sizes[at], sizes[at + 1]) = (Some(h), Some(w));
     }
-    let sizes = sizes.iter().map(|s| s.filter(|&s| s > 0 && s < 1 << 20)).collect::<Option<Vec<_>>>().ok_or_else(open)?;
+    let sizes = sizes
+        .iter()
+        .map(|s| s.filter(|&s| s > 0 && s < 1 << 20))
+        .collect::<Option<Vec<_>>>()
+        .ok_or_else(open)?;
     let (shape, map) = match sizes[..] {
         [c] => (Shape::vector(c), Map::plain(0, &[c])),
         [c, l] => (Shape::new(1, l, c), Map::fresh(0, Shape::new(1, l, c), 2)),
         [h, w, c] if last => (Shape::new(h, w, c), Map::plain(0, &[h, w, c])),
         [c, h, w] => (Shape::new(h, w, c), Map::fresh(0, Shape::new(h, w, c), 3)),
-        _ => return Err(format!("input `{shown}` has {} axes; a network takes vectors, signals and pictures", sizes.len() + 1)),
+        _ => {
+            return Err(format!(
+                "input `{shown}` has {} axes; a network takes vectors, signals and pictures",
+                sizes.len() + 1
+            ));
+        }
     };
     super::tensor::count(&sizes)?;
     Ok((shape, batch.unwrap_or(1), map))
@@ -192,7 +206,12 @@ impl Lower<'_> {
     }
 
     /// Adds a layer with its tensors.
-    fn add_with(&mut self, layer: impl Into<Layer>, from: &[usize], tensors: Vec<(&str, Vec<f32>)>) -> Said<usize> {
+    fn add_with(
+        &mut self,
+        layer: impl Into<Layer>,
+        from: &[usize],
+        tensors: Vec<(&str, Vec<f32>)>,
+    ) -> Said<usize> {
         let place = self.add("", layer, from)?;
         let name = &self.layers[place - 1].0;
         for (tensor, values) in tensors {
@@ -243,7 +262,9 @@ impl Lower<'_> {
     fn map(&self, node: &Node, i: usize) -> Said<Map> {
         match self.given(node, i)? {
             Some(Value::Map(m)) => Ok(m),
-            Some(Value::Known(_)) => Err(format!("input {i} is a constant, which is not supported")),
+            Some(Value::Known(_)) => {
+                Err(format!("input {i} is a constant, which is not supported"))
+            }
             None => Err(format!("input {i} is missing")),
         }
     }
@@ -252,9 +273,9 @@ impl Lower<'_> {
     fn known(&self, node: &Node, i: usize) -> Said<Option<Arc<Tensor>>> {
         match self.given(node, i)? {
             Some(Value::Known(t)) => Ok(Some(t)),
-            Some(Value::Map(_)) => Err(format!(
-                "input {i} depends on the picture; a network wants it constant"
-            )),
+            Some(Value::Map(_)) => {
+                Err(format!("input {i} depends on the picture; a network wants it constant"))
+            }
             None => Ok(None),
         }
     }
@@ -268,7 +289,8 @@ impl Lower<'_> {
     }
 
     fn node(&mut self, node: &Node) -> Said<()> {
-        let inputs = (0..node.inputs.len()).map(|i| self.given(node, i)).collect::<Said<Vec<_>>>()?;
+        let inputs =
+            (0..node.inputs.len()).map(|i| self.given(node, i)).collect::<Said<Vec<_>>>()?;
         let folds = inputs.iter().flatten().all(|v| matches!(v, Value::Known(_)));
         self.hint = hint(node);
         let made: Vec<Value> = if folds {
@@ -364,7 +386,8 @@ impl Lower<'_> {
         }
         let mut b = Builder::new(name, self.shapes[0]);
         let mut ids: Vec<NodeId> = vec![b.here(); self.shapes.len()];
-        for (i, (name, layer, from)) in self.layers.iter().enumerate().filter(|(i, _)| alive[i + 1]) {
+        for (i, (name, layer, from)) in self.layers.iter().enumerate().filter(|(i, _)| alive[i + 1])
+        {
             let from: Vec<NodeId> = from.iter().map(|&p| ids[p]).collect();
             ids[i + 1] = b.named(name, layer.clone(), &from).here();
         }
@@ -377,7 +400,12 @@ impl Lower<'_> {
             for p in wanted {
                 let values = self.weights.remove(&p.name).unwrap_or_default();
                 if values.len() != p.range.len() {
-                    return Err(format!("`{}` got {} numbers of {} (a bug in convoke)", p.name, values.len(), p.range.len()));
+                    return Err(format!(
+                        "`{}` got {} numbers of {} (a bug in convoke)",
+                        p.name,
+                        values.len(),
+                        p.range.len()
+                    ));
                 }
                 all.extend(values);
             }

@@ -53,9 +53,12 @@ impl Lower<'_> {
         if !max && count_padding && pads && !counted {
             // Zeros that count, then a ragged edge that does not.
             let s = self.shape(place);
-            for (axis, n, before, after) in [(Axis::H, s.h, top, below), (Axis::W, s.w, left, behind)] {
+            for (axis, n, before, after) in
+                [(Axis::H, s.h, top, below), (Axis::W, s.w, left, behind)]
+            {
                 if before + after > 0 {
-                    let take = Take { axis, start: -(before as i64), step: 1, size: n + before + after };
+                    let take =
+                        Take { axis, start: -(before as i64), step: 1, size: n + before + after };
                     place = self.add("", take, &[place])?;
                 }
             }
@@ -63,7 +66,9 @@ impl Lower<'_> {
         }
         let padding = explicit(padding[0], padding[1], padding[2], padding[3]);
         let place = match max {
-            true => self.add("", MaxPool::new([kh, kw]).stride([sh, sw]).padding(padding), &[place])?,
+            true => {
+                self.add("", MaxPool::new([kh, kw]).stride([sh, sw]).padding(padding), &[place])?
+            }
             false => {
                 let mut mean = MeanPool::new([kh, kw]).stride([sh, sw]).padding(padding);
                 mean.count_padding = counted && pads;
@@ -83,7 +88,8 @@ impl Lower<'_> {
         } else {
             place = self.add("", GlobalMeanPool {}, &[place])?;
         }
-        let sizes: Vec<usize> = std::iter::once(m.size(0)).chain(m.axes[1..].iter().map(|_| 1)).collect();
+        let sizes: Vec<usize> =
+            std::iter::once(m.size(0)).chain(m.axes[1..].iter().map(|_| 1)).collect();
         self.reshaped(&Map::fresh(place, self.shape(place), 1), &sizes)
     }
 
@@ -126,7 +132,12 @@ impl Lower<'_> {
             m = m.at(place);
         }
         let usual = Map::fresh(m.place, self.shape(m.place), rank);
-        if by == By::Mean && rank == 3 && over == [1, 2] && m.atoms == usual.atoms && m.axes == usual.axes {
+        if by == By::Mean
+            && rank == 3
+            && over == [1, 2]
+            && m.atoms == usual.atoms
+            && m.axes == usual.axes
+        {
             m = self.whole(&m, false)?;
         } else {
             for &axis in &over {
@@ -227,7 +238,9 @@ impl Lower<'_> {
             let places = eval::padded(&mode, n, before, after)?;
             m = match mode == "constant" {
                 true => self.take(&m, axis, -before, 1, places.len())?,
-                false => self.picked(&m, axis, &places.into_iter().flatten().collect::<Vec<_>>())?,
+                false => {
+                    self.picked(&m, axis, &places.into_iter().flatten().collect::<Vec<_>>())?
+                }
             };
         }
         if shifted {
@@ -243,8 +256,7 @@ impl Lower<'_> {
         let ends = self.ints(node, "ends", 2)?.ok_or("has no ends")?;
         let (list, steps) = (self.ints(node, "axes", 3)?, self.ints(node, "steps", 4)?);
         let sizes = self.sizes(&m);
-        let ranges =
-            eval::slice_ranges(&sizes, &starts, &ends, list.as_deref(), steps.as_deref())?;
+        let ranges = eval::slice_ranges(&sizes, &starts, &ends, list.as_deref(), steps.as_deref())?;
         if ranges[0] != (0, 1, self.batch) {
             return Err("cuts the batch".into());
         }
@@ -307,7 +319,8 @@ impl Lower<'_> {
             if plan.fill != 0.0 && table.iter().any(Vec::is_empty) {
                 return Err("fills what lies outside with a number other than 0".into());
             }
-            let narrow = |row: Vec<(usize, f64)>| row.into_iter().map(|(i, w)| (i, w as f32)).collect();
+            let narrow =
+                |row: Vec<(usize, f64)>| row.into_iter().map(|(i, w)| (i, w as f32)).collect();
             m = self.mix(&m, axis, table.into_iter().map(narrow).collect())?;
         }
         Ok(m)
@@ -317,7 +330,8 @@ impl Lower<'_> {
         let mut m = self.map(node, 0)?;
         let list = self.known(node, 1)?.ok_or("has no sizes")?;
         let sizes = self.sizes(&m);
-        let given = list.i64s()?.iter().map(|&v| usize::try_from(v).map_err(|_| format!("a size of {v}")));
+        let given =
+            list.i64s()?.iter().map(|&v| usize::try_from(v).map_err(|_| format!("a size of {v}")));
         let given = given.collect::<Said<Vec<_>>>()?;
         let to = match &node.op[..] {
             "Expand" => super::super::tensor::broadcast(&sizes, &given)?,

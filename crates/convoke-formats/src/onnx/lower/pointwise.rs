@@ -202,7 +202,9 @@ impl Lower<'_> {
         let maps = maps?;
         let first = *maps.first()?;
         let alike = |m: &&Map| {
-            m.atoms == first.atoms && m.axes == first.axes && self.shape(m.place) == self.shape(first.place)
+            m.atoms == first.atoms
+                && m.axes == first.axes
+                && self.shape(m.place) == self.shape(first.place)
         };
         if !maps.iter().all(alike) {
             return None;
@@ -222,7 +224,8 @@ impl Lower<'_> {
             _ => CombineKind::Power,
         };
         if by == CombineKind::Multiply
-            && let Some(layer) = self.gated(a.place, b.place).or_else(|| self.gated(b.place, a.place))
+            && let Some(layer) =
+                self.gated(a.place, b.place).or_else(|| self.gated(b.place, a.place))
         {
             let (layer, place) = layer;
             let m = if a.place == place { a } else { b };
@@ -241,7 +244,9 @@ impl Lower<'_> {
             (Layer::Rescale(r), _) if r.factor == 1.0 && r.offset == 1.0 => {
                 let inner = self.normal_share(gate)?;
                 match self.layer(x)? {
-                    (Layer::Rescale(r), from) if near(r.factor, 0.5) && r.offset == 0.0 && from[0] == inner => {
+                    (Layer::Rescale(r), from)
+                        if near(r.factor, 0.5) && r.offset == 0.0 && from[0] == inner =>
+                    {
                         Some((Gelu {}.into(), inner))
                     }
                     _ => None,
@@ -253,14 +258,19 @@ impl Lower<'_> {
 
     /// The place of `x` behind `1 + erf(x / √2)`.
     fn normal_share(&self, place: usize) -> Option<usize> {
-        let (Layer::Rescale(Rescale { factor: 1.0, offset: 1.0 }), from) = self.layer(place)? else {
+        let (Layer::Rescale(Rescale { factor: 1.0, offset: 1.0 }), from) = self.layer(place)?
+        else {
             return None;
         };
-        let (Layer::Function(Function { of: FunctionKind::Erf, .. }), from) = self.layer(from[0])? else {
+        let (Layer::Function(Function { of: FunctionKind::Erf, .. }), from) =
+            self.layer(from[0])?
+        else {
             return None;
         };
         match self.layer(from[0])? {
-            (Layer::Rescale(r), from) if near(r.factor, std::f32::consts::FRAC_1_SQRT_2) && r.offset == 0.0 => {
+            (Layer::Rescale(r), from)
+                if near(r.factor, std::f32::consts::FRAC_1_SQRT_2) && r.offset == 0.0 =>
+            {
                 Some(from[0])
             }
             _ => None,
@@ -271,7 +281,9 @@ impl Lower<'_> {
     fn hard(&self, place: usize) -> Option<usize> {
         let (Layer::Relu(Relu { max: Some(max) }), from) = self.layer(place)? else { return None };
         match self.layer(from[0])? {
-            (Layer::Rescale(Rescale { factor: 1.0, offset: 3.0 }), from) if *max == 6.0 => Some(from[0]),
+            (Layer::Rescale(Rescale { factor: 1.0, offset: 3.0 }), from) if *max == 6.0 => {
+                Some(from[0])
+            }
             _ => None,
         }
     }
@@ -282,7 +294,9 @@ impl Lower<'_> {
             if let Some(x) = self.hard(m.place) {
                 return self.unary(&m.at(x), HardSigmoid {});
             }
-            if let Some((Layer::Combine(Combine { by: CombineKind::Multiply }), from)) = self.layer(m.place) {
+            if let Some((Layer::Combine(Combine { by: CombineKind::Multiply }), from)) =
+                self.layer(m.place)
+            {
                 let (a, b) = (from[0], from[1]);
                 for (x, gate) in [(a, b), (b, a)] {
                     if self.hard(gate) == Some(x) {
@@ -293,7 +307,8 @@ impl Lower<'_> {
         }
         if offset == 0.0
             && near(factor, 0.5)
-            && let Some((Layer::Combine(Combine { by: CombineKind::Multiply }), from)) = self.layer(m.place)
+            && let Some((Layer::Combine(Combine { by: CombineKind::Multiply }), from)) =
+                self.layer(m.place)
         {
             let (a, b) = (from[0], from[1]);
             for (x, gate) in [(a, b), (b, a)] {
@@ -308,10 +323,15 @@ impl Lower<'_> {
     /// Two maps, number by number, repeated along axes of one.
     fn two(&mut self, a: &Map, b: &Map, by: CombineKind) -> Said<Map> {
         if a.axes.len() != b.axes.len() {
-            return Err(format!("{:?} and {:?} have different ranks", self.sizes(a), self.sizes(b)));
+            return Err(format!(
+                "{:?} and {:?} have different ranks",
+                self.sizes(a),
+                self.sizes(b)
+            ));
         }
         broadcast(&a.sizes(), &b.sizes())?;
-        let alike = a.atoms == b.atoms && a.axes == b.axes && self.shape(a.place) == self.shape(b.place);
+        let alike =
+            a.atoms == b.atoms && a.axes == b.axes && self.shape(a.place) == self.shape(b.place);
         if alike {
             let place = match by {
                 CombineKind::Add => self.add("", Add {}, &[a.place, b.place])?,
@@ -357,7 +377,10 @@ impl Lower<'_> {
             return self.with_number(m, *v, op, first);
         }
         // One value for all: as a number, unless it widens an axis.
-        if broadcast(&sizes, &t.shape)? == sizes && values.windows(2).all(|w| w[0] == w[1]) && !values.is_empty() {
+        if broadcast(&sizes, &t.shape)? == sizes
+            && values.windows(2).all(|w| w[0] == w[1])
+            && !values.is_empty()
+        {
             return self.with_number(m, values[0], op, first);
         }
         let rank = m.axes.len();
@@ -391,7 +414,8 @@ impl Lower<'_> {
             3 => Shape::new(of(1), of(2), of(0)),
             _ => self.shape(m.place),
         };
-        let constant = self.add_with(Constant { shape }, &[], vec![("weight", turned.f32s()?.to_vec())])?;
+        let constant =
+            self.add_with(Constant { shape }, &[], vec![("weight", turned.f32s()?.to_vec())])?;
         let by = match op {
             "Add" => CombineKind::Add,
             "Sub" => CombineKind::Subtract,

@@ -1,0 +1,130 @@
+//! `convoke export`.
+
+use super::import::told;
+use crate::common::{self, Model, bytes};
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+use convoke_engine::{Network, Plan, PlanOptions, Session};
+use convoke_formats::ModelFile;
+use convoke_formats::onnx::{self, ExportOptions, OPSETS};
+use convoke_formats::weights::{family, save_torch};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Write a model for other tools
+#[derive(clap::Args)]
+pub struct Args {
+    /// Run folder, model file, zoo name or network file; the last two get fresh weights
+    model: String,
+    /// onnx: network, weights, class names and preprocessing; safetensors: weights alone, as PyTorch has
+    /// them
+    #[arg(long, value_enum)]
+    format: Format,
+    /// File to write [default: MODEL's name with the format's ending]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Make batch norms part of the convolutions before them
+    #[arg(long)]
+    fold: bool,
+    /// Take pictures as they are, uint8 [batch, height, width, channels]: resizing, cutting and
+    /// normalisation go into the graph
+    #[arg(long)]
+    preprocess: bool,
+    /// ONNX operator set
+    #[arg(long, value_name = "N", default_value_t = ExportOptions::default().opset, value_parser = clap::value_parser!(i64).range(OPSETS))]
+    opset: i64,
+    /// Seed of fresh weights
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    seed: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Onnx,
+    Safetensors,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let (model, from) = match common::model(&args.model)? {
+        Model::File(model, path) => (*model, Some(path)),
+        Model::Network(source) => (fresh(source.build(None, None)?, args.seed)?, None),
+    };
+    let out = args.out.clone().unwrap_or_else(|| default_out(&args, from.as_deref()));
+    if out.canonicalize().ok().is_some_and(|o| from.and_then(|f| f.canonicalize().ok()) == Some(o))
+    {
+        bail!("{} would overwrite the model; give another --out", out.display());
+    }
+    if args.format == Format::Safetensors {
+        if args.fold || args.preprocess {
+            bail!("--fold and --preprocess are for --format onnx: safetensors hold weights alone");
+        }
+        save_torch(&out, &model)?;
+        let tensors = model.network.params().len() + model.network.state().len();
+        println!(
+            "{}: {tensors} tensors, {}, named and laid out as PyTorch has them",
+            out.display(),
+            size(&out)?
+        );
+        return Ok(());
+    }
+    let options = ExportOptions { opset: args.opset, fold: args.fold, preprocess: args.preprocess };
+    onnx::export(&out, &model, &options)?;
+    println!(
+        "{}: {}, opset {}, {} classes",
+        out.display(),
+        size(&out)?,
+        args.opset,
+        model.classes.len()
+    );
+    if args.preprocess {
+        println!("input: image, uint8 [batch, height, width, {}]", model.preprocess.channels);
+        println!("in the graph: {}", told(&model.preprocess));
+    } else {
+        let s = model.network.input_shape();
+        println!("input: float [batch, {}, {}, {}]", s.c, s.h, s.w);
+        println!("pictures: {}", told(&model.preprocess));
+    }
+    if !model.ranges().is_empty() {
+        println!("written in f32: the ranges for 8-bit integers stay behind");
+    }
+    Ok(())
+}
+
+fn size(path: &Path) -> Result<String> {
+    Ok(bytes(std::fs::metadata(path)?.len() as usize))
+}
+
+/// Beside a model file or in its run folder; in this folder for a network.
+fn default_out(args: &Args, from: Option<&Path>) -> PathBuf {
+    let ending = match args.format {
+        Format::Onnx => "onnx",
+        Format::Safetensors => "torch.safetensors",
+    };
+    let base = from.map_or_else(
+        || PathBuf::from(Path::new(&args.model).file_name().unwrap_or_default()),
+        PathBuf::from,
+    );
+    let name = base.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let stem = [".safetensors", ".toml"].iter().find_map(|e| name.strip_suffix(e)).unwrap_or(&name);
+    base.with_file_name(format!("{stem}.{ending}"))
+}
+
+/// A network with its first weights.
+fn fresh(network: Network, seed: u64) -> Result<ModelFile> {
+    let mut session = Session::new(Plan::compile(&network, &PlanOptions::predict(1, 1))?)?;
+    session.init(seed);
+    let known = family(network.name());
+    let count = network.output_shape().c;
+    let classes =
+        known.class_names(count).unwrap_or_else(|| (0..count).map(|i| i.to_string()).collect());
+    Ok(ModelFile {
+        classes,
+        preprocess: known.preprocess(network.input_shape()),
+        task: "classify".into(),
+        params: session.params().to_vec(),
+        state: session.state().to_vec(),
+        facts: BTreeMap::new(),
+        extra: BTreeMap::new(),
+        network,
+    })
+}
