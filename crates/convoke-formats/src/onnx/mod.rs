@@ -65,6 +65,20 @@ impl Model {
         Ok(Model { graph: contents.graph, metadata: contents.metadata })
     }
 
+    /// The same graph with its last inputs fixed.
+    ///
+    /// # Errors
+    /// When there are more than the graph has inputs.
+    pub fn with_constants(mut self, values: &[Tensor]) -> Result<Self, String> {
+        let inputs = &mut self.graph.inputs;
+        let first = inputs.len().checked_sub(values.len());
+        let first = first.ok_or_else(|| format!("{} constants for {} inputs", values.len(), inputs.len()))?;
+        for (port, value) in inputs.split_off(first).into_iter().zip(values) {
+            self.graph.constants.insert(port.name, Arc::new(value.clone()));
+        }
+        Ok(self)
+    }
+
     /// What a caller gives, in order.
     pub fn inputs(&self) -> &[Port] {
         &self.graph.inputs

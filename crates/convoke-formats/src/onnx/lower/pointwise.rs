@@ -69,7 +69,7 @@ impl Lower<'_> {
 
     fn clip(&mut self, node: &Node) -> Said<Map> {
         let m = self.map(node, 0)?;
-        let mut bound = |name: &str, i: usize, default: f32| match self.known(node, i)? {
+        let bound = |name: &str, i: usize, default: f32| match self.known(node, i)? {
             Some(t) => t.number(),
             None => node.float(name, default),
         };
