@@ -29,7 +29,11 @@ const CHUNK: usize = 4096;
 /// The network for one group, if that is how it runs best.
 pub(super) fn group(net: &Network, options: &PlanOptions, isa: Isa) -> Result<Option<Group>> {
     let asked = options.lanes.unwrap_or(options.batch >= LANES && is_narrow(net)?);
-    if !asked || !options.keep.is_empty() || !is_known(net)? {
+    if !asked
+        || !options.keep.is_empty()
+        || matches!(options.mode, Mode::Explain { .. })
+        || !is_known(net)?
+    {
         return Ok(None);
     }
     let group = Group::new(net, options, isa)?;
@@ -148,7 +152,7 @@ pub(super) fn lower(b: &mut Lower, group: Group, targets: Option<Buf>) -> Result
         labels: b.net.output_shape().pixels(),
         targets,
         memory,
-        macs: macs(b.net, input, b.training()),
+        macs: macs(b.net, input, b.backward()),
     };
     b.emit(output, "all layers", op);
     Ok(())
