@@ -69,7 +69,7 @@ impl Lens {
         let sigma = window as f32 / 6.0;
         let bell = |y: f32, x: f32, s: f32| (-(y * y + x * x) / (2.0 * s * s)).exp();
         let slope = |along: f32, y: f32, x: f32| match window {
-            3 => along * (3.0 - y.abs() - x.abs()) / 1.0,
+            3 => along * (3.0 - y.abs() - x.abs()),
             _ => along * bell(y, x, sigma.max(0.5)),
         };
         let lens = match name {

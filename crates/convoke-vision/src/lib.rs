@@ -8,14 +8,17 @@
 
 mod bounds;
 mod canvas;
+mod check_sheet;
 
 pub mod demo;
+pub mod diagram;
 pub mod draw;
 mod error;
 mod find;
 mod learn;
 pub mod lens;
 pub mod look;
+pub mod report;
 mod sheet;
 mod slide;
 
@@ -25,5 +28,6 @@ pub use find::{Candidate, Detector, FindOptions, Finder, Found};
 pub use learn::{Example, LearnOptions, Learned, Moment, detector_network, train_detector};
 
 pub use canvas::upsample;
+pub use check_sheet::check_sheet;
 pub use sheet::{candidate_sheet, filter_sheet};
 pub use slide::{ScoreMap, SlideOptions, Slider};

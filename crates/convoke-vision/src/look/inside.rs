@@ -1,6 +1,7 @@
 //! A model opened for looking: sessions that keep maps and give gradients.
 
 use crate::error::{Result, other};
+use crate::sheet::{filter_sheet, first_filters};
 use convoke_data::Picture;
 use convoke_engine::layers::Layer;
 use convoke_engine::{Mode, Network, NodeId, Plan, PlanOptions, Session, Shape};
@@ -75,17 +76,29 @@ impl Inside {
 
     /// An input `[h, w, c]` as the picture that the network saw.
     pub fn seen(&self, x: &[f32]) -> Picture {
-        let pre = &self.model.preprocess;
-        let c = pre.channels;
-        let mut data = Vec::with_capacity(x.len());
-        for pixel in x.chunks_exact(c) {
-            let level = |i: usize| {
-                let i = if pre.bgr { c - 1 - i } else { i };
-                (255.0 * (pixel[i] * pre.std[i] + pre.mean[i])).round().clamp(0.0, 255.0) as u8
-            };
-            data.extend((0..c).map(level));
+        self.model.preprocess.seen(x)
+    }
+
+    /// The first convolution's filters as tiles, in the colours that they look for.
+    ///
+    /// # Errors
+    /// As [`crate::filter_sheet`].
+    pub fn filter_sheet(&self) -> Result<Picture> {
+        let model = &self.model;
+        let Some((p, [h, w, c, d])) =
+            first_filters(&model.network).filter(|_| model.preprocess.bgr)
+        else {
+            return filter_sheet(&model.network, &model.params);
+        };
+        // Blue comes first: the channels are turned round.
+        let mut params = model.params.clone();
+        for pixel in params[p.range].chunks_exact_mut(c * d).take(h * w) {
+            for k in 0..c / 2 {
+                let (a, b) = pixel.split_at_mut((c - 1 - k) * d);
+                a[k * d..(k + 1) * d].swap_with_slice(&mut b[..d]);
+            }
         }
-        Picture { width: pre.width, height: pre.height, channels: c, data }
+        filter_sheet(&model.network, &params)
     }
 
     /// Where the logits are: the output, or what a last softmax reads.
