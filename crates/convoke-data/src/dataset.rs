@@ -186,6 +186,51 @@ impl Dataset {
         found
     }
 
+    /// Part `fold` of `k` to judge by, the others to learn from (k-fold cross-validation): training and validation
+    /// parts are put together and dealt out anew, each class evenly; a test part stays apart.
+    ///
+    /// # Errors
+    /// When `k` is below 2, `fold` is not below `k`, a class has fewer than `k` samples, or the samples are not
+    /// files.
+    pub fn fold(&self, k: usize, fold: usize, seed: u64) -> Result<Dataset> {
+        let wrong = |what: String| Err(DataError::dataset(Path::new("folds"), what));
+        if k < 2 || fold >= k {
+            return wrong(format!("{k} folds, number {fold}: give at least 2"));
+        }
+        let mut by_class = vec![Vec::new(); self.classes.len()];
+        for split in [Some(&self.train), self.val.as_ref()].into_iter().flatten() {
+            let Source::Files(files) = &split.source else {
+                return wrong("only folders of pictures can be dealt out".into());
+            };
+            for (file, &label) in files.iter().zip(&split.labels) {
+                by_class[label as usize].push(file.clone());
+            }
+        }
+        let (mut train, mut val) = (Vec::new(), Vec::new());
+        for (label, mut class) in by_class.into_iter().enumerate() {
+            if class.len() < k {
+                return wrong(format!(
+                    "class `{}` has {} pictures, too few for {k} folds",
+                    self.classes[label],
+                    class.len()
+                ));
+            }
+            class.sort();
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            rng.set_stream(label as u64);
+            class.shuffle(&mut rng);
+            let part = |mine: bool| {
+                let dealt = class.iter().enumerate().filter(move |(i, _)| (i % k == fold) == mine);
+                let mut files: Vec<PathBuf> = dealt.map(|(_, f)| f.clone()).collect();
+                files.sort();
+                files
+            };
+            train.push(part(false));
+            val.push(part(true));
+        }
+        Ok(Dataset { train: together(train), val: Some(together(val)), ..self.clone() })
+    }
+
     /// The split to judge by: validation, or else test.
     pub fn eval(&self) -> Option<&Split> {
         self.val.as_ref().or(self.test.as_ref())
@@ -419,6 +464,31 @@ mod tests {
         assert_eq!(set.train.counts(2), [12, 4]);
         assert_eq!(set.split_csv(), open(&folder).unwrap().split_csv());
         assert_eq!(set.split_csv().lines().count(), 21);
+    }
+
+    #[test]
+    fn every_sample_is_judged_in_one_fold_and_learnt_in_the_others() {
+        let names: Vec<String> =
+            (0..22).map(|i| format!("{}/{i}.png", if i % 4 == 0 { "b" } else { "a" })).collect();
+        let set = open(&tree(&names.iter().map(String::as_str).collect::<Vec<_>>())).unwrap();
+        let mut judged = Vec::new();
+        for i in 0..5 {
+            let fold = set.fold(5, i, 3).unwrap();
+            let files = |s: &Split| match &s.source {
+                Source::Files(f) => f.clone(),
+                Source::Memory { .. } => vec![],
+            };
+            let (train, val) = (files(&fold.train), files(fold.val.as_ref().unwrap()));
+            assert_eq!(train.len() + val.len(), 22);
+            assert!(val.iter().all(|f| !train.contains(f)));
+            assert!(fold.val.unwrap().counts(2).iter().all(|n| *n > 0));
+            judged.extend(val);
+        }
+        judged.sort();
+        judged.dedup();
+        assert_eq!(judged.len(), 22);
+        assert!(set.fold(7, 0, 0).unwrap_err().to_string().contains("`b` has 6"));
+        assert!(set.fold(1, 0, 0).is_err() && set.fold(3, 3, 0).is_err());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Pictures and labels: readers, augmentation, loader, scene generator. Knows nothing of networks.
 
+pub mod check;
 mod cifar;
 mod dataset;
 mod error;
@@ -14,6 +15,7 @@ pub use dataset::{Dataset, OpenOptions, Source, Split};
 pub use error::{DataError, Result};
 pub use loader::{Batch, Loader, LoaderOptions, Problem};
 pub use picture::{
-    Area, Filter, MAX_SIDE, Picture, read_picture, read_size, resize, write_file, write_png,
+    Area, Filter, MAX_SIDE, Picture, decode_picture, encode_jpeg, encode_png, read_picture,
+    read_size, resize, write_file, write_png,
 };
 pub use transform::{Augment, Preprocess, statistics};

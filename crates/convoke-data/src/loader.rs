@@ -60,6 +60,9 @@ pub struct LoaderOptions {
     pub training: bool,
     /// Bytes of decoded pictures kept for the next epoch; a set that fits is decoded once.
     pub cache: usize,
+    /// Every class comes equally often, in training: pictures of small classes several times an epoch, some
+    /// of large ones not at all.
+    pub balanced: bool,
 }
 
 /// Delivers the batches of one epoch after the other.
@@ -153,6 +156,9 @@ impl Loader {
             let mut rng = ChaCha8Rng::seed_from_u64(self.shared.options.seed);
             rng.set_stream(epoch);
             order.shuffle(&mut rng);
+            if self.shared.options.balanced {
+                order = balanced(&order, &self.shared.split.labels, epoch);
+            }
         }
         let mut state = self.shared.lock();
         state.run += 1;
@@ -195,6 +201,28 @@ impl Loader {
         let problems = self.shared.problems.lock().unwrap_or_else(|e| e.into_inner());
         problems.values().cloned().collect()
     }
+}
+
+/// As many samples as there are, classes in turn, in a new order every epoch, so that all of a large class
+/// come in time.
+fn balanced(order: &[usize], labels: &[u32], epoch: u64) -> Vec<usize> {
+    let mut classes: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+    for &i in order {
+        classes.entry(labels[i]).or_default().push(i);
+    }
+    let all: Vec<Vec<usize>> = classes.into_values().collect();
+    let rounds = order.len().div_ceil(all.len().max(1));
+    // The class that is first takes what does not divide.
+    let first = epoch as usize % all.len().max(1);
+    let turn = |k: usize| all[(first + k) % all.len()].as_slice();
+    let pick = |i: usize| {
+        let (class, round) = (turn(i % all.len()), i / all.len());
+        class[round % class.len()]
+    };
+    let mut picked: Vec<usize> = (0..rounds * all.len()).take(order.len()).map(pick).collect();
+    let mut rng = ChaCha8Rng::seed_from_u64(epoch ^ 0xBA1A);
+    picked.shuffle(&mut rng);
+    picked
 }
 
 impl Drop for Loader {
@@ -321,7 +349,7 @@ mod tests {
     }
 
     fn options(batch: usize, workers: usize, training: bool) -> LoaderOptions {
-        LoaderOptions { batch, seed: 5, workers, training, cache: 1 << 20 }
+        LoaderOptions { batch, seed: 5, workers, training, cache: 1 << 20, balanced: false }
     }
 
     fn all(loader: &mut Loader, epoch: u64, first: usize) -> Vec<(Vec<usize>, Vec<f32>)> {
@@ -353,6 +381,25 @@ mod tests {
         let mut loader = Loader::new(&memory(10), &pre, None, options(4, 2, false)).unwrap();
         let seen: Vec<usize> = all(&mut loader, 0, 0).into_iter().flat_map(|b| b.0).collect();
         assert_eq!(seen, (0..10).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn balanced_epochs_have_as_many_of_each_class() {
+        let mut split = memory(60);
+        // Two of class 0, eight of class 1, fifty of class 2.
+        split.labels = (0..60).map(|i| if i < 2 { 0 } else { 1 + u32::from(i >= 10) }).collect();
+        let pre = Preprocess::plain(4, 4, 1);
+        let o = LoaderOptions { balanced: true, ..options(6, 2, true) };
+        let mut loader = Loader::new(&split, &pre, None, o).unwrap();
+        let mut large = std::collections::BTreeSet::new();
+        for epoch in 0..12 {
+            let seen: Vec<usize> =
+                all(&mut loader, epoch, 0).into_iter().flat_map(|b| b.0).collect();
+            let count = |c: u32| seen.iter().filter(|&&i| split.labels[i] == c).count();
+            assert_eq!([0, 1, 2].map(count), [20; 3]);
+            large.extend(seen.into_iter().filter(|&i| split.labels[i] == 2));
+        }
+        assert_eq!(large.len(), 50, "all of a large class come in time");
     }
 
     #[test]

@@ -121,6 +121,13 @@ pub fn read_size(path: &Path) -> Result<(usize, usize)> {
     Ok((w as usize, h as usize))
 }
 
+/// Whether EXIF turns or mirrors the picture.
+pub(crate) fn is_turned(path: &Path) -> bool {
+    let Ok(reader) = open(path) else { return false };
+    let Ok(mut decoder) = reader.into_decoder() else { return false };
+    decoder.orientation().is_ok_and(|o| o != image::metadata::Orientation::NoTransforms)
+}
+
 fn open(path: &Path) -> Result<ImageReader<std::io::BufReader<std::fs::File>>> {
     let reader = ImageReader::open(path).map_err(|e| DataError::io(path, e))?;
     let mut reader = reader.with_guessed_format().map_err(|e| DataError::io(path, e))?;
@@ -266,22 +273,63 @@ fn one_way(p: &Picture, area: Area, width: usize, height: usize, f: Filter) -> R
     Ok(Picture { width, height, channels: p.channels, data: target.into_vec() })
 }
 
+/// A picture's PNG.
+///
+/// # Errors
+/// When it has no pixels.
+pub fn encode_png(p: &Picture) -> Result<Vec<u8>> {
+    encode(p, |colour, out| {
+        let format = image::ImageFormat::Png;
+        let (w, h) = (p.width as u32, p.height as u32);
+        image::write_buffer_with_format(out, &p.data, w, h, colour, format)
+    })
+}
+
+/// A picture's JPEG, of a quality from 1 to 100.
+///
+/// # Errors
+/// When it has no pixels or is larger than a JPEG can be.
+pub fn encode_jpeg(p: &Picture, quality: u8) -> Result<Vec<u8>> {
+    encode(p, |colour, out| {
+        let mut encoder = image::codecs::jpeg::JpegEncoder::new_with_quality(out, quality);
+        encoder.encode(&p.data, p.width as u32, p.height as u32, colour.into())
+    })
+}
+
+type Bytes = std::io::Cursor<Vec<u8>>;
+
+fn encode(
+    p: &Picture,
+    write: impl FnOnce(image::ColorType, &mut Bytes) -> image::ImageResult<()>,
+) -> Result<Vec<u8>> {
+    let colour = if p.channels == 1 { image::ColorType::L8 } else { image::ColorType::Rgb8 };
+    let mut bytes = Bytes::default();
+    write(colour, &mut bytes).map_err(|e| DataError::picture(Path::new("picture"), e))?;
+    Ok(bytes.into_inner())
+}
+
+/// A picture of 1 or 3 channels from the bytes of a file, with the decoders' own rounding and without
+/// orientation: for what this library wrote itself. For others' files there is [`read_picture`].
+///
+/// # Errors
+/// When the bytes are no picture.
+pub fn decode_picture(bytes: &[u8], channels: usize) -> Result<Picture> {
+    let wrong = |e| DataError::picture(Path::new("picture"), e);
+    let picture = image::load_from_memory(bytes).map_err(wrong)?;
+    let (width, height) = (picture.width() as usize, picture.height() as usize);
+    let (channels, data) = match channels {
+        1 => (1, picture.into_luma8().into_raw()),
+        _ => (3, picture.into_rgb8().into_raw()),
+    };
+    Ok(Picture { width, height, channels, data })
+}
+
 /// Writes a PNG beside its place and renames it there, so that no half-written file is ever seen.
 ///
 /// # Errors
 /// When the folder cannot be written.
 pub fn write_png(path: &Path, p: &Picture) -> Result<()> {
-    let colour = if p.channels == 1 { image::ColorType::L8 } else { image::ColorType::Rgb8 };
-    let mut bytes = Vec::new();
-    image::write_buffer_with_format(
-        &mut std::io::Cursor::new(&mut bytes),
-        &p.data,
-        p.width as u32,
-        p.height as u32,
-        colour,
-        image::ImageFormat::Png,
-    )
-    .map_err(|e| DataError::picture(path, e))?;
+    let bytes = encode_png(p).map_err(|e| DataError::picture(path, e))?;
     write_file(path, &bytes)
 }
 

@@ -168,6 +168,20 @@ impl Preprocess {
         Ok(())
     }
 
+    /// A network's input `[height, width, channels]` as the picture that it is.
+    pub fn seen(&self, x: &[f32]) -> Picture {
+        let c = self.channels;
+        let mut data = Vec::with_capacity(x.len());
+        for pixel in x.chunks_exact(c) {
+            let level = |i: usize| {
+                let i = if self.bgr { c - 1 - i } else { i };
+                (255.0 * (pixel[i] * self.std[i] + self.mean[i])).round().clamp(0.0, 255.0) as u8
+            };
+            data.extend((0..c).map(level));
+        }
+        Picture { width: self.width, height: self.height, channels: c, data }
+    }
+
     /// Writes the network's input `[height, width, channels]` of a picture.
     ///
     /// # Errors

@@ -232,18 +232,51 @@ impl Session {
     /// # Errors
     /// When the plan trains, or `n` is larger than its batch.
     pub fn predict(&mut self, n: usize) -> Result<&[f32]> {
-        if self.plan.options().mode != Mode::Predict {
+        if matches!(self.plan.options().mode, Mode::Train { .. }) {
             return Err(Error::Plan("this plan trains; compile one that predicts".into()));
         }
+        self.check_samples(n)?;
+        self.refresh();
+        self.run(&[Phase::Forward], n, 0.0);
+        Ok(&self.output()[..n * self.plan.network().output_shape().len()])
+    }
+
+    fn check_samples(&self, n: usize) -> Result<()> {
         if n > self.plan.options().batch {
             return Err(Error::Plan(format!(
                 "{n} samples but the plan was made for {}",
                 self.plan.options().batch
             )));
         }
-        self.refresh();
-        self.run(&[Phase::Forward], n, 0.0);
-        Ok(&self.output()[..n * self.plan.network().output_shape().len()])
+        Ok(())
+    }
+
+    /// Where to write the gradient from which [`Session::explain`] starts, shaped as the place it starts from
+    /// (empty where the plan does not explain).
+    pub fn seed_mut(&mut self) -> &mut [f32] {
+        let range = self.plan.seed.map_or(0..0, |s| self.plan.layout.places[s.0].clone());
+        &mut self.data_mut()[range]
+    }
+
+    /// Carries the gradient of [`Session::seed_mut`] back to the input and the kept places, for the `n` samples
+    /// last given to [`Session::predict`].
+    ///
+    /// # Errors
+    /// When the plan does not explain, or `n` is larger than its batch.
+    pub fn explain(&mut self, n: usize) -> Result<()> {
+        if !matches!(self.plan.options().mode, Mode::Explain { .. }) {
+            return Err(Error::Plan("this plan does not explain; compile one that does".into()));
+        }
+        self.check_samples(n)?;
+        self.run(&[Phase::Backward], n, 0.0);
+        Ok(())
+    }
+
+    /// The gradient of the input or of a kept place after [`Session::explain`], `[N, H, W, C]`; none where the
+    /// place that was explained does not depend on it.
+    pub fn gradient(&self, id: NodeId) -> Option<&[f32]> {
+        let buf = self.plan.kept_grad(id)?;
+        Some(&self.data()[self.plan.layout.places[buf.0].clone()])
     }
 
     /// Output of the last run.

@@ -50,7 +50,7 @@ fn differs(got: &Tensor, want: &Tensor) -> Option<String> {
     let (Data::Float(got), Data::Float(want)) = (&got.data, &want.data) else {
         return (got != want).then(|| "other integers".into());
     };
-    let wrong = |(&g, &w): &(&f32, &f32)| {
+    let wrong = |&(&g, &w): &(&f32, &f32)| {
         g.is_nan() != w.is_nan()
             || g != w && (g - w).abs() > ABSOLUTE + RELATIVE * w.abs()
             || (g - w).is_nan() && g != w && !w.is_nan()

@@ -1,6 +1,6 @@
 //! Maps long enough to be written past the caches hold the same bits as short ones.
 
-use convoke_kernels::conv::{Conv, ConvShape, Epilogue};
+use convoke_kernels::conv::{Conv, ConvShape, Epilogue, Winograd};
 use convoke_kernels::norm::{self, Clamped, Pending, Saved, Source};
 use convoke_kernels::{Ctx, Isa, Pool, depthwise};
 
@@ -74,11 +74,17 @@ fn at_once_as_one_by_one(what: &str, picture: usize, f: impl Fn(usize, usize, &m
 #[test]
 fn convolutions() {
     everywhere(|cx| {
-        for (few, k, step) in [(16, 1, 1), (3, 3, 1), (8, 1, 2)] {
+        for (few, k, step, winograd) in
+            [(16, 1, 1, false), (3, 3, 1, false), (3, 3, 1, true), (8, 1, 2, false)]
+        {
+            let planned = |s| match (Conv::new(s, cx.isa, BATCH, 2), winograd) {
+                (conv, true) => conv.winograd(Winograd::Always),
+                (conv, false) => conv,
+            };
             let isa = cx.isa;
             let (wide, narrow) = (step * SIDE, SIDE);
             let s = shape(wide, few, k, CHANNELS, step, 1);
-            let conv = Conv::new(s, isa, BATCH, 2);
+            let conv = planned(s);
             let (x, w, bias) =
                 (numbers(BATCH * s.x_len(), 1), numbers(s.filter_len(), 2), numbers(CHANNELS, 3));
             let mut pack = vec![0.0; conv.forward_pack_len()];
@@ -93,7 +99,7 @@ fn convolutions() {
                 },
             );
             let s = shape(narrow, CHANNELS, k, few, step, 1);
-            let conv = Conv::new(s, isa, BATCH, 2);
+            let conv = planned(s);
             let (dy, w) = (numbers(BATCH * s.y_len(), 1), numbers(s.filter_len(), 2));
             let mut pack = vec![0.0; conv.backward_pack_len()];
             conv.pack_backward(cx, &w, &mut pack);

@@ -3,6 +3,7 @@
 
 mod checkpoint;
 mod error;
+mod figures;
 mod metrics;
 mod plot;
 mod predict;
@@ -14,6 +15,9 @@ mod trainer;
 mod tuning;
 
 pub use error::{Result, TrainError};
+pub use figures::{
+    Answer, BINS, Bin, Calibration, ClassFigures, class_figures, likeliest, softmax,
+};
 pub use metrics::{Evaluation, probabilities};
 pub use predict::{Guess, Predictor};
 pub use quantize::{Quantized, quantize};

@@ -1,5 +1,6 @@
 //! What an evaluation counts, from logits.
 
+use crate::figures::Answer;
 use serde::Serialize;
 use std::cmp::Ordering;
 
@@ -18,6 +19,15 @@ pub struct Evaluation {
     pub per_class: Vec<f64>,
     /// `confusion[actual][predicted]`.
     pub confusion: Vec<Vec<usize>>,
+}
+
+impl Evaluation {
+    /// Counts answers over so many classes.
+    pub fn of(answers: &[Answer], classes: usize) -> Self {
+        let mut counter = Counter::new(classes);
+        answers.iter().for_each(|a| counter.add(&a.logits, a.label));
+        counter.finish()
+    }
 }
 
 /// Sums of an evaluation under way.

@@ -1,6 +1,7 @@
 //! Using a trained model: evaluation over a split, predictions for single pictures.
 
 use crate::error::{Result, TrainError, other};
+use crate::figures::Answer;
 use crate::metrics::{Counter, Evaluation, probabilities};
 use convoke_data::{Loader, LoaderOptions, Picture, Problem, Source, Split, read_picture};
 use convoke_engine::{Plan, PlanOptions, Session, Shape};
@@ -195,6 +196,7 @@ impl Predictor {
             workers: threads,
             training: false,
             cache: 0,
+            balanced: false,
         };
         let mut loader = Loader::new(split, &self.model.preprocess, None, options)?;
         let never = AtomicBool::new(false);
@@ -202,6 +204,46 @@ impl Predictor {
             Some(evaluation) => Ok((evaluation, loader.problems())),
             None => other("the evaluation was stopped"),
         }
+    }
+}
+
+impl Predictor {
+    /// What the model answers to every sample of a split whose labels are positions in the model's classes.
+    ///
+    /// # Errors
+    /// As [`Predictor::evaluate`].
+    pub fn answers(
+        &mut self,
+        split: &Split,
+        threads: usize,
+    ) -> Result<(Vec<Answer>, Vec<Problem>)> {
+        let classes = self.checked(split)?;
+        let workers = threads;
+        let options = LoaderOptions {
+            batch: self.batch,
+            seed: 0,
+            workers,
+            training: false,
+            cache: 0,
+            balanced: false,
+        };
+        let mut loader = Loader::new(split, &self.model.preprocess, None, options)?;
+        let mut answers = Vec::with_capacity(split.len());
+        loader.start(0, 0);
+        while let Some(batch) = loader.next_batch() {
+            let input = self.session.input_mut();
+            let len = input.len().min(batch.pixels.len());
+            input[..len].copy_from_slice(&batch.pixels[..len]);
+            let logits = self.session.predict(batch.len())?;
+            let rows = logits.chunks_exact(classes).zip(&batch.labels).zip(&batch.indices);
+            answers.extend(rows.map(|((row, &label), &index)| Answer {
+                index,
+                label: label as usize,
+                logits: row.to_vec(),
+            }));
+            loader.recycle(batch);
+        }
+        Ok((answers, loader.problems()))
     }
 }
 

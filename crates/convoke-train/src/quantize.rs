@@ -61,8 +61,14 @@ fn classes_of(
     threads: usize,
     mut seen: impl FnMut(&Predictor, usize, usize),
 ) -> Result<Vec<usize>> {
-    let options =
-        LoaderOptions { batch: BATCH, seed: 0, workers: threads, training: false, cache: 0 };
+    let options = LoaderOptions {
+        batch: BATCH,
+        seed: 0,
+        workers: threads,
+        training: false,
+        cache: 0,
+        balanced: false,
+    };
     let preprocess = predictor.model().preprocess.clone();
     let mut loader = Loader::new(split, &preprocess, None, options)?;
     loader.start(0, 0);

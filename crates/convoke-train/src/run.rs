@@ -168,7 +168,10 @@ impl RunFolder {
     }
 
     /// Reads `results.csv`; empty when there is none yet.
-    pub(crate) fn read_rows(&self) -> Result<Vec<EpochRow>> {
+    ///
+    /// # Errors
+    /// Never today; what cannot be read counts as absent.
+    pub fn read_rows(&self) -> Result<Vec<EpochRow>> {
         match std::fs::read_to_string(self.0.join("results.csv")) {
             Ok(text) => {
                 let on_test = text.lines().next().is_some_and(|head| head.contains("test_loss"));

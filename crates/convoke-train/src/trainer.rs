@@ -44,6 +44,9 @@ pub struct TrainOptions {
     pub threads: usize,
     /// Bytes of decoded pictures that may be kept in memory.
     pub cache: usize,
+    /// Whether every class comes equally often in training.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub balanced: bool,
     /// Seconds between two checkpoints within an epoch; there is one after every epoch anyway.
     #[serde(default = "five_minutes")]
     pub checkpoint_seconds: u64,
@@ -84,6 +87,7 @@ impl TrainOptions {
             threads,
             precision: Precision::F32,
             cache: 1 << 30,
+            balanced: false,
             checkpoint_seconds: five_minutes(),
             schedule: Schedule::OneCycle,
             optimizer: Optimizer::Sgd { momentum: 0.9, nesterov: true, weight_decay: 5e-4 },
@@ -132,6 +136,8 @@ pub trait Progress {
     fn batch(&mut self, info: &BatchInfo);
     /// After every epoch.
     fn epoch(&mut self, row: &EpochRow);
+    /// After every epoch, with all weights as they are by then.
+    fn weights(&mut self, _row: &EpochRow, _network: &Network, _params: &[f32]) {}
 }
 
 /// How a run ended.
@@ -203,6 +209,7 @@ impl<'a> Trainer<'a> {
             workers: threads,
             training: true,
             cache: options.cache,
+            balanced: options.balanced,
         };
         let loader = Loader::new(
             &dataset.train,
@@ -319,6 +326,7 @@ impl<'a> Trainer<'a> {
             };
             let row = self.row(evaluation.as_ref(), start.elapsed().as_secs_f64(), speed);
             progress.epoch(&row);
+            progress.weights(&row, &self.network, self.session.params());
             self.finish_epoch(row, evaluation.as_ref())?;
             last = Some(evaluation);
         }

@@ -12,6 +12,9 @@ pub enum VisionError {
     /// A model file cannot be read or written.
     #[error(transparent)]
     Model(#[from] convoke_formats::ModelError),
+    /// A model cannot be run.
+    #[error(transparent)]
+    Train(#[from] convoke_train::TrainError),
     /// Something is not as it must be; one line that says what to do.
     #[error("{0}")]
     Other(String),

@@ -4,8 +4,8 @@ use crate::draw::{BELOW, BEST, FURTHER, Rgb, in_colour, put};
 use crate::error::{Result, other};
 use crate::find::Found;
 use convoke_data::{Area, Filter, Picture, resize};
-use convoke_engine::Network;
 use convoke_engine::layers::Layer;
+use convoke_engine::{Network, Param};
 
 const PAPER: Rgb = [27, 30, 38];
 const GAP: usize = 12;
@@ -84,15 +84,25 @@ fn paste(sheet: &mut Picture, tile: &Picture, x: usize, y: usize) {
     }
 }
 
+fn is_filters(network: &Network, p: &Param) -> bool {
+    matches!(network.node(p.node).layer, Some(Layer::Conv(_))) && p.spec.shape.len() == 4
+}
+
+/// The first convolution's filters, if they are over 1 or 3 channels: the tensor and its sizes
+/// `[rows, columns, channels, filters]`.
+pub(crate) fn first_filters(network: &Network) -> Option<(Param, [usize; 4])> {
+    let p = network.params().into_iter().find(|p| is_filters(network, p))?;
+    let sizes = [0, 1, 2, 3].map(|i| p.spec.shape[i]);
+    matches!(sizes[2], 1 | 3).then_some((p, sizes))
+}
+
 /// The filters of the first convolution as tiles, sorted by strength. Mid grey is no weight; brighter
 /// and darker are weights for and against, in the channel's colour. Each filter has its own range.
 ///
 /// # Errors
 /// When the network does not begin with a convolution over 1 or 3 channels, or the weights are not its.
 pub fn filter_sheet(network: &Network, params: &[f32]) -> Result<Picture> {
-    let first = network.params().into_iter().find(|p| {
-        matches!(network.node(p.node).layer, Some(Layer::Conv(_))) && p.spec.shape.len() == 4
-    });
+    let first = network.params().into_iter().find(|p| is_filters(network, p));
     let Some(p) = first else {
         return other(format!("network `{}` has no convolution to show", network.name()));
     };

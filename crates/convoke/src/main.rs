@@ -23,6 +23,8 @@ enum Verb {
     Val(verbs::val::Args),
     Predict(verbs::predict::Args),
     Find(verbs::find::Args),
+    Look(verbs::look::Args),
+    Lens(verbs::lens::Args),
     Plan(verbs::plan::Args),
     Import(verbs::import::Args),
     Export(verbs::export::Args),
@@ -31,6 +33,7 @@ enum Verb {
     Bench(verbs::bench::Args),
     #[command(subcommand)]
     Data(verbs::data::Verb),
+    Report(verbs::report::Args),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +48,8 @@ fn main() -> ExitCode {
         Verb::Val(a) => verbs::val::run(a),
         Verb::Predict(a) => verbs::predict::run(a),
         Verb::Find(a) => verbs::find::run(a),
+        Verb::Look(a) => verbs::look::run(a),
+        Verb::Lens(a) => verbs::lens::run(a),
         Verb::Plan(a) => verbs::plan::run(a),
         Verb::Quantize(a) => verbs::quantize::run(a),
         Verb::Import(a) => verbs::import::run(a),
@@ -52,6 +57,7 @@ fn main() -> ExitCode {
         Verb::Models(a) => verbs::models::run(a),
         Verb::Bench(a) => verbs::bench::run(a),
         Verb::Data(v) => verbs::data::run(v),
+        Verb::Report(a) => verbs::report::run(a),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -222,7 +222,10 @@ fn broken_pictures_are_named_and_left_out() {
     assert_eq!(code, 0, "{err}");
     let (code, out, err) = convoke(f, &["data", "check", "photos"]);
     assert_eq!(code, 1);
-    assert!(out.contains("broken.jpg") && err.contains("1 pictures cannot be read"), "{out}{err}");
+    assert!(
+        out.contains("broken.jpg") && err.contains("not fit to train on: 1 error"),
+        "{out}{err}"
+    );
     fails(f, &["predict", "run", "photos/red/broken.jpg"], 1, "broken.jpg");
 }
 
@@ -322,4 +325,154 @@ fn a_picture_of_one_pixel_and_a_very_large_one_are_pictures() {
     assert_eq!(code, 0, "{err}");
     let second: Value = serde_json::from_str(out.lines().nth(1).unwrap()).unwrap();
     assert_eq!(second["guesses"][0]["class"], "green");
+}
+
+#[test]
+fn a_lens_is_slid_over_a_picture_and_sizes_are_told_at_each_step() {
+    let folder = photos();
+    let f = folder.path();
+    std::fs::write(f.join("sobel.txt"), "-1 0 1\n-2 0 2\n-1 0 1\n").unwrap();
+    for filter in ["stripes", "edges", "sobel.txt", "patch:2,3,5,4"] {
+        let args =
+            ["lens", "photos/red/0.png", "--filter", filter, "--window", "4", "--padding", "valid"];
+        let more = ["--pool", "max", "--out", "lens"];
+        let (code, out, err) = convoke(f, &[&args[..], &more].concat());
+        assert_eq!(code, 0, "{filter}: {err}");
+        assert!(out.contains("picture      16x14") && out.contains("feature map"), "{out}");
+    }
+    let (_, out, _) = convoke(
+        f,
+        &["lens", "photos/red/0.png", "--filter", "sobel.txt", "--padding", "valid", "--json"],
+    );
+    let v: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&v["map"]["size"][0], &v["map"]["size"][1]), (&12.into(), &14.into()));
+    for name in ["lens.png", "filter.png", "map.png", "pooled.png", "lens.json"] {
+        assert!(f.join("lens").join(format!("0-{name}")).is_file(), "{name}");
+    }
+    fails(f, &["lens", "photos/red/0.png", "--filter", "strips"], 1, "did you mean `stripes`");
+    fails(f, &["lens", "photos/red/0.png", "--filter", "patch:14,0,5,5"], 1, "leaves the picture");
+    fails(f, &["lens", "photos/red/0.png", "--stride", "0"], 2, "stride");
+}
+
+#[test]
+fn a_run_is_looked_into_and_has_a_report() {
+    let folder = photos();
+    let f = folder.path();
+    let (code, out, err) = train(f, "run", &["--seed", "3"]);
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains("report: run/report.html"), "{out}");
+    let page = std::fs::read_to_string(f.join("run/report.html")).unwrap();
+    for id in [
+        "curves",
+        "confusion",
+        "classes",
+        "losses",
+        "calibration",
+        "batches",
+        "filters",
+        "network",
+        "memory",
+        "settings",
+    ] {
+        assert!(page.contains(&format!("id=\"{id}\"")), "{id}");
+    }
+    // Nothing is fetched: every address is within the page or a data URI.
+    let addresses = ["src=\"", "href=\""].into_iter().flat_map(|a| page.split(a).skip(1));
+    assert!(addresses.filter(|a| !a.starts_with("data:") && !a.starts_with('#')).count() == 0);
+    assert!(!page.contains("@import") && !page.contains("url("));
+    let v: Value =
+        serde_json::from_slice(&std::fs::read(f.join("run/report.json")).unwrap()).unwrap();
+    assert_eq!(v["rows"].as_array().unwrap().len(), 4);
+    assert_eq!(v["judged"]["plain"]["bins"].as_array().unwrap().len(), 15);
+    for name in [
+        "confusion.png",
+        "calibration.png",
+        "top-losses.png",
+        "per-class.csv",
+        "predictions.csv",
+        "network.svg",
+    ] {
+        assert!(f.join("run/report").join(name).is_file(), "{name}");
+    }
+    assert!(f.join("run/events.out.tfevents.0.convoke").is_file());
+    let (code, out, err) = convoke(f, &["report", "run"]);
+    assert_eq!((code, out.trim()), (0, "run/report.html"), "{err}");
+
+    let (code, out, err) =
+        convoke(f, &["look", "run", "photos/green/3.png", "--out", "look", "--json"]);
+    assert_eq!(code, 0, "{err}");
+    let v: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(v["maps"].as_array().unwrap().len(), 6, "input, conv, norm, relu, pool, dense");
+    assert_eq!(v["decision"]["sanity"].as_array().unwrap().len(), 5);
+    let (sum, network) = (&v["arithmetic"][0]["sum"], &v["arithmetic"][0]["network"]);
+    assert!((sum.as_f64().unwrap() - network.as_f64().unwrap()).abs() < 1e-4);
+    for name in ["filters.png", "maps.png", "field.png", "cam.png", "arithmetic.txt", "look.json"] {
+        assert!(f.join("look").join(name).is_file(), "{name}");
+    }
+    let (code, out, err) = convoke(f, &["look", "run", "photos", "--filters", "--out", "folder"]);
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains("answers most in 36 pictures"), "{out}");
+    let (_, out, _) =
+        convoke(f, &["look", "run", "photos/green/3.png", "--field", "--object", "40x40"]);
+    assert!(out.contains("larger than"), "{out}");
+    fails(f, &["look", "run", "--cam"], 1, "needs a picture");
+    fails(
+        f,
+        &["look", "run", "photos/red/0.png", "--maps", "--layer", "convv1"],
+        1,
+        "did you mean",
+    );
+    fails(
+        f,
+        &["look", "run", "photos/red/0.png", "--cam", "--class", "gren"],
+        1,
+        "did you mean `green`",
+    );
+}
+
+#[test]
+fn tiny_sets_are_judged_by_folds_and_unbalanced_ones_dealt_evenly() {
+    let folder = photos();
+    let f = folder.path();
+    let (code, out, err) = train(f, "runs", &["--folds", "3", "--balance", "--epochs", "1"]);
+    // The second --epochs is one too many.
+    assert_eq!(code, 2, "{out}{err}");
+    let args = [
+        "train", "photos", "--model", "net.toml", "--epochs", "2", "--batch", "8", "--out", "runs",
+    ];
+    let (code, out, err) =
+        convoke(f, &[&args[..], &["--folds", "3", "--balance", "--bare"]].concat());
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains("on average over 3 folds"), "{out}");
+    assert!(
+        f.join("runs/fold-3/results.csv").is_file() && !f.join("runs/fold-3/report.html").exists()
+    );
+    let (code, _, err) = convoke(f, &["report", "runs/fold-2"]);
+    assert_eq!(code, 0, "{err}");
+}
+
+#[test]
+fn data_that_leak_are_not_fit_and_networks_are_drawn() {
+    let folder = photos();
+    let f = folder.path();
+    for (from, to) in [
+        ("red/1.png", "train/red/1.png"),
+        ("green/1.png", "train/green/1.png"),
+        ("red/1.png", "val/red/2.png"),
+    ] {
+        std::fs::create_dir_all(f.join("set").join(to).parent().unwrap()).unwrap();
+        std::fs::copy(f.join("photos").join(from), f.join("set").join(to)).unwrap();
+    }
+    let (code, out, err) = convoke(f, &["data", "check", "set", "--json", "--out", "check"]);
+    assert_eq!(code, 1, "{err}");
+    let v: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&v["verdict"], &v["findings"][0]["kind"]), (&"unfit".into(), &"leak".into()));
+    assert!(f.join("check/check.png").is_file() && f.join("check/check.json").is_file());
+    fails(f, &["data", "check", "set"], 1, "not fit");
+    let (code, _, err) = convoke(f, &["plan", "net.toml", "--svg", "net.svg"]);
+    assert_eq!(code, 0, "{err}");
+    let svg = std::fs::read_to_string(f.join("net.svg")).unwrap();
+    assert!(
+        svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>") && svg.contains("12x12x8")
+    );
 }

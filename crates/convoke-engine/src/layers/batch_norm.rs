@@ -63,7 +63,7 @@ impl Rule for BatchNorm {
     fn forward(&self, unit: &Unit, b: &mut Lower) -> Result<()> {
         let (id, from) = (unit.main, b.net.node(unit.main).inputs[0]);
         let (c, len) = (b.shape(id).c, b.shape(id).len());
-        let measured = b.training() && !b.keeps_statistics(id);
+        let measured = b.backward() && !b.keeps_statistics(id);
         let [mean, invstd, scale, shift] = ["mean", "invstd", "scale", "shift"]
             .map(|name| b.own(id, name, if measured { Kind::Step } else { Kind::Pack }, c));
         let batch = Batch { mean, invstd, scale, shift };
@@ -113,15 +113,23 @@ impl Rule for BatchNorm {
             mean: if kept { b.state(id, "running_mean")? } else { b.owned(id, "mean")? },
             invstd: b.owned(id, "invstd")?,
             gamma: b.param(id, "weight")?,
-            dgamma: b.param_grad(id, "weight")?,
-            dbeta: b.param_grad(id, "bias")?,
+            dgamma: Buf::NONE,
+            dbeta: Buf::NONE,
             dy: if writes { b.grad_mut(unit.output)? } else { b.grad(unit.output)? },
             dx: None,
             c,
             len,
             scratch,
         };
-        b.emit(id, "backward sums", Sums(back));
+        if b.learns() {
+            (back.dgamma, back.dbeta) = (b.param_grad(id, "weight")?, b.param_grad(id, "bias")?);
+            b.emit(id, "backward sums", Sums(back));
+        } else if writes {
+            // The sums go nowhere, but they mask the gradient on the way.
+            back.dgamma = b.own(id, "sum over weight", Kind::Step, c);
+            back.dbeta = b.own(id, "sum over bias", Kind::Step, c);
+            b.emit(id, "backward sums", Sums(back));
+        }
         if kept {
             // Kept statistics do not depend on x: without the sums, dx is dy times the scale.
             back.dgamma = b.own(id, "no sum over weight", Kind::Pack, c);

@@ -17,7 +17,7 @@ const LARGE: usize = 1 << 18;
 
 /// Lowers the units that begin a chain, if they do; returns how many they were.
 pub(crate) fn forward(units: &[Unit], b: &mut Lower) -> Result<usize> {
-    if b.training() || b.lanes() > 1 {
+    if b.backward() || b.lanes() > 1 {
         return Ok(0);
     }
     let Some(found) = Found::new(units, b)? else { return Ok(0) };

@@ -53,13 +53,15 @@ pub(super) fn weights(
 pub(super) fn backward(unit: &Unit, b: &mut Lower, s: ConvShape, bias: bool) -> Result<()> {
     let (id, from) = (unit.main, b.net.node(unit.main).inputs[0]);
     let dy = unmask(unit, b)?;
-    if bias {
+    if bias && b.learns() {
         let db = b.param_grad(id, "bias")?;
         emit_bias_grad(b, id, dy, db, s.oh * s.ow, s.d);
     }
-    let ((x, norm), dw) = (b.source(from)?, b.param_grad(id, "weight")?);
-    let scratch = b.scratch(kernels::scratch_len(&s, b.batch()) + band_len(b, &s, norm));
-    b.emit(id, "backward weights", BackwardWeights { s, x, norm, dy, dw, scratch });
+    if b.learns() {
+        let ((x, norm), dw) = (b.source(from)?, b.param_grad(id, "weight")?);
+        let scratch = b.scratch(kernels::scratch_len(&s, b.batch()) + band_len(b, &s, norm));
+        b.emit(id, "backward weights", BackwardWeights { s, x, norm, dy, dw, scratch });
+    }
     if let Some((dx, accumulate)) = b.grad_into(from)? {
         let weight = b.param(id, "weight")?;
         b.emit(id, "backward data", BackwardData { s, dy, weight, dx, accumulate });

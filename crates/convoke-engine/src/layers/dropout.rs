@@ -64,7 +64,7 @@ fn output(rate: f32, name: &str, inputs: &[Shape]) -> Result<Shape> {
 
 fn forward(rate: f32, whole: bool, unit: &Unit, b: &mut Lower) -> Result<()> {
     let from = b.net.node(unit.main).inputs[0];
-    if !b.training() {
+    if !b.learns() {
         return b.pass_value(from, unit.output);
     }
     let (x, len) = (b.value(from)?, b.shape(from).len());
@@ -76,6 +76,9 @@ fn forward(rate: f32, whole: bool, unit: &Unit, b: &mut Lower) -> Result<()> {
 
 fn backward(rate: f32, whole: bool, unit: &Unit, b: &mut Lower) -> Result<()> {
     let from = b.net.node(unit.main).inputs[0];
+    if !b.learns() {
+        return b.pass_grad(unit.output, from);
+    }
     let (dy, len) = (b.grad(unit.output)?, b.shape(from).len());
     if let Some((dx, accumulate)) = b.grad_into(from)? {
         let layer = unit.main.index();

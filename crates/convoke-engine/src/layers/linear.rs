@@ -58,17 +58,16 @@ pub(super) fn backward(unit: &Unit, b: &mut Lower, shape: ConvShape, bias: bool)
     let (x, norm) = b.source(from)?;
     let conv = planned(b, shape, from, norm.is_some());
     let dy = unmask(unit, b)?;
-    if bias {
+    if bias && b.learns() {
         let db = b.param_grad(id, "bias")?;
         emit_bias_grad(b, id, dy, db, shape.oh * shape.ow, shape.d);
     }
-    let dw = b.param_grad(id, "weight")?;
-    let scratch = b.scratch(conv.weights_scratch_len());
-    b.emit(
-        id,
-        "backward weights",
-        BackwardWeights { conv: conv.clone(), x, norm, dy, dw, scratch },
-    );
+    if b.learns() {
+        let dw = b.param_grad(id, "weight")?;
+        let scratch = b.scratch(conv.weights_scratch_len());
+        let conv = conv.clone();
+        b.emit(id, "backward weights", BackwardWeights { conv, x, norm, dy, dw, scratch });
+    }
     if let Some((dx, accumulate)) = b.grad_into(from)? {
         let weight = b.param(id, "weight")?;
         let pack = packed(b, id, &conv, weight, true);
@@ -82,7 +81,7 @@ pub(super) fn backward(unit: &Unit, b: &mut Lower, shape: ConvShape, bias: bool)
 /// are not packed.
 fn planned(b: &Lower, shape: ConvShape, from: NodeId, normed: bool) -> Arc<Conv> {
     let conv = precise(Conv::new(shape, b.isa, b.batch(), b.threads()), b, from);
-    let conv = match (normed, b.training()) {
+    let conv = match (normed, b.backward()) {
         (true, _) => conv.normed(),
         (false, true) => conv.unpacked(),
         (false, false) => conv,
@@ -112,10 +111,10 @@ fn packed(b: &mut Lower, id: NodeId, conv: &Arc<Conv>, weight: Buf, back: bool) 
         false => ("pack", conv.forward_pack_len()),
         true => ("pack transposed", conv.backward_pack_len()),
     };
-    let kind = if b.training() { Kind::Step } else { Kind::Pack };
+    let kind = if b.backward() { Kind::Step } else { Kind::Pack };
     let pack = b.own(id, name, kind, len);
     let op = Pack { conv: conv.clone(), weight, pack, back };
-    if b.training() {
+    if b.backward() {
         b.emit(id, name, op);
     } else {
         b.prepare(id, name, op);

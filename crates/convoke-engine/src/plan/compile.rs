@@ -4,7 +4,7 @@ use super::arena::{Buf, Kind, Layout};
 use super::lower::Lower;
 use super::op::{Call, Phase};
 use super::{Loss, MemoryReport, Mode, PlanOptions, Precision};
-use super::{lanes, unit};
+use super::{lanes, ops, unit};
 use crate::layers::{self, Rule};
 use crate::network::{Network, NodeId, Param};
 use crate::{Error, Result, loss, optimizer};
@@ -26,6 +26,8 @@ pub struct Plan {
     pub(crate) targets: Option<Buf>,
     pub(crate) labels: usize,
     kept: Vec<(NodeId, Buf)>,
+    kept_grads: Vec<(NodeId, Buf)>,
+    pub(crate) seed: Option<Buf>,
     names: Vec<(String, Kind)>,
 }
 
@@ -33,10 +35,10 @@ pub struct Plan {
 pub(super) fn layer_by_layer(b: &mut Lower, targets: Option<Buf>) -> Result<()> {
     let (net, options) = (b.net, b.options);
     let mut keep = options.keep.clone();
-    if b.training() {
+    if matches!(options.mode, Mode::Train { .. }) {
         keep.extend(net.heads().iter().map(|h| h.place));
     }
-    let units = unit::join(net, b.training(), &keep);
+    let units = unit::join(net, b.backward(), &keep);
     let mut next = 0;
     while let Some(u) = units.get(next) {
         next += match layers::chain(&units[next..], b)? {
@@ -50,18 +52,45 @@ pub(super) fn layer_by_layer(b: &mut Lower, targets: Option<Buf>) -> Result<()> 
     if b.lanes() > 1 {
         lanes::output_to_rows(b)?;
     }
-    if let Mode::Train { loss, .. } = options.mode {
-        b.enter(Phase::Backward);
-        loss::lower(b, loss, targets)?;
-        if b.lanes() > 1 {
-            lanes::gradient_to_lanes(b)?;
-        }
-        for u in units.iter().rev() {
-            if b.wants_grad(u.output) && b.has_grad(u.output) {
-                rule(net, u.main)?.backward(u, b)?;
-                b.release_grad(u.output);
+    b.enter(Phase::Backward);
+    match options.mode {
+        Mode::Predict => return Ok(()),
+        Mode::Train { loss, .. } => {
+            loss::lower(b, loss, targets)?;
+            if b.lanes() > 1 {
+                lanes::gradient_to_lanes(b)?;
             }
         }
+        Mode::Explain { from, .. } => {
+            let (src, len) = (b.owned(from, "seed")?, b.shape(from).len());
+            let dst = b.seed_grad(from);
+            b.emit(from, "seed", ops::Copy { src, dst, len });
+        }
+    }
+    for u in units.iter().rev() {
+        if b.wants_grad(u.output) && b.has_grad(u.output) {
+            explain(u, b)?;
+            rule(net, u.main)?.backward(u, b)?;
+            b.release_grad(u.output);
+        }
+    }
+    if matches!(options.mode, Mode::Explain { .. }) && b.has_grad(net.input()) {
+        b.keep_grad(net.input())?;
+    }
+    Ok(())
+}
+
+/// What a plan that explains does with the gradient of a unit before it goes on: keeps it where it was asked
+/// for, and takes off what is negative in front of a guided ReLU.
+fn explain(u: &unit::Unit, b: &mut Lower) -> Result<()> {
+    let Mode::Explain { guided, .. } = b.options.mode else { return Ok(()) };
+    if b.options.keep.contains(&u.output) {
+        b.keep_grad(u.output)?;
+    }
+    let relu = matches!(b.net.node(u.output).layer, Some(layers::Layer::Relu(_)));
+    if guided && relu {
+        let (dst, len) = (b.grad_mut(u.output)?, b.shape(u.output).len());
+        b.emit(u.output, "guide", ops::Clamp { dst, lo: 0.0, hi: f32::INFINITY, len });
     }
     Ok(())
 }
@@ -91,6 +120,9 @@ impl Plan {
                 }
             }
         }
+        if let Mode::Explain { from, .. } = options.mode {
+            b.own(from, "seed", Kind::Pinned, b.map_len(from));
+        }
         match group {
             Some(group) => lanes::lower(&mut b, group, targets)?,
             None => layer_by_layer(&mut b, targets)?,
@@ -115,7 +147,11 @@ impl Plan {
         let place = |p: Phase| order.iter().position(|&o| o == p);
         let (input, output) = (b.value(net.input())?, b.value(net.output())?);
         let kept = options.keep.iter().map(|&k| Ok((k, b.value(k)?))).collect::<Result<_>>()?;
-        let Lower { bufs, mut calls, params, state, .. } = b;
+        let seed = match options.mode {
+            Mode::Explain { from, .. } => Some(b.owned(from, "seed")?),
+            _ => None,
+        };
+        let Lower { bufs, mut calls, params, state, kept_grads, .. } = b;
         calls.sort_by_key(|c| place(c.phase));
         let touched: Vec<Vec<Buf>> = calls.iter().map(|c| c.op.buffers()).collect();
         let total: u128 = bufs.iter().map(|b| b.len as u128).sum();
@@ -142,6 +178,8 @@ impl Plan {
             targets,
             labels,
             kept,
+            kept_grads,
+            seed,
             names: bufs.into_iter().map(|b| (b.name, b.kind)).collect(),
         })
     }
@@ -173,6 +211,10 @@ impl Plan {
 
     pub(crate) fn kept(&self, id: NodeId) -> Option<Buf> {
         self.kept.iter().find(|k| k.0 == id).map(|k| k.1)
+    }
+
+    pub(crate) fn kept_grad(&self, id: NodeId) -> Option<Buf> {
+        self.kept_grads.iter().find(|k| k.0 == id).map(|k| k.1)
     }
 
     /// What a session of this plan allocates, in bytes.
@@ -253,6 +295,11 @@ fn check(net: &Network, options: &PlanOptions) -> Result<()> {
     }
     if options.keep.iter().any(|k| k.index() >= net.nodes().len()) {
         return Err(Error::Plan("a place to keep is not in the network".into()));
+    }
+    if let Mode::Explain { from, .. } = options.mode
+        && (from == net.input() || !options.keep.contains(&from))
+    {
+        return Err(Error::Plan("the place to explain must be a layer that is kept".into()));
     }
     Ok(())
 }

@@ -30,7 +30,8 @@ const CHUNK: usize = 4096;
 pub(super) fn group(net: &Network, options: &PlanOptions, isa: Isa) -> Result<Option<Group>> {
     let asked = options.lanes.unwrap_or(options.batch >= LANES && is_narrow(net)?);
     let one_output = options.keep.is_empty() && net.heads().is_empty();
-    if !asked || !one_output || !is_known(net)? {
+    let explains = matches!(options.mode, Mode::Explain { .. });
+    if !asked || !one_output || explains || !is_known(net)? {
         return Ok(None);
     }
     let group = Group::new(net, options, isa)?;
@@ -149,7 +150,7 @@ pub(super) fn lower(b: &mut Lower, group: Group, targets: Option<Buf>) -> Result
         labels: b.net.output_shape().pixels(),
         targets,
         memory,
-        macs: macs(b.net, input, b.training()),
+        macs: macs(b.net, input, b.backward()),
     };
     b.emit(output, "all layers", op);
     Ok(())

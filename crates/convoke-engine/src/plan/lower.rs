@@ -52,6 +52,8 @@ pub(crate) struct Lower<'a> {
     holders: HashMap<Buf, usize>,
     needs_grad: Vec<bool>,
     named: HashMap<(usize, String), Buf>,
+    /// Gradients that stay readable after a run.
+    pub kept_grads: Vec<(NodeId, Buf)>,
 }
 
 impl<'a> Lower<'a> {
@@ -73,12 +75,14 @@ impl<'a> Lower<'a> {
             holders: HashMap::new(),
             needs_grad: vec![false; nodes],
             named: HashMap::new(),
+            kept_grads: Vec::new(),
         };
+        lower.needs_grad[0] = lower.explains();
         for (i, p) in lower.params.clone().into_iter().enumerate() {
-            lower.needs_grad[p.node.0] |= options.tuning.rate(i) > 0.0;
+            lower.needs_grad[p.node.0] |= lower.learns() && options.tuning.rate(i) > 0.0;
             let len = p.spec.len();
             lower.own(p.node, &format!("param {}", p.spec.name), Kind::Param, len);
-            if lower.training() {
+            if lower.learns() {
                 lower.own(p.node, &format!("grad {}", p.spec.name), Kind::Grad, len);
             }
         }
@@ -103,13 +107,26 @@ impl<'a> Lower<'a> {
         self.lanes
     }
 
-    /// Whether the plan trains.
-    pub fn training(&self) -> bool {
+    /// Whether the plan runs backward: to train, or to explain.
+    pub fn backward(&self) -> bool {
+        self.learns() || self.explains()
+    }
+
+    /// Whether weights follow their gradients.
+    pub fn learns(&self) -> bool {
         matches!(self.options.mode, Mode::Train { .. })
     }
 
-    /// Whether a batch norm keeps its running statistics while the plan trains.
+    /// Whether gradients reach the input and weights have none.
+    fn explains(&self) -> bool {
+        matches!(self.options.mode, Mode::Explain { .. })
+    }
+
+    /// Whether a batch norm keeps its running statistics while the plan runs backward.
     pub fn keeps_statistics(&self, norm: NodeId) -> bool {
+        if self.explains() {
+            return true;
+        }
         let tuning = &self.options.tuning;
         let mut own = self.params.iter().enumerate().filter(|(_, p)| p.node == norm).peekable();
         tuning.freeze_norms || own.peek().is_some() && own.all(|(i, _)| tuning.rate(i) == 0.0)
@@ -282,6 +299,15 @@ impl<'a> Lower<'a> {
         self.grads[id.0] = Some(buf);
         self.holders.insert(buf, 1);
         buf
+    }
+
+    /// Keeps the gradient of a place as it is now, for [`crate::Session::gradient`].
+    pub fn keep_grad(&mut self, id: NodeId) -> Result<()> {
+        let (src, len) = (self.grad(id)?, self.shape(id).len());
+        let dst = self.own(id, "kept gradient", Kind::Pinned, self.map_len(id));
+        self.emit(id, "keep gradient", ops::Copy { src, dst, len });
+        self.kept_grads.push((id, dst));
+        Ok(())
     }
 
     /// The gradient of a place, to read.

@@ -92,6 +92,15 @@ pub enum Mode {
         /// Whether weight decay also applies to biases and norms (PyTorch's default).
         decay_all: bool,
     },
+    /// Forward as in prediction (batch norm by running statistics, no dropout), then backward from one place
+    /// to the input, to ask what a number depends on: [`crate::Session::explain`].
+    Explain {
+        /// Where backward begins, with a gradient that the caller gives ([`crate::Session::seed_mut`]). It must be
+        /// among [`PlanOptions::keep`].
+        from: NodeId,
+        /// Whether ReLUs pass on positive gradients only (guided backpropagation, Springenberg et al. 2015).
+        guided: bool,
+    },
 }
 
 /// What sums of products are made in.
@@ -188,9 +197,15 @@ impl PlanOptions {
     pub(crate) fn fewer_products(&self) -> Option<Winograd> {
         let when = match self.mode {
             Mode::Predict => Winograd::Prediction,
-            Mode::Train { .. } => Winograd::Training,
+            Mode::Train { .. } | Mode::Explain { .. } => Winograd::Training,
         };
         (self.precision != Precision::F32Direct).then_some(when)
+    }
+
+    /// A plan that tells what the place `from` depends on: gradients of the input and of the places `keep`.
+    pub fn explain(from: NodeId, keep: &[NodeId], batch: usize, threads: usize) -> Self {
+        let keep = keep.iter().copied().filter(|&k| k != from).chain([from]).collect();
+        Self { mode: Mode::Explain { from, guided: false }, keep, ..Self::predict(batch, threads) }
     }
 
     /// A plan that trains `batch` samples at a time.

@@ -1,8 +1,10 @@
 //! `convoke data`.
 
-use crate::common::thousands;
+use crate::common::{Threads, thousands};
 use anyhow::{Result, bail};
-use convoke_data::{Dataset, OpenOptions, Source, read_size};
+use convoke_data::check::{CheckOptions, Report, Severity, Verdict, check};
+use convoke_data::{write_file, write_png};
+use convoke_vision::check_sheet;
 use std::path::PathBuf;
 
 /// Look at data before training on it
@@ -11,47 +13,107 @@ pub enum Verb {
     Check(Check),
 }
 
-/// Count classes, and name the files that are no readable pictures
+/// Find what is wrong with data: broken and misnamed files, odd colours, duplicates and leakage, unbalanced
+/// classes, boxes that cannot be
+///
+/// Exit code 0 when the data can be trained on, 1 when it is not fit: something is broken, leaks from split to
+/// split, or has two classes.
 #[derive(clap::Args)]
 pub struct Check {
     /// Folder of class folders, IDX files or CIFAR-10 batches
     data: PathBuf,
+    /// Read headers alone; finds nothing that needs the pixels
+    #[arg(long)]
+    quick: bool,
+    /// Warnings make it unfit, too
+    #[arg(long)]
+    strict: bool,
+    /// Write check.json and check.png into this folder
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    threads: Threads,
 }
 
 pub fn run(verb: Verb) -> Result<()> {
     let Verb::Check(args) = verb;
-    let set = Dataset::open(&args.data, &OpenOptions { seed: 0, val_fraction: 0.0 })?;
-    println!("{}: {} classes", set.kind, set.classes.len());
-    let splits =
-        [("train", Some(&set.train)), ("val", set.val.as_ref()), ("test", set.test.as_ref())];
-    let mut broken = 0;
-    for (name, split) in splits {
-        let Some(split) = split else { continue };
-        let counts = split.counts(set.classes.len());
-        println!("{name}: {} pictures", thousands(split.len() as u64));
-        for (class, count) in set.classes.iter().zip(&counts) {
-            println!("  {:>8}  {class}", thousands(*count as u64));
+    let options = CheckOptions { quick: args.quick, threads: args.threads.count() };
+    let report = check(&args.data, options);
+    let mut json = serde_json::to_value(&report)?;
+    json["verdict"] = serde_json::to_value(report.verdict())?;
+    if let Some(out) = &args.out {
+        write_file(&out.join("check.json"), serde_json::to_string_pretty(&json)?.as_bytes())?;
+        write_png(&out.join("check.png"), &check_sheet(&report)?)?;
+    }
+    match args.json {
+        true => println!("{json}"),
+        false => tell(&report),
+    }
+    let (errors, warnings) = (report.count(Severity::Error), report.count(Severity::Warning));
+    match report.verdict() {
+        Verdict::Unfit => {
+            bail!("{} is not fit to train on: {}", args.data.display(), counted(errors, "error"))
         }
-        let (least, most) = (counts.iter().min().unwrap_or(&0), counts.iter().max().unwrap_or(&0));
-        if *most > 10 * (*least).max(1) {
-            println!("  unbalanced: the largest class has {most} pictures, the smallest {least}");
+        Verdict::Usable if args.strict => {
+            bail!("{}: {}", args.data.display(), counted(warnings, "warning"))
         }
-        let Source::Files(files) = &split.source else { continue };
-        for path in files {
-            if let Err(e) = read_size(path) {
-                broken += 1;
-                println!("  broken: {e}");
-            }
+        _ => Ok(()),
+    }
+}
+
+fn counted(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+/// Files that are named for each kind of finding.
+const NAMED: usize = 5;
+
+fn tell(r: &Report) {
+    println!("{}: {} classes", r.kind, r.classes.len());
+    for s in &r.splits {
+        println!("{}: {} pictures", s.name, thousands(s.n as u64));
+        for (class, n) in r.classes.iter().zip(&s.per_class) {
+            println!("  {:>8}  {class}", thousands(*n as u64));
         }
     }
-    for (path, kind, others) in set.strangers() {
-        println!("stranger: {} is a {kind} among {others}; look at it", path.display());
+    let s = &r.sizes;
+    if s.most > 0 {
+        println!("sizes: median {}x{}, sides from {} to {}", s.width, s.height, s.least, s.most);
     }
-    if set.ignored > 0 {
-        println!("{} files are no pictures by their names and are left out", set.ignored);
+    for (kind, findings) in r.by_kind() {
+        let mark = match kind.severity() {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+            Severity::Note => "note",
+        };
+        println!("{mark}: {} ({}): {}", kind.words(), findings.len(), kind.remedy());
+        for f in findings.iter().take(NAMED) {
+            let files: Vec<String> =
+                f.files.iter().take(3).map(|p| p.display().to_string()).collect();
+            let more = if f.files.len() > 3 {
+                format!(" and {} more", f.files.len() - 3)
+            } else {
+                String::new()
+            };
+            let colon = if files.is_empty() { "" } else { ": " };
+            println!("  {}{more}{colon}{}", files.join(" = "), f.told);
+        }
+        if findings.len() > NAMED {
+            println!("  and {} more; see --json", findings.len() - NAMED);
+        }
     }
-    match broken {
-        0 => Ok(()),
-        n => bail!("{n} pictures cannot be read; training leaves them out"),
+    let quick = if r.quick { " (quick look)" } else { "" };
+    match r.verdict() {
+        Verdict::Clean => println!("verdict: nothing is wrong{quick}"),
+        Verdict::Usable => {
+            println!(
+                "verdict: can be trained on; {} things to look at{quick}",
+                r.count(Severity::Warning)
+            );
+        }
+        Verdict::Unfit => println!("verdict: not fit to train on{quick}"),
     }
 }

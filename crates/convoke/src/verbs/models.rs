@@ -4,7 +4,9 @@ use crate::common::thousands;
 use crate::fetch;
 use crate::progress::Bar;
 use anyhow::Result;
+use convoke_data::write_file;
 use convoke_engine::{Plan, PlanOptions};
+use convoke_vision::diagram::diagram;
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -15,6 +17,9 @@ pub struct Args {
     /// Print one JSON list
     #[arg(long)]
     json: bool,
+    /// Draw every network into this folder, as boxes that get narrower and deeper
+    #[arg(long, value_name = "DIR")]
+    svg: Option<PathBuf>,
     #[command(subcommand)]
     verb: Option<Verb>,
 }
@@ -89,6 +94,9 @@ pub fn run(args: Args) -> Result<()> {
     }
     for e in convoke_zoo::MODELS {
         let net = convoke_zoo::build(e.name, &convoke_zoo::Options::default())?;
+        if let Some(folder) = &args.svg {
+            write_file(&folder.join(format!("{}.svg", e.name)), diagram(&net).as_bytes())?;
+        }
         let (parameters, macs) = (net.parameters(), net.macs());
         // What predicting one picture, and 32 at a time, takes.
         let memory = |batch| {

@@ -2,8 +2,11 @@
 
 use crate::common::{self, Model, Threads, bytes, parse_shape, thousands, units};
 use anyhow::Result;
+use convoke_data::write_file;
 use convoke_engine::{Loss, MemoryReport, Network, Optimizer, Plan, PlanOptions, Shape};
+use convoke_vision::diagram::diagram;
 use serde_json::json;
+use std::path::PathBuf;
 
 /// Show what a network costs, layer by layer, before it runs
 #[derive(clap::Args)]
@@ -25,6 +28,9 @@ pub struct Args {
     /// Print the training schedule, call by call, with every buffer's place
     #[arg(long)]
     explain: bool,
+    /// Draw the network into this file, as boxes that get narrower and deeper
+    #[arg(long, value_name = "FILE.svg")]
+    svg: Option<PathBuf>,
     #[command(flatten)]
     threads: Threads,
 }
@@ -43,6 +49,9 @@ pub fn run(args: Args) -> Result<()> {
             None => file.network,
         },
     };
+    if let Some(path) = &args.svg {
+        write_file(path, diagram(&network).as_bytes())?;
+    }
     let (batch, threads) = (args.batch as usize, args.threads.count());
     let predict = Plan::compile(&network, &PlanOptions::predict(batch, threads))?;
     let train = train_plan(&network, batch, threads)?;

@@ -4,10 +4,12 @@ use crate::common::{self, Arithmetic, Threads, bytes, duration, thousands, units
 use crate::progress::{Bar, interrupt};
 use crate::verbs::fine_tune::{self, Start, start};
 use crate::verbs::import::told;
+use crate::verbs::report::{self, Recorder};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+use convoke_data::check::{CheckOptions, Kind, Severity, Verdict, check_dataset};
 use convoke_data::{Augment, Dataset, OpenOptions, Preprocess, statistics};
-use convoke_engine::Optimizer;
+use convoke_engine::{Optimizer, Plan, PlanOptions};
 use convoke_formats::ModelFile;
 use convoke_train::{Outcome, RunFolder, Schedule, TrainOptions, Trainer};
 use serde::{Deserialize, Serialize};
@@ -74,6 +76,16 @@ pub struct Args {
     /// Folder of the run [default: runs/classify/<model>-<data>]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Every class comes equally often: for unbalanced data
+    #[arg(long)]
+    balance: bool,
+    /// Train so many times, each time judging by another part of the pictures (k-fold cross-validation): for tiny
+    /// sets. The runs are OUT/fold-1 and so on
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(2..=100))]
+    folds: Option<u32>,
+    /// Leave out the quick look at the data before, and the report after
+    #[arg(long)]
+    bare: bool,
     /// Go on with an interrupted run; only --threads may be given beside
     #[arg(long, value_name = "DIR", conflicts_with_all = ["data", "out"])]
     resume: Option<PathBuf>,
@@ -109,15 +121,31 @@ enum OptimizerArg {
 
 /// What `args.toml` holds: enough to begin the run again.
 #[derive(Serialize, Deserialize)]
-struct Saved {
-    data: PathBuf,
+pub(crate) struct Saved {
+    pub data: PathBuf,
     model: String,
     /// The file of weights that it began with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pretrained: Option<PathBuf>,
-    val_fraction: f64,
-    train: TrainOptions,
+    pub val_fraction: f64,
+    /// Number of folds, and which of them (from 0) is judged by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fold: Option<(usize, usize)>,
+    /// Whether checks and report are left out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    bare: bool,
+    pub train: TrainOptions,
     preprocess: Preprocess,
+}
+
+impl Saved {
+    /// The data as this run splits them.
+    pub fn dealt(&self, set: Dataset) -> Result<Dataset> {
+        match self.fold {
+            Some((k, fold)) => Ok(set.fold(k, fold, self.train.seed)?),
+            None => Ok(set),
+        }
+    }
 }
 
 pub fn run(args: Args) -> Result<()> {
@@ -133,7 +161,69 @@ fn fresh(args: &Args) -> Result<()> {
         bail!("--val-fraction {} must be from 0 to 0.9", args.val_fraction);
     }
     let dataset = open(&data, args.seed, args.val_fraction)?;
-    let start = start(&args.fine_tune, args.model.as_deref(), args.size, args.epochs, &dataset)?;
+    if !args.bare {
+        quick_check(&data, &dataset, args.threads.count());
+    }
+    let stop = interrupt();
+    let Some(k) = args.folds.map(|k| k as usize) else {
+        return one(args, &data, &dataset, None, &stop).map(drop);
+    };
+    let base = args.out.clone().unwrap_or_else(|| PathBuf::from("runs/classify/folds"));
+    let mut shares = Vec::new();
+    for fold in 0..k {
+        let part = dataset.fold(k, fold, args.seed)?;
+        let out = base.join(format!("fold-{}", fold + 1));
+        match one(args, &data, &part, Some((k, fold, out)), &stop)? {
+            Some(share) => shares.push(share),
+            None => return Ok(()),
+        }
+    }
+    let mean = shares.iter().sum::<f64>() / k as f64;
+    let spread = shares.iter().map(|s| (s - mean).powi(2)).sum::<f64>() / (k - 1) as f64;
+    println!(
+        "{:.2} % right on average over {k} folds, deviation {:.2} %; {}",
+        100.0 * mean,
+        100.0 * spread.sqrt(),
+        base.display()
+    );
+    Ok(())
+}
+
+/// A quick look at the data: what is wrong is told, and training goes on.
+fn quick_check(data: &Path, dataset: &Dataset, threads: usize) {
+    let report = check_dataset(Some(data), dataset, CheckOptions { quick: true, threads });
+    for (kind, findings) in report.by_kind() {
+        // The strangers are told with the data.
+        if kind.severity() == Severity::Note || kind == Kind::Stranger {
+            continue;
+        }
+        let mark = if kind.severity() == Severity::Error { "problem " } else { "note    " };
+        let files = findings.first().map_or(String::new(), |f| match f.files.first() {
+            Some(file) => format!("{}: {}", file.display(), f.told),
+            None => f.told.clone(),
+        });
+        let more = if findings.len() > 1 {
+            format!(" and {} more", findings.len() - 1)
+        } else {
+            String::new()
+        };
+        eprintln!("{mark} {}: {files}{more}; {}", kind.words(), kind.remedy());
+    }
+    if report.verdict() == Verdict::Unfit {
+        eprintln!("         convoke data check {} tells all", data.display());
+    }
+}
+
+/// One run; the share right in the end, `None` when it was interrupted. `fold`: how many, which, and its folder.
+fn one(
+    args: &Args,
+    data: &Path,
+    dataset: &Dataset,
+    fold: Option<(usize, usize, PathBuf)>,
+    stop: &AtomicBool,
+) -> Result<Option<f64>> {
+    let data = data.to_path_buf();
+    let start = start(&args.fine_tune, args.model.as_deref(), args.size, args.epochs, dataset)?;
     let shape = start.network.input_shape();
     let pre = match &start.preprocess {
         Some(pre) => pre.clone(),
@@ -144,7 +234,8 @@ fn fresh(args: &Args) -> Result<()> {
     };
     let options = options(args, &start, &pre, dataset.train.len())?;
     let model = args.model.clone().unwrap_or_else(|| start.network.name().to_string());
-    let folder = match &args.out {
+    let out = fold.as_ref().map(|f| &f.2).or(args.out.as_ref());
+    let folder = match out {
         Some(out) => RunFolder::create(out)?,
         None => {
             let name = |p: &Path| {
@@ -157,8 +248,7 @@ fn fresh(args: &Args) -> Result<()> {
     };
     let data = data.canonicalize().unwrap_or(data);
     let network = start.network.clone();
-    let mut trainer =
-        Trainer::new(network, &dataset, pre.clone(), options.clone(), folder.clone())?;
+    let mut trainer = Trainer::new(network, dataset, pre.clone(), options.clone(), folder.clone())?;
     start.fill(&mut trainer)?;
     if let Some(told) = start.told() {
         eprintln!("begins   {told}");
@@ -171,19 +261,20 @@ fn fresh(args: &Args) -> Result<()> {
         model,
         pretrained: start.from.clone(),
         val_fraction: args.val_fraction,
+        fold: fold.map(|f| (f.0, f.1)),
+        bare: args.bare,
         train: options,
         preprocess: pre,
     };
-    let stop = interrupt();
     if let Some(Lr::Find) = args.lr {
-        let curve = trainer.find_rate(&stop)?;
+        let curve = trainer.find_rate(stop)?;
         saved.train.lr = curve.lr;
         eprintln!("rate     {:.2e}, see {}", curve.lr, folder.path().join("lr.png").display());
     }
     let text = toml::to_string(&saved).context("settings cannot be written")?;
     folder.write("args.toml", &text)?;
     folder.write("split.csv", &dataset.split_csv())?;
-    go(trainer, &dataset, &folder, &saved, &stop)
+    go(trainer, dataset, &folder, &saved, stop)
 }
 
 fn resume(path: &Path, threads: Threads) -> Result<()> {
@@ -193,7 +284,7 @@ fn resume(path: &Path, threads: Threads) -> Result<()> {
         .map_err(|e| anyhow::anyhow!("{}/args.toml: {}", path.display(), e.message()))?;
     saved.train.threads = threads.count();
     let checkpoint = ModelFile::load(&folder.checkpoint())?;
-    let dataset = open(&saved.data, saved.train.seed, saved.val_fraction)?;
+    let dataset = saved.dealt(open(&saved.data, saved.train.seed, saved.val_fraction)?)?;
     if dataset.classes != checkpoint.classes {
         bail!(
             "{} now has other classes than the run; restore the data or train anew",
@@ -209,7 +300,7 @@ fn resume(path: &Path, threads: Threads) -> Result<()> {
         folder.clone(),
     )?;
     trainer.resume(&checkpoint)?;
-    go(trainer, &dataset, &folder, &saved, &interrupt())
+    go(trainer, &dataset, &folder, &saved, &interrupt()).map(drop)
 }
 
 fn open(data: &Path, seed: u64, val_fraction: f64) -> Result<Dataset> {
@@ -278,6 +369,7 @@ fn options(args: &Args, start: &Start, pre: &Preprocess, samples: usize) -> Resu
         optimizer,
         augment: if args.no_augment { Augment::default() } else { suited.augment.clone() },
         fine_tune: start.fine_tune,
+        balanced: args.balance,
         precision: args.arithmetic.precision(),
         ..suited
     })
@@ -289,7 +381,7 @@ fn go(
     folder: &RunFolder,
     saved: &Saved,
     stop: &AtomicBool,
-) -> Result<()> {
+) -> Result<Option<f64>> {
     let plan = trainer.plan()?;
     let net = plan.network();
     eprintln!(
@@ -304,7 +396,11 @@ fn go(
     eprintln!("run      {}", folder.path().display());
     let start = Instant::now();
     let mut bar = Bar::new(false);
-    let outcome = trainer.run(&mut bar, stop);
+    let mut recorder = Recorder { inner: &mut bar, folder: folder.path() };
+    let outcome = match saved.bare {
+        true => trainer.run(recorder.inner, stop),
+        false => trainer.run(&mut recorder, stop),
+    };
     bar.finish();
     for p in trainer.problems().iter().take(5) {
         eprintln!("left out {}: {}", p.path.display(), p.why);
@@ -316,6 +412,7 @@ fn go(
     match outcome? {
         Outcome::Interrupted => {
             println!("interrupted; go on with: convoke train --resume {}", folder.path().display());
+            return Ok(None);
         }
         Outcome::Done { last, best } => {
             let on = if dataset.val.is_some() { "validation" } else { "test" };
@@ -333,8 +430,16 @@ fn go(
                 duration(start.elapsed().as_secs_f64()),
                 folder.path().display()
             );
+            if !saved.bare {
+                let judging = PlanOptions::predict(saved.train.batch.min(64), saved.train.threads);
+                let judging = Plan::compile(trainer.plan()?.network(), &judging)?.memory();
+                let cache = saved.train.cache;
+                report::write_memory(folder.path(), trainer.plan()?.memory(), judging, cache)?;
+                report::report(folder, dataset, &saved.train, saved.train.threads)?;
+                println!("report: {}", folder.path().join("report.html").display());
+            }
             println!("next: convoke predict {} PICTURE", folder.path().display());
+            Ok(Some(last.map_or(0.0, |e| e.top1)))
         }
     }
-    Ok(())
 }
