@@ -1,10 +1,12 @@
 //! ONNX: graphs of other tools in, networks out.
 //!
-//! [`Model`] reads a file and runs its graph as it stands, op by op, with the plain interpreter in `eval`.
+//! [`Model`] reads a file and runs its graph as it stands, op by op, with the plain interpreter in `eval`; or
+//! makes a network of it, with its weights ([`Model::to_network`], [`Model::to_model`]), which is fast and trains.
 
 mod eval;
 mod export;
 mod graph;
+mod import;
 mod lower;
 #[allow(dead_code)] // fields that neither the reader nor the writer uses
 mod proto;

@@ -223,7 +223,9 @@ impl Lower<'_> {
             "Min" => CombineKind::Min,
             _ => CombineKind::Power,
         };
+        // An activation is one only where both lie alike.
         if by == CombineKind::Multiply
+            && (&a.atoms, &a.axes) == (&b.atoms, &b.axes)
             && let Some(layer) =
                 self.gated(a.place, b.place).or_else(|| self.gated(b.place, a.place))
         {
