@@ -464,20 +464,22 @@ impl Walk {
                         block.stream && slices == 1 && (group * self.filters).is_multiple_of(16);
                     *slot = Some((panel, Tile { start, stream, ..tile }));
                 }
-                let ahead = if item == 0 { self.ahead(block, src.x) } else { std::ptr::null() };
+                let map = if item == 0 { src.x } else { &[] };
+                let ahead = self.ahead(block, map);
                 self.sweep(&family, block, &tiles[..chunk.len()], picture, ahead);
             }
         }
     }
 
     /// What a walk over pixels of one row reads after the strip of pixel 0: the next strips, or, where they are
-    /// copied, those of the next item.
-    fn ahead(&self, block: &Block, src: &[f32]) -> *const f32 {
-        let pixels = if self.banded { block.cols.len() } else { 2 * Family::of(self.isa).pixels };
-        match self.flat {
-            true => src.as_ptr().wrapping_add(pixels * self.groups * self.channels),
-            false => std::ptr::null(),
+    /// copied, those of the next item; to the end of the map.
+    fn ahead(&self, block: &Block, src: &[f32]) -> Range<*const f32> {
+        let Range { start, end } = src.as_ptr_range();
+        if !self.flat {
+            return end..end;
         }
+        let pixels = if self.banded { block.cols.len() } else { 2 * Family::of(self.isa).pixels };
+        start.wrapping_add(pixels * self.groups * self.channels)..end
     }
 
     /// Which taps and slices a panel has: those of full panels, or of the last one.
@@ -533,7 +535,7 @@ impl Walk {
         block: &Block,
         tiles: &[Option<(Panel, Tile)>],
         picture: usize,
-        ahead: *const f32,
+        ahead: Range<*const f32>,
     ) {
         let Some(Some((panel, one))) = tiles.first() else { return };
         let rowwise = self.run == 3;
@@ -561,13 +563,11 @@ impl Walk {
                     let j = block.cols.start + strip.start;
                     let a = origin + (i * one.a_row + j * one.a_px) as isize;
                     let c = corner + i * one.c_row + j * one.c_px;
-                    let mut ahead = match ahead.is_null() {
-                        true => ahead,
-                        false => ahead.wrapping_add(j * src_pixel),
-                    };
+                    let next = ahead.start.wrapping_add(j * src_pixel);
+                    let mut next = if next < ahead.end { next } else { std::ptr::null() };
                     for (panel, tile) in tiles.iter().flatten() {
                         let mut tile = *tile;
-                        tile.ahead = std::mem::replace(&mut ahead, std::ptr::null());
+                        tile.ahead = std::mem::replace(&mut next, std::ptr::null());
                         // SAFETY: offsets of windows stay within the source (or its padded band), see
                         // `finish`; `c` addresses outputs of this item alone.
                         unsafe {

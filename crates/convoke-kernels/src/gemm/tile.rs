@@ -247,7 +247,7 @@ unsafe fn begin<S: Simd, const R: usize, const Q: usize, const V: usize, const M
         let mask = S::mask(t.last);
         let mut acc = [[[S::splat(0.0); V]; Q]; R];
         // What the end of the tile reads and writes comes from main memory while the sums are made.
-        if t.start == Start::Zero && !(t.stream && !MASKED) {
+        if t.start == Start::Zero && (MASKED || !t.stream) {
             for r in 0..R {
                 for q in 0..Q {
                     for v in 0..V {
