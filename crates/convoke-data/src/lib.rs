@@ -1,5 +1,6 @@
 //! Pictures and labels: readers, augmentation, loader, scene generator. Knows nothing of networks.
 
+mod boxes;
 mod cifar;
 mod dataset;
 mod error;
@@ -10,10 +11,15 @@ pub mod scene;
 mod transform;
 mod truth;
 
+pub use boxes::{
+    Annotation, BoxSet, BoxSplit, BoxedPicture, Fault, FaultKind, Part, SplitOptions,
+    near_duplicates,
+};
 pub use dataset::{Dataset, OpenOptions, Source, Split};
 pub use error::{DataError, Result};
 pub use loader::{Batch, Loader, LoaderOptions, Problem};
 pub use picture::{
-    Area, Filter, MAX_SIDE, Picture, read_picture, read_size, resize, write_file, write_png,
+    Area, Facts, Filter, MAX_SIDE, Picture, read_facts, read_picture, read_size, resize,
+    write_file, write_png,
 };
 pub use transform::{Augment, Preprocess, statistics};
