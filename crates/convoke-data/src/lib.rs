@@ -7,6 +7,7 @@ mod error;
 mod idx;
 mod loader;
 mod picture;
+mod rows;
 pub mod scene;
 mod transform;
 mod truth;
@@ -22,4 +23,5 @@ pub use picture::{
     Area, Facts, Filter, MAX_SIDE, Picture, read_facts, read_picture, read_size, resize,
     write_file, write_png,
 };
+pub use rows::Rows;
 pub use transform::{Augment, Preprocess, statistics};

@@ -24,9 +24,10 @@ pub use field::{Axis, Field};
 pub use file::Overrides;
 pub use network::{Network, Node, NodeId, Param};
 pub use plan::{
-    Loss, MemoryReport, Mode, Optimizer, Phase, Plan, PlanOptions, Precision, Ranges, Tuning, Watch,
+    BoxLoss, Loss, MemoryReport, Mode, Optimizer, Phase, Plan, PlanOptions, Precision, Ranges, Tuning, Watch,
 };
 pub use session::{CallTime, Session, StepReport};
 pub use shape::Shape;
 pub use table::Row;
+pub use convoke_kernels::loss::BOX as BOX_CHANNELS;
 pub use window::{Hw, Padding, Placed, Window};

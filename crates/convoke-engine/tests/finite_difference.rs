@@ -3,7 +3,7 @@
 
 use convoke_engine::layers::*;
 use convoke_engine::{
-    Builder, Hw, Loss, Network, Optimizer, Padding, Plan, PlanOptions, Session, Shape, Tuning,
+    BoxLoss, Builder, Hw, Loss, Network, Optimizer, Padding, Plan, PlanOptions, Session, Shape, Tuning,
 };
 
 const BATCH: usize = 3;
@@ -243,6 +243,12 @@ fn graphs_with_branches_and_joins() {
         let again = b.here();
         b.concat(&[again, short]);
     });
+    chain("feature pyramid", s, |b| {
+        let fine = b.conv(Conv::new(4, 3)).here();
+        let coarse = b.conv(Conv::new(4, 3).stride(2)).relu().here();
+        let up = b.join(Upsample::new(2), &[coarse, fine]).here();
+        b.add(&[fine, up]).conv(Conv::new(2, 1)).layer(Upsample::new([1, 3]));
+    });
     chain("squeeze and excitation", s, |b| {
         let x = b.conv(Conv::new(4, 3)).here();
         b.global_mean_pool().conv(Conv::new(2, 1)).layer(Silu {});
@@ -267,6 +273,21 @@ fn losses() {
     check("smoothed", &net, Loss::SoftmaxCrossEntropy { label_smoothing: 0.2 });
     check("sigmoid", &net, Loss::SigmoidCrossEntropy { positive_weight: 3.0 });
     check("squares", &net, MSE);
+    for boxes in [BoxLoss::Giou, BoxLoss::Diou] {
+        let mut s = session(&net, Loss::Centres { box_weight: 2.0, boxes }, 2);
+        // One class: centres, hills, places that do not count; boxes at every third place.
+        for (i, t) in s.targets_mut().chunks_exact_mut(5).enumerate() {
+            match i % 4 {
+                0 => t[0] = 1.0,
+                1 => t[0] = -1.0,
+                _ => {}
+            }
+            if i % 3 > 0 {
+                t[1] = f32::NAN;
+            }
+        }
+        check_session(&format!("{boxes:?}"), &net, s);
+    }
 }
 
 /// conv, norm, relu, twice with a sum, and a dense layer.

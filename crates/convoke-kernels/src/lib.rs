@@ -22,6 +22,7 @@ mod pool;
 pub mod pool2d;
 pub mod reference;
 pub mod shortcut;
+pub mod upsample;
 
 pub use isa::{Ctx, Isa};
 pub use pool::{Pool, SharedMut};

@@ -5,7 +5,7 @@
 
 use crate::plan::lower::Lower;
 use crate::plan::unit::Unit;
-use crate::{Result, Shape, Window};
+use crate::{Hw, Result, Shape, Window};
 use serde::{Deserialize, Serialize};
 
 mod activation;
@@ -22,6 +22,7 @@ mod linear;
 mod lrn;
 mod pool;
 mod shortcut;
+mod upsample;
 
 pub(crate) use chain::forward as chain;
 
@@ -35,6 +36,7 @@ pub use join::{Add, Concat, Flatten};
 pub use lrn::LocalResponseNorm;
 pub use pool::{GlobalMeanPool, MaxPool, MeanPool};
 pub use shortcut::Shortcut;
+pub use upsample::Upsample;
 
 /// How the first values of a parameter are drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -115,6 +117,8 @@ pub enum Reach {
     Window(Window),
     /// The whole map.
     Whole,
+    /// One pixel, which so many rows and columns of outputs share.
+    Repeated(Hw),
 }
 
 /// What every layer tells about itself. All shapes are per sample.
@@ -229,6 +233,8 @@ layers! {
     Flatten => "flatten",
     /// Every s-th pixel with zero channels added.
     Shortcut => "shortcut",
+    /// Repeated pixels.
+    Upsample => "upsample",
 }
 
 /// The single input of a layer that takes exactly one.

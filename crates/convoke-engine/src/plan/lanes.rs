@@ -29,7 +29,9 @@ const CHUNK: usize = 4096;
 /// The network for one group, if that is how it runs best.
 pub(super) fn group(net: &Network, options: &PlanOptions, isa: Isa) -> Result<Option<Group>> {
     let asked = options.lanes.unwrap_or(options.batch >= LANES && is_narrow(net)?);
-    if !asked || !options.keep.is_empty() || !is_known(net)? {
+    // Its mean is over the things of the whole batch, which a group does not know.
+    let centres = matches!(options.mode, Mode::Train { loss: Loss::Centres { .. }, .. });
+    if centres || !asked || !options.keep.is_empty() || !is_known(net)? {
         return Ok(None);
     }
     let group = Group::new(net, options, isa)?;

@@ -1,8 +1,9 @@
 //! `convoke data`.
 
 use crate::common::thousands;
+use crate::verbs::data_boxes;
 use anyhow::{Result, bail};
-use convoke_data::{Dataset, OpenOptions, Source, read_size};
+use convoke_data::{BoxSet, Dataset, OpenOptions, Source, read_size};
 use std::path::PathBuf;
 
 /// Look at data before training on it
@@ -14,12 +15,18 @@ pub enum Verb {
 /// Count classes, and name the files that are no readable pictures
 #[derive(clap::Args)]
 pub struct Check {
-    /// Folder of class folders, IDX files or CIFAR-10 batches
+    /// Folder of class folders, IDX files or CIFAR-10 batches, or pictures with boxes
     data: PathBuf,
+    /// Folder for pictures of what is wrong with boxes, and a list of it
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
 }
 
 pub fn run(verb: Verb) -> Result<()> {
     let Verb::Check(args) = verb;
+    if BoxSet::is_one(&args.data) {
+        return data_boxes::run(&args.data, args.out.as_deref());
+    }
     let set = Dataset::open(&args.data, &OpenOptions { seed: 0, val_fraction: 0.0 })?;
     println!("{}: {} classes", set.kind, set.classes.len());
     let splits =

@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod data;
+pub mod data_boxes;
 pub mod demo;
 pub mod find;
 pub mod fine_tune;
@@ -12,3 +13,4 @@ pub mod predict;
 pub mod quantize;
 pub mod train;
 pub mod val;
+pub mod val_boxes;
