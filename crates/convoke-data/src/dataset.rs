@@ -360,7 +360,7 @@ fn name(path: &Path) -> String {
     path.file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned())
 }
 
-fn entries(path: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn entries(path: &Path) -> Result<Vec<PathBuf>> {
     let mut all = Vec::new();
     for entry in std::fs::read_dir(path).map_err(|e| DataError::io(path, e))? {
         let entry = entry.map_err(|e| DataError::io(path, e))?.path();

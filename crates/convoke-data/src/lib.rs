@@ -1,5 +1,6 @@
 //! Pictures and labels: readers, augmentation, loader, scene generator. Knows nothing of networks.
 
+mod boxes;
 pub mod check;
 mod cifar;
 mod dataset;
@@ -7,15 +8,21 @@ mod error;
 mod idx;
 mod loader;
 mod picture;
+mod rows;
 pub mod scene;
 mod transform;
 mod truth;
 
+pub use boxes::{
+    Annotation, BoxSet, BoxSplit, BoxedPicture, Fault, FaultKind, Part, SplitOptions,
+    near_duplicates,
+};
 pub use dataset::{Dataset, OpenOptions, Source, Split};
 pub use error::{DataError, Result};
 pub use loader::{Batch, Loader, LoaderOptions, Problem};
 pub use picture::{
-    Area, Filter, MAX_SIDE, Picture, decode_picture, encode_jpeg, encode_png, read_picture,
-    read_size, resize, write_file, write_png,
+    Area, Facts, Filter, MAX_SIDE, Picture, decode_picture, encode_jpeg, encode_png, read_facts,
+    read_picture, read_size, resize, write_file, write_png,
 };
+pub use rows::Rows;
 pub use transform::{Augment, Preprocess, statistics};

@@ -121,11 +121,38 @@ pub fn read_size(path: &Path) -> Result<(usize, usize)> {
     Ok((w as usize, h as usize))
 }
 
+/// What a picture's header says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// Columns, as stored.
+    pub width: usize,
+    /// Rows, as stored.
+    pub height: usize,
+    /// EXIF orientation from 1 (as stored) to 8.
+    pub orientation: u8,
+}
+
+impl Facts {
+    /// Width and height as [`read_picture`] gives them: turned as EXIF says.
+    pub fn shown(&self) -> (usize, usize) {
+        if self.orientation >= 5 { (self.height, self.width) } else { (self.width, self.height) }
+    }
+}
+
+/// Size and orientation from the header alone.
+///
+/// # Errors
+/// When the file cannot be read or is no picture.
+pub fn read_facts(path: &Path) -> Result<Facts> {
+    let mut decoder = open(path)?.into_decoder().map_err(|e| DataError::picture(path, e))?;
+    let orientation = decoder.orientation().map_err(|e| DataError::picture(path, e))?;
+    let (w, h) = decoder.dimensions();
+    Ok(Facts { width: w as usize, height: h as usize, orientation: orientation.to_exif() })
+}
+
 /// Whether EXIF turns or mirrors the picture.
 pub(crate) fn is_turned(path: &Path) -> bool {
-    let Ok(reader) = open(path) else { return false };
-    let Ok(mut decoder) = reader.into_decoder() else { return false };
-    decoder.orientation().is_ok_and(|o| o != image::metadata::Orientation::NoTransforms)
+    read_facts(path).is_ok_and(|f| f.orientation > 1)
 }
 
 fn open(path: &Path) -> Result<ImageReader<std::io::BufReader<std::fs::File>>> {
@@ -209,7 +236,7 @@ impl Filter {
 }
 
 /// A rectangle in pixels, edges between pixels allowed.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Area {
     /// Left edge.
     pub left: f64,

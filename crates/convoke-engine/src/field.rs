@@ -36,7 +36,12 @@ impl Network {
         let point = Axis { size: 1, stride: 1, start: 0 };
         let mut fields = vec![Field { h: point, w: point }];
         for node in &self.nodes()[1..] {
-            let inputs = node.inputs.iter().map(|i| (fields[i.0], self.node(*i).shape));
+            // A second input of a repeated map only gives the size.
+            let read = match node.layer {
+                Some(Layer::Upsample(_)) => &node.inputs[..1],
+                _ => &node.inputs[..],
+            };
+            let inputs = read.iter().map(|i| (fields[i.0], self.node(*i).shape));
             let reach = node.layer.as_ref().map_or(Reach::Point, |l| l.rule().reach());
             let flatten = matches!(node.layer, Some(Layer::Flatten(_)));
             let field = inputs
@@ -55,6 +60,9 @@ impl Network {
                     },
                     Reach::Whole => {
                         Field { h: slide(f.h, shape.h, 1, 0), w: slide(f.w, shape.w, 1, 0) }
+                    }
+                    Reach::Repeated(factor) => {
+                        Field { h: repeat(f.h, factor.h), w: repeat(f.w, factor.w) }
                     }
                     Reach::Point if flatten => {
                         Field { h: slide(f.h, shape.h, 1, 0), w: slide(f.w, shape.w, 1, 0) }
@@ -81,6 +89,17 @@ fn slide(a: Axis, span: usize, stride: usize, pad: usize) -> Axis {
         size: a.size.saturating_add((span - 1).saturating_mul(a.stride)),
         stride: a.stride.saturating_mul(stride),
         start: a.start.saturating_sub(before),
+    }
+}
+
+/// Pixels repeated: places come closer by the factor, and a place may be any of the repeats.
+fn repeat(a: Axis, factor: usize) -> Axis {
+    let stride = (a.stride / factor.max(1)).max(1);
+    let more = stride.saturating_mul(factor.saturating_sub(1));
+    Axis {
+        size: a.size.saturating_add(more),
+        stride,
+        start: a.start.saturating_sub(isize::try_from(more).unwrap_or(isize::MAX)),
     }
 }
 

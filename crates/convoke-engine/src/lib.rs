@@ -19,12 +19,14 @@ pub mod table;
 mod window;
 
 pub use builder::Builder;
+pub use convoke_kernels::loss::BOX as BOX_CHANNELS;
 pub use error::{Error, Result};
 pub use field::{Axis, Field};
 pub use file::Overrides;
 pub use network::{Head, Network, Node, NodeId, Param};
 pub use plan::{
-    Loss, MemoryReport, Mode, Optimizer, Phase, Plan, PlanOptions, Precision, Ranges, Tuning, Watch,
+    BoxLoss, Loss, MemoryReport, Mode, Optimizer, Phase, Plan, PlanOptions, Precision, Ranges,
+    Tuning, Watch,
 };
 pub use session::{CallTime, Session, StepReport};
 pub use shape::Shape;

@@ -28,6 +28,11 @@ pub(crate) fn lower(b: &mut Lower, loss: Loss, targets: Option<Buf>) -> Result<(
             return Err(Error::Plan(format!("label smoothing {label_smoothing} must be in 0..1")));
         }
     }
+    if matches!(loss, Loss::Centres { .. }) && shape.c <= kernels::BOX {
+        return Err(Error::Plan(format!(
+            "a heat map of centres needs a class and four numbers of a box but the output is {shape}"
+        )));
+    }
     measure(b, id, loss, targets, None)?;
     for head in b.net.heads() {
         measure(b, head.place, loss, targets, Some(head.weight))?;
@@ -97,6 +102,13 @@ impl Op for LossOp {
                 let [y, dy, t, scratch] = m.get([self.y, self.dy, t, self.scratch]);
                 let (y, t, dy) = (&y[..len], &t[..len], &mut dy[..len]);
                 e.loss = kernels::mean_squared_error(e.cx, y, t, dy, scratch);
+            }
+            (Loss::Centres { box_weight, boxes }, Some(t)) => {
+                let [y, dy, t, scratch] = m.get([self.y, self.dy, t, self.scratch]);
+                let (y, t, dy) = (&y[..len], &t[..len], &mut dy[..len]);
+                let o = kernels::Centres { box_weight, boxes: boxes.into() };
+                let classes = self.classes - kernels::BOX;
+                e.loss = kernels::centres(e.cx, y, t, classes, o, dy, scratch);
             }
             (_, None) => e.loss = f32::NAN,
         }

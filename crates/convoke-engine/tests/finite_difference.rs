@@ -3,7 +3,8 @@
 
 use convoke_engine::layers::*;
 use convoke_engine::{
-    Builder, Hw, Loss, Network, Optimizer, Padding, Plan, PlanOptions, Session, Shape, Tuning,
+    BoxLoss, Builder, Hw, Loss, Network, Optimizer, Padding, Plan, PlanOptions, Session, Shape,
+    Tuning,
 };
 
 const BATCH: usize = 3;
@@ -270,6 +271,12 @@ fn graphs_with_branches_and_joins() {
         let again = b.here();
         b.concat(&[again, short]);
     });
+    chain("feature pyramid", s, |b| {
+        let fine = b.conv(Conv::new(4, 3)).here();
+        let coarse = b.conv(Conv::new(4, 3).stride(2)).relu().here();
+        let up = b.join(Upsample::new(2), &[coarse, fine]).here();
+        b.add(&[fine, up]).conv(Conv::new(2, 1)).layer(Upsample::new([1, 3]));
+    });
     chain("squeeze and excitation", s, |b| {
         let x = b.conv(Conv::new(4, 3)).here();
         b.global_mean_pool().conv(Conv::new(2, 1)).layer(Silu {});
@@ -327,7 +334,21 @@ fn layers_of_other_tools_graphs() {
         }
     }
     use FunctionKind as K;
-    for of in [K::Abs, K::Exp, K::Reciprocal, K::Power, K::Elu, K::Softplus, K::Softsign, K::Mish, K::Swish, K::Erf, K::GeluTanh, K::HardSigmoid, K::Sin] {
+    for of in [
+        K::Abs,
+        K::Exp,
+        K::Reciprocal,
+        K::Power,
+        K::Elu,
+        K::Softplus,
+        K::Softsign,
+        K::Mish,
+        K::Swish,
+        K::Erf,
+        K::GeluTanh,
+        K::HardSigmoid,
+        K::Sin,
+    ] {
         chain("function", s, |b| {
             // Away from poles and from what is not defined below zero.
             b.layer(Rescale { factor: 0.3, offset: 1.5 });
@@ -347,7 +368,10 @@ fn layers_of_other_tools_graphs() {
         chain("combined", s, |b| {
             let x = b.layer(Rescale { factor: 0.3, offset: 2.0 }).here();
             let row = b.layer(Reduce { axis: Axis::H, by: By::Mean }).here();
-            let own = b.named("own", Constant { shape: Shape::new(5, 1, 1) }, &[]).layer(Rescale { factor: 1.0, offset: 1.5 }).here();
+            let own = b
+                .named("own", Constant { shape: Shape::new(5, 1, 1) }, &[])
+                .layer(Rescale { factor: 1.0, offset: 1.5 })
+                .here();
             let y = b.join(Combine { by }, &[x, row]).here();
             b.join(Combine { by }, &[own, y]);
             let z = b.here();
@@ -365,6 +389,21 @@ fn losses() {
     check("smoothed", &net, Loss::SoftmaxCrossEntropy { label_smoothing: 0.2 });
     check("sigmoid", &net, Loss::SigmoidCrossEntropy { positive_weight: 3.0 });
     check("squares", &net, MSE);
+    for boxes in [BoxLoss::Giou, BoxLoss::Diou] {
+        let mut s = session(&net, Loss::Centres { box_weight: 2.0, boxes }, 2);
+        // One class: centres, hills, places that do not count; boxes at every third place.
+        for (i, t) in s.targets_mut().chunks_exact_mut(5).enumerate() {
+            match i % 4 {
+                0 => t[0] = 1.0,
+                1 => t[0] = -1.0,
+                _ => {}
+            }
+            if i % 3 > 0 {
+                t[1] = f32::NAN;
+            }
+        }
+        check_session(&format!("{boxes:?}"), &net, s);
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Outputs, losses, gradients and running statistics of every layer equal PyTorch's to 1e-4 of the
 //! largest number, on fixtures made by `fixtures/generate.py`.
 
-use convoke_engine::{Loss, Network, Optimizer, Overrides, Plan, PlanOptions, Session};
+use convoke_engine::{BoxLoss, Loss, Network, Optimizer, Overrides, Plan, PlanOptions, Session};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -33,6 +33,14 @@ fn loss_of(v: &Value) -> Loss {
         Some("sigmoid-cross-entropy") => {
             Loss::SigmoidCrossEntropy { positive_weight: number("positive_weight") }
         }
+        Some("centres") => Loss::Centres {
+            box_weight: number("box_weight"),
+            boxes: match v["boxes"].as_str() {
+                Some("giou") => BoxLoss::Giou,
+                Some("diou") => BoxLoss::Diou,
+                _ => BoxLoss::Ciou,
+            },
+        },
         _ => Loss::MeanSquaredError,
     }
 }
@@ -91,7 +99,16 @@ fn check(file: &SafeTensors, name: &str, about: &Value) -> Vec<String> {
 
 #[test]
 fn every_layer_equals_pytorch() {
-    let bytes = include_bytes!("fixtures/layers.safetensors");
+    assert!(all(include_bytes!("fixtures/layers.safetensors")) >= 67);
+}
+
+#[test]
+fn layers_and_losses_of_detectors_equal_pytorch() {
+    assert_eq!(all(include_bytes!("fixtures/detection.safetensors")), 10);
+}
+
+/// Checks all cases of a file and counts them.
+fn all(bytes: &[u8]) -> usize {
     let (_, metadata) = SafeTensors::read_metadata(bytes).unwrap();
     let file = SafeTensors::deserialize(bytes).unwrap();
     let cases = metadata.metadata().clone().unwrap();
@@ -102,6 +119,6 @@ fn every_layer_equals_pytorch() {
         wrong.extend(check(&file, name, &about));
         count += 1;
     }
-    assert!(count >= 67, "{count} cases");
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+    count
 }

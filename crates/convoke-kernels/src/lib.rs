@@ -29,6 +29,7 @@ pub mod pool2d;
 pub mod rearrange;
 pub mod reference;
 pub mod shortcut;
+pub mod upsample;
 
 pub use isa::{Ctx, Isa};
 pub use pool::{Pool, SharedMut};

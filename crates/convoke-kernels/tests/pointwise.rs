@@ -485,6 +485,63 @@ fn losses() {
 }
 
 #[test]
+fn centres_of_heat_maps_and_their_boxes() {
+    for (places, classes) in [(1, 1), (7, 3), (100, 1), (533, 2)] {
+        let c = classes + loss::BOX;
+        let y: Vec<f32> = numbers(places * c, 1).iter().map(|v| v * 3.0).collect();
+        let mut targets: Vec<f32> = numbers(places * c, 2);
+        for (i, t) in targets.chunks_exact_mut(c).enumerate() {
+            for (k, t) in t[..classes].iter_mut().enumerate() {
+                *t = match (i + k) % 5 {
+                    0 => 1.0,
+                    1 => -1.0,
+                    2 => 0.0,
+                    _ => t.abs() * 0.99,
+                };
+            }
+            if i % 3 == 1 {
+                t[classes] = f32::NAN;
+            }
+            // Boxes apart, beside each other, one within the other.
+            t[classes + 1] *= [0.1, 1.0, 9.0][i % 3];
+        }
+        let rows = || y.chunks_exact(c).zip(targets.chunks_exact(c));
+        let tops =
+            targets.chunks_exact(c).flat_map(|t| &t[..classes]).filter(|t| **t >= 1.0).count();
+        let boxed = rows().filter(|(_, t)| !t[classes].is_nan()).count();
+        for boxes in [loss::BoxLoss::Giou, loss::BoxLoss::Diou, loss::BoxLoss::Ciou] {
+            let o = loss::Centres { box_weight: 2.0, boxes };
+            let (mut sum, mut grads) = (0.0, Vec::new());
+            for (x, t) in rows() {
+                for k in 0..classes {
+                    let (l, g) = reference::pointwise::focal(f64::from(x[k]), f64::from(t[k]));
+                    sum += l / tops.max(1) as f64;
+                    grads.push(g / tops.max(1) as f64);
+                }
+                if t[classes].is_nan() {
+                    grads.extend([0.0; 4]);
+                    continue;
+                }
+                let four = |v: &[f32]| std::array::from_fn(|i| f64::from(v[classes + i]));
+                let (l, g) = reference::pointwise::box_loss(four(x), four(t), boxes);
+                sum += 2.0 * l / boxed as f64;
+                grads.extend(g.map(|g| 2.0 * g / boxed as f64));
+            }
+            for (isa, r) in everywhere(|cx| {
+                let mut scratch = vec![f32::NAN; loss::scratch_len(y.len(), c)];
+                let mut dy = vec![f32::NAN; y.len()];
+                let l = loss::centres(cx, &y, &targets, classes, o, &mut dy, &mut scratch);
+                vec![vec![l], dy]
+            }) {
+                let name = format!("{isa:?} {places}x{classes} {boxes:?}");
+                close(&format!("{name} loss"), &r[0], &[sum], 1e-5);
+                close(&format!("{name} gradient"), &r[1], &grads, 1e-4);
+            }
+        }
+    }
+}
+
+#[test]
 fn updates() {
     let n = 40_003;
     let (w, g) = (numbers(n, 1), numbers(n, 2));

@@ -9,7 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (scenes, threads, seed) = (next(60)?, next(2)? as usize, next(1)?);
     let options = DemoOptions { threads, seed, ..DemoOptions::new("runs/demo") };
     let start = std::time::Instant::now();
-    let learned = learn(&options, &mut |p| {
+    let detector = learn(&options, &mut |p| {
         if p.done.is_multiple_of(100) {
             println!(
                 "{:>6.1} s  {:<8} {:>4}/{} {}",
@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         true
     })?;
     println!("learned in {:.1} s", start.elapsed().as_secs_f64());
-    let s = score(&learned.detector, threads, seed, scenes)?;
+    let s = score(&detector, threads, seed, scenes)?;
     println!(
         "{} scenes: first {}, among the first five {}, wrong seeds {:?}, {:.2} s each",
         scenes,

@@ -13,6 +13,8 @@ pub(crate) const BEST: Rgb = [255, 46, 84];
 pub(crate) const FURTHER: Rgb = [255, 196, 0];
 /// Frames of places below the threshold.
 pub(crate) const BELOW: Rgb = [120, 132, 150];
+/// Frames of annotations.
+const KEPT: Rgb = [60, 150, 255];
 const DARK: Rgb = [20, 20, 28];
 
 /// A grey picture in colour; a colour picture as it is.
@@ -32,6 +34,24 @@ pub fn mark(picture: &Picture, found: &Found) -> Picture {
     for (rank, c) in finds.iter().enumerate().rev() {
         let (colour, line) = if rank == 0 { (BEST, bold) } else { (FURTHER, (bold / 2).max(1)) };
         frame(&mut p, &c.bounds, 2 * line, line, colour);
+    }
+    p
+}
+
+/// A picture with annotations drawn on it: those that are kept in blue, wrong ones in red.
+pub fn draw_boxes(picture: &Picture, kept: &[Bounds], wrong: &[Bounds]) -> Picture {
+    let mut p = in_colour(picture);
+    let line = (p.width.max(p.height) / 400).clamp(1, 8) as isize;
+    kept.iter().for_each(|b| frame(&mut p, b, 0, line, KEPT));
+    // What lies outside is drawn at the edge.
+    let (w, h) = (p.width as f64, p.height as f64);
+    for b in wrong {
+        let (l, t) = (b.left.min(b.left + b.width), b.top.min(b.top + b.height));
+        let (r, d) = (b.left.max(b.left + b.width), b.top.max(b.top + b.height));
+        let (l, t) = (l.clamp(0.0, w - 3.0), t.clamp(0.0, h - 3.0));
+        let (r, d) = (r.clamp(l + 2.0, w), d.clamp(t + 2.0, h));
+        let inside = Bounds { left: l, top: t, width: r - l, height: d - t };
+        frame(&mut p, &inside, line, line, BEST);
     }
     p
 }
@@ -88,25 +108,39 @@ pub fn heat_map(picture: &Picture, found: &Found) -> Picture {
 }
 
 /// From 0 to 1 for every pixel: the best answer of any place nearby, falling off with the distance
-/// measured in sizes of the thing.
+/// measured in sizes of the thing. Answers that lead to no candidate (of a size that the scale is not for,
+/// say) are embers at most.
 fn heat(found: &Found) -> Vec<f32> {
     let (width, height) = found.picture;
     let mut heat = vec![0.0_f32; width * height];
-    for (scale, map) in &found.maps {
-        let (w, h) = (found.object.0 / scale, found.object.1 / scale);
-        for class in 1..map.channels.max(2) {
-            for (place, margin) in map.margins(class).into_iter().enumerate() {
-                // Half the logit: embers show what else was looked at twice.
-                let p = 1.0 / (1.0 + (-0.5 * margin).exp());
-                if p > 0.04 {
-                    let (x, y) = map.point((place / map.width) as f64, (place % map.width) as f64);
-                    spread(&mut heat, (width, height), (x / scale, y / scale), (w, h), p);
-                }
+    for map in &found.maps {
+        let (w, h) = (found.object.0 / map.scale, found.object.1 / map.scale);
+        for (place, logit) in map.values.iter().enumerate() {
+            // Half the logit: embers show what else was looked at twice.
+            let p = (1.0 / (1.0 + (-0.5 * logit).exp())).min(EMBER);
+            if p > 0.12 {
+                let (row, column) = (place / map.grid.width, place % map.grid.width);
+                let (x, y) = map.grid.point(row as f64, column as f64);
+                spread(&mut heat, (width, height), (x / map.scale, y / map.scale), (w, h), p);
             }
         }
     }
+    for c in found.candidates.iter().rev() {
+        let best = found.candidates.first().map_or(1.0, |b| b.score).max(1e-9);
+        // What was found shines through; the best place does so even where nothing is sure.
+        let p = match (c.found, c.score >= best) {
+            (true, _) => 0.75 + 0.25 * c.score,
+            (false, true) => 0.55 + 0.2 * c.score,
+            _ => f64::from(EMBER) * (c.score / best).sqrt(),
+        };
+        let (w, h) = (c.bounds.width, c.bounds.height);
+        spread(&mut heat, (width, height), c.bounds.centre(), (w, h), p as f32);
+    }
     heat
 }
+
+/// Strongest answer that is no find.
+const EMBER: f32 = 0.42;
 
 /// Lays a hill of height `p` over the map: flat over the thing, gone one size further out.
 fn spread(
@@ -186,17 +220,12 @@ fn blur_lines(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::slide::ScoreMap;
+    use crate::find::Heat;
+    use crate::slide::Grid;
 
     fn found(values: Vec<f32>) -> Found {
-        let map = ScoreMap {
-            height: 4,
-            width: 5,
-            channels: 1,
-            stride: (10, 10),
-            offset: (5.0, 5.0),
-            values,
-        };
+        let grid = Grid { height: 4, width: 5, channels: 5, stride: (10, 10), offset: (5.0, 5.0) };
+        let map = Heat { scale: 1.0, grid, values };
         let candidate = |x: f64, score: f64| Candidate {
             bounds: Bounds::around((x, 25.0), 6.0, 8.0),
             class: "thing".into(),
@@ -207,7 +236,7 @@ mod tests {
         };
         Found {
             candidates: vec![candidate(25.0, 0.9), candidate(5.0, 0.1)],
-            maps: vec![(1.0, map)],
+            maps: vec![map],
             picture: (50, 40),
             object: (6.0, 8.0),
         }

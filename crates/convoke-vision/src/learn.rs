@@ -1,54 +1,60 @@
-//! Learning to find from pictures with boxes: a small network is trained on tiles, and its own false
-//! alarms on the same pictures become the tiles it is trained on next (hard negative mining, Sung and
-//! Poggio 1998).
+//! Learning to find from pictures with boxes: a network is trained on tiles, and its own false alarms on
+//! the same pictures become tiles that it is trained on next (hard negative mining, Sung and Poggio 1998).
 
-use crate::bounds::Bounds;
+use crate::album::{Album, Example};
+use crate::detector::{Detector, SmallNetwork, decode, on_backbone, prime, quieten, small_network};
+use crate::draw::{frame, put};
 use crate::error::{Result, VisionError, other};
-use crate::find::{Detector, FindOptions, Finder};
-use crate::slide::SlideOptions;
-use convoke_data::{Area, Filter, Picture, Preprocess, resize};
-use convoke_engine::layers::{Conv, WeightInit};
-use convoke_engine::{Builder, Loss, Network, Optimizer, Plan, PlanOptions, Session, Shape};
+use crate::find::{FindOptions, Finder};
+use crate::metrics::is_hit;
+use crate::regime::Regime;
+use crate::sheet::paste;
+use crate::slide::{Grid, SlideOptions};
+use crate::tiles::{Alarm, Tiles};
+use convoke_data::{Picture, Preprocess};
+use convoke_engine::{
+    BOX_CHANNELS as BOX, BoxLoss, Loss, Network, Optimizer, Plan, PlanOptions, Precision, Session,
+};
 use convoke_formats::ModelFile;
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
-
-/// A picture with the boxes of the things to find. All else in it is background.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Example {
-    /// The picture, in colour.
-    pub picture: Picture,
-    /// Where the things are.
-    pub boxes: Vec<Bounds>,
-}
+use serde::{Deserialize, Serialize};
+use std::sync::mpsc::{Receiver, sync_channel};
 
 /// How to learn.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LearnOptions {
-    /// Name of the thing.
-    pub class: String,
-    /// Updates in all.
+    /// Rounds; after each the run can be judged, and false alarms are gathered between them.
+    pub epochs: usize,
+    /// Updates of a round.
     pub steps: usize,
-    /// Tiles per update.
-    pub batch: usize,
     /// Highest learning rate.
     pub lr: f32,
-    /// How many times false alarms are gathered, evenly over the steps.
+    /// Weight decay of AdamW.
+    pub weight_decay: f32,
+    /// How many times false alarms are gathered, evenly over the rounds.
     pub minings: usize,
+    /// Weight of the boxes beside the heat map.
+    pub box_weight: f32,
+    /// How boxes are compared.
+    pub boxes: BoxLoss,
+    /// What sums of products are made in.
+    pub precision: Precision,
     /// Same seed, same detector.
     pub seed: u64,
-    /// Threads; changes no result.
+    /// Threads; they change no result.
     pub threads: usize,
 }
 
 impl Default for LearnOptions {
     fn default() -> Self {
         LearnOptions {
-            class: "thing".into(),
-            steps: 1500,
-            batch: 64,
+            epochs: 12,
+            steps: 200,
             lr: 2e-3,
+            weight_decay: 0.03,
             minings: 4,
+            box_weight: 1.0,
+            boxes: BoxLoss::Giou,
+            precision: Precision::F32,
             seed: 1,
             threads: 1,
         }
@@ -64,308 +70,477 @@ pub struct Moment {
     pub steps: usize,
     /// Mean loss of the last updates.
     pub loss: f32,
-    /// Share of right answers on the last tiles.
-    pub accuracy: f32,
     /// False alarms gathered so far.
     pub alarms: usize,
+    /// Learning rate of the last update.
+    pub lr: f32,
 }
 
-/// What learning gives.
+/// What a detector begins with.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Learned {
-    /// The detector.
-    pub detector: Detector,
-    /// How it ended.
-    pub last: Moment,
-    /// Tiles per update.
-    pub batch: usize,
+pub struct Beginning {
+    /// The network, for tiles of the regime's side.
+    pub network: Network,
+    /// Weights and running statistics, where it has learnt before; of the layers of the same names.
+    pub weights: Option<(Vec<f32>, Vec<f32>)>,
+    /// How it sees pictures.
+    pub preprocess: Preprocess,
 }
 
-/// Input side that gives a window of about `size`: `4 k + 3` pixels for the network below.
-fn tile_side(size: f64) -> usize {
-    let k = ((size - 3.0) / 4.0).round().clamp(5.0, 60.0) as usize;
-    4 * k + 3
-}
-
-/// A small fully convolutional network for tiles of about `width` × `height` pixels: its output is one
-/// place of two classes (background, thing) for a tile, and one place every 4 pixels over a picture.
-///
-/// | layer | window, stride | filters |
-/// |---|---|---|
-/// | colour and edges | 7×7, 2 | 16 |
-/// | two times | 3×3 | 24 |
-/// | halving | 3×3, 2 | 32 |
-/// | the rest of the tile | all of it | 64 |
-/// | answer | 1×1 | 2 |
-///
-/// # Errors
-/// When the tile is too small for the windows.
-pub fn detector_network(width: usize, height: usize) -> Result<Network> {
-    let mut b = Builder::new("finder", Shape::new(height, width, 3));
-    for (filters, window, stride) in [(16, 7, 2), (24, 3, 1), (32, 3, 2), (32, 3, 1)] {
-        b.conv(Conv::new(filters, window).stride(stride).valid().no_bias()).batch_norm().relu();
+impl Beginning {
+    /// The small network with drawn weights.
+    ///
+    /// # Errors
+    /// When the tile is too small for it.
+    pub fn small(regime: &Regime, classes: usize, mut size: SmallNetwork) -> Result<Self> {
+        if regime.deep {
+            size.filters[4] = 128;
+        }
+        let network = small_network(regime.side, classes, size)?;
+        let (mean, std) = (vec![0.5; 3], vec![0.25; 3]);
+        let preprocess = Preprocess { mean, std, ..Preprocess::plain(regime.side, regime.side, 3) };
+        Ok(Beginning { network, weights: None, preprocess })
     }
-    let map = b.build()?.output_shape();
-    b.conv(Conv::new(64, [map.h, map.w]).valid().no_bias()).batch_norm().relu();
-    b.conv(Conv::new(2, 1).init(WeightInit::Glorot));
-    Ok(b.build()?)
+
+    /// A backbone of the zoo, or a model that has learnt to tell pictures apart.
+    ///
+    /// # Errors
+    /// When it has no map to find things on.
+    pub fn backbone(
+        backbone: &Network,
+        model: Option<&ModelFile>,
+        regime: &Regime,
+        classes: usize,
+    ) -> Result<Self> {
+        let network = on_backbone(backbone, regime.side, classes, 64)?;
+        let Some(model) = model else {
+            let (mean, std) = (vec![0.5; 3], vec![0.25; 3]);
+            let preprocess =
+                Preprocess { mean, std, ..Preprocess::plain(regime.side, regime.side, 3) };
+            return Ok(Beginning { network, weights: None, preprocess });
+        };
+        let side = regime.side;
+        let preprocess =
+            Preprocess { height: side, width: side, short_side: 0, ..model.preprocess.clone() };
+        // What was drawn stays where the model has nothing of that name.
+        let mut session = Session::new(Plan::compile(&network, &PlanOptions::predict(1, 1))?)?;
+        session.init(1);
+        let (mut params, mut state) = (session.params().to_vec(), session.state().to_vec());
+        let copy = |to: &mut [f32],
+                    theirs: &[f32],
+                    own: &[convoke_engine::Param],
+                    old: &[convoke_engine::Param]| {
+            for p in own {
+                let same = old.iter().find(|o| o.name == p.name && o.spec.shape == p.spec.shape);
+                if let Some(o) = same {
+                    to[p.range.clone()].copy_from_slice(&theirs[o.range.clone()]);
+                }
+            }
+        };
+        copy(&mut params, &model.params, &network.params(), &model.network.params());
+        copy(&mut state, &model.state, &network.state(), &model.network.state());
+        Ok(Beginning { network, weights: Some((params, state)), preprocess })
+    }
 }
 
-/// Trains a detector. `each` is told how it goes and says whether to go on.
+/// A detector while it learns.
+pub struct Learner {
+    album: Album,
+    regime: Regime,
+    classes: Vec<String>,
+    options: LearnOptions,
+    network: Network,
+    preprocess: Preprocess,
+    session: Session,
+    things: Vec<Vec<(usize, usize)>>,
+    alarms: Vec<Alarm>,
+    moment: Moment,
+    mined: usize,
+    /// Pictures that could not be read.
+    pub problems: Vec<String>,
+}
+
+/// Alarms of one gathering, for each picture.
+const ALARMS: usize = 40;
+/// More alarms than this are thinned out.
+const MOST_ALARMS: usize = 200_000;
+
+impl Learner {
+    /// Plans the run.
+    ///
+    /// # Errors
+    /// When there is nothing to learn from or the network does not fit.
+    pub fn new(
+        examples: Vec<Example>,
+        classes: Vec<String>,
+        regime: Regime,
+        beginning: Beginning,
+        options: LearnOptions,
+    ) -> Result<Self> {
+        let (album, problems) = Album::new(examples)?;
+        let mut things = vec![Vec::new(); classes.len()];
+        for (p, e) in album.examples.iter().enumerate() {
+            for (t, thing) in e.things.iter().enumerate().filter(|(_, t)| !t.ignored) {
+                things[thing.class].push((p, t));
+            }
+        }
+        let Beginning { network, weights, preprocess } = beginning;
+        let loss = Loss::Centres { box_weight: options.box_weight, boxes: options.boxes };
+        let (beta1, beta2, epsilon) = (0.9, 0.99, 1e-8);
+        let adamw = Optimizer::AdamW { beta1, beta2, epsilon, weight_decay: options.weight_decay };
+        let plan = PlanOptions {
+            precision: options.precision,
+            ..PlanOptions::train(regime.batch, options.threads, loss, adamw)
+        };
+        let mut session = Session::new(Plan::compile(&network, &plan)?)?;
+        session.init(options.seed);
+        let mut params = session.params().to_vec();
+        match &weights {
+            Some((given, state)) => {
+                params.copy_from_slice(given);
+                session.set_state(state)?;
+            }
+            None => quieten(&network, &mut params),
+        }
+        prime(&network, &mut params, regime.sides);
+        session.set_params(&params)?;
+        let steps = options.epochs * options.steps;
+        let moment = Moment { step: 0, steps, loss: 0.0, alarms: 0, lr: 0.0 };
+        let (alarms, mined) = (Vec::new(), 0);
+        Ok(Learner {
+            album,
+            regime,
+            classes,
+            options,
+            network,
+            preprocess,
+            session,
+            things,
+            alarms,
+            moment,
+            mined,
+            problems,
+        })
+    }
+
+    /// The regime.
+    pub fn regime(&self) -> &Regime {
+        &self.regime
+    }
+
+    /// Where it is.
+    pub fn moment(&self) -> Moment {
+        self.moment
+    }
+
+    /// The plan that runs.
+    pub fn plan(&self) -> &Plan {
+        self.session.plan()
+    }
+
+    /// The detector as it is now.
+    pub fn detector(&self) -> Detector {
+        Detector {
+            model: ModelFile {
+                network: self.network.clone(),
+                classes: self.classes.clone(),
+                preprocess: self.preprocess.clone(),
+                task: "find".into(),
+                params: self.session.params().to_vec(),
+                state: self.session.state().to_vec(),
+                facts: Default::default(),
+                extra: Default::default(),
+            },
+            object: self.regime.sides,
+            scales: self.regime.scales.clone(),
+            sizes: self.regime.sizes,
+            threshold: 0.3,
+        }
+    }
+
+    /// Learns up to the end of the current round; false alarms are gathered first where it is time to.
+    /// `each` is told how it goes and says whether to go on.
+    ///
+    /// # Errors
+    /// [`VisionError::Stopped`] when the caller stops (the learner can be saved and goes on from there);
+    /// when the loss is no number or a picture cannot be read.
+    pub fn epoch(&mut self, each: &mut dyn FnMut(Moment) -> bool) -> Result<()> {
+        let o = &self.options;
+        let (threads, seed) = (o.threads, o.seed);
+        let end = (self.moment.step / o.steps + 1) * o.steps;
+        let due = self.moment.step / o.steps * (o.minings + 1) / o.epochs.max(1);
+        if due > self.mined {
+            self.mine(each)?;
+            self.mined = due;
+        }
+        let (batch, classes) = (self.regime.batch, self.classes.len());
+        let tiles = Tiles {
+            album: &self.album,
+            regime: &self.regime,
+            grid: Grid::of_tile(&self.network),
+            pre: &self.preprocess,
+            classes,
+            alarms: &self.alarms,
+            things: &self.things,
+            seed,
+        };
+        let (session, moment, options) = (&mut self.session, &mut self.moment, &self.options);
+        let (first, places) = (moment.step, tiles.grid.height * tiles.grid.width * (classes + BOX));
+        std::thread::scope(|scope| {
+            // Thread t makes every batch that leaves the remainder t: the order is always the same.
+            let makers: Vec<Receiver<Result<(Vec<f32>, Vec<f32>)>>> = (0..threads)
+                .map(|t| {
+                    let (send, receive) = sync_channel(1);
+                    let tiles = &tiles;
+                    scope.spawn(move || {
+                        for step in (first..end).filter(|s| s % threads == t) {
+                            if send.send(batch_of(tiles, step, batch, places)).is_err() {
+                                return;
+                            }
+                        }
+                    });
+                    receive
+                })
+                .collect();
+            for step in first..end {
+                let made = makers[step % threads].recv();
+                let (input, targets) = made.map_err(|_| {
+                    VisionError::Other("a thread that cuts tiles has died".into())
+                })??;
+                session.input_mut().copy_from_slice(&input);
+                session.targets_mut().copy_from_slice(&targets);
+                moment.lr = rate(step, moment.steps, options.lr);
+                let report = session.step(moment.lr)?;
+                if !report.loss.is_finite() {
+                    return other(format!(
+                        "the loss is no number after {step} steps; use a lower learning rate (--lr)"
+                    ));
+                }
+                moment.step = step + 1;
+                moment.loss += (if step == 0 { 1.0 } else { 0.03 }) * (report.loss - moment.loss);
+                if !each(*moment) {
+                    return Err(VisionError::Stopped);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// The first tiles of the next round as the network sees them, eight in a row, with the boxes that it
+    /// should tell and, in green, what it is asked nothing about.
+    ///
+    /// # Errors
+    /// When a picture cannot be read.
+    pub fn tile_sheet(&self, n: usize) -> Result<Picture> {
+        let (side, c) = (self.regime.side, self.classes.len() + BOX);
+        let tiles = self.tiles();
+        let (rows, gap) = (n.div_ceil(8), 4);
+        let mut sheet = Picture::filled(8 * (side + gap) + gap, rows * (side + gap) + gap, [30; 3]);
+        let mut input = vec![0.0; side * side * 3];
+        let mut targets = vec![0.0; tiles.grid.height * tiles.grid.width * c];
+        let first = self.moment.step * self.regime.batch;
+        for k in 0..n {
+            tiles.make((first + k) as u64, &mut input, &mut targets)?;
+            let mut tile = self.seen(&input);
+            for (place, t) in targets.chunks_exact(c).enumerate() {
+                let at = (place / tiles.grid.width, place % tiles.grid.width);
+                if t[..c - BOX].iter().any(|&h| h >= 1.0) {
+                    let b = decode(&tiles.grid, at, &t[c - BOX..]);
+                    frame(&mut tile, &b, 0, 1, [255, 46, 84]);
+                } else if t[..c - BOX].iter().any(|&h| h < 0.0) {
+                    let (x, y) = tiles.grid.point(at.0 as f64, at.1 as f64);
+                    for d in 0..9 {
+                        put(
+                            &mut tile,
+                            x as isize + d % 3 - 1,
+                            y as isize + d / 3 - 1,
+                            [60, 220, 90],
+                        );
+                    }
+                }
+            }
+            paste(&mut sheet, &tile, gap + k % 8 * (side + gap), gap + k / 8 * (side + gap));
+        }
+        Ok(sheet)
+    }
+
+    /// A tile's pixels back from the network's numbers.
+    fn seen(&self, input: &[f32]) -> Picture {
+        let (side, pre) = (self.regime.side, &self.preprocess);
+        let level = |(i, v): (usize, &f32)| {
+            let c = i % 3;
+            ((v * pre.std[c] + pre.mean[c]) * 255.0).round().clamp(0.0, 255.0) as u8
+        };
+        let data = input.iter().enumerate().map(level).collect();
+        Picture { width: side, height: side, channels: 3, data }
+    }
+
+    fn tiles(&self) -> Tiles<'_> {
+        Tiles {
+            album: &self.album,
+            regime: &self.regime,
+            grid: Grid::of_tile(&self.network),
+            pre: &self.preprocess,
+            classes: self.classes.len(),
+            alarms: &self.alarms,
+            things: &self.things,
+            seed: self.options.seed,
+        }
+    }
+
+    /// Whether all rounds are done.
+    pub fn is_done(&self) -> bool {
+        self.moment.step >= self.moment.steps
+    }
+
+    /// Gathers the detector's best wrong places.
+    fn mine(&mut self, each: &mut dyn FnMut(Moment) -> bool) -> Result<()> {
+        let threads = self.options.threads;
+        let mut finder =
+            Finder::new(self.detector(), SlideOptions { threads, ..SlideOptions::default() })?;
+        let options =
+            FindOptions { top: ALARMS, least: Some(0.03), enlarge: 3e6, ..FindOptions::default() };
+        let (n, mut new) = (self.album.examples.len(), Vec::new());
+        // Of many pictures a part, another one each time.
+        let step = n.div_ceil(200);
+        for i in (self.mined % step..n).step_by(step) {
+            if !each(self.moment) {
+                return Err(VisionError::Stopped);
+            }
+            let Ok(halves) = self.album.halves(i) else { continue };
+            let found = finder.find(halves.at(1.0).0, &options)?;
+            let things = &self.album.examples[i].things;
+            for c in &found.candidates {
+                if !things.iter().any(|t| is_hit(&c.bounds, &t.bounds)) {
+                    let at = c.bounds.centre();
+                    new.push(Alarm { picture: i, at, scale: c.scale });
+                }
+            }
+        }
+        self.alarms.append(&mut new);
+        if self.alarms.len() > MOST_ALARMS {
+            let old = self.alarms.len() - MOST_ALARMS;
+            self.alarms.drain(..old);
+        }
+        self.moment.alarms = self.alarms.len();
+        Ok(())
+    }
+
+    /// Everything that a run goes on from.
+    pub fn checkpoint(&self) -> ModelFile {
+        let mut model = self.detector().to_model();
+        model.task = "checkpoint".into();
+        let mut fact = |name: &str, value: String| model.facts.insert(name.into(), value);
+        fact("steps", self.session.steps().to_string());
+        fact("mined", self.mined.to_string());
+        fact("loss", self.moment.loss.to_string());
+        fact("terms", self.terms());
+        model.extra.insert("optimizer".into(), self.session.optimizer_state().to_vec());
+        // Numbers up to 2^24 are exact; pictures are far larger in no direction.
+        let flat = |a: &Alarm| [a.picture as f32, a.at.0 as f32, a.at.1 as f32, a.scale as f32];
+        model.extra.insert("alarms".into(), self.alarms.iter().flat_map(flat).collect());
+        model
+    }
+
+    /// Goes on from a checkpoint of the same run.
+    ///
+    /// # Errors
+    /// When it is one of another run.
+    pub fn resume(&mut self, checkpoint: &ModelFile) -> Result<()> {
+        let fact = |name: &str| checkpoint.facts.get(name).map(String::as_str).unwrap_or_default();
+        let (steps, mined) = (fact("steps").parse::<u64>(), fact("mined").parse::<usize>());
+        let (Ok(steps), Ok(mined), "checkpoint") = (steps, mined, checkpoint.task.as_str()) else {
+            return other("the file is no checkpoint of a detector; train anew");
+        };
+        if fact("terms") != self.terms()
+            || checkpoint.network != self.network
+            || steps > self.moment.steps as u64
+        {
+            return other("the checkpoint is of a run with other data or options; train anew");
+        }
+        let empty = Vec::new();
+        let alarm = |a: &[f32]| {
+            let picture = (a[0].max(0.0) as usize).min(self.album.examples.len() - 1);
+            Alarm {
+                picture,
+                at: (f64::from(a[1]), f64::from(a[2])),
+                scale: f64::from(a[3]).clamp(1e-3, 64.0),
+            }
+        };
+        let alarms = checkpoint.extra.get("alarms").unwrap_or(&empty);
+        self.alarms = alarms.chunks_exact(4).map(alarm).collect();
+        self.session.set_params(&checkpoint.params)?;
+        self.session.set_state(&checkpoint.state)?;
+        self.session.resume(checkpoint.extra.get("optimizer").unwrap_or(&empty), steps)?;
+        self.mined = mined;
+        self.moment.step = steps as usize;
+        self.moment.loss = fact("loss").parse().unwrap_or(0.0);
+        self.moment.alarms = self.alarms.len();
+        Ok(())
+    }
+
+    /// What must be the same for the bits to be the same.
+    fn terms(&self) -> String {
+        let o = LearnOptions { threads: 0, ..self.options.clone() };
+        let things: Vec<usize> = self.things.iter().map(Vec::len).collect();
+        format!(
+            "{} pictures, {things:?} things, {o:?}, {:?}",
+            self.album.examples.len(),
+            self.regime
+        )
+    }
+}
+
+/// Batch number `step`.
+fn batch_of(
+    tiles: &Tiles,
+    step: usize,
+    batch: usize,
+    places: usize,
+) -> Result<(Vec<f32>, Vec<f32>)> {
+    let len = tiles.regime.side * tiles.regime.side * 3;
+    let (mut input, mut targets) = (vec![0.0; batch * len], vec![0.0; batch * places]);
+    let both = input.chunks_exact_mut(len).zip(targets.chunks_exact_mut(places));
+    for (k, (x, t)) in both.enumerate() {
+        tiles.make((step * batch + k) as u64, x, t)?;
+    }
+    Ok((input, targets))
+}
+
+/// Linear warm-up over a twentieth of the steps, then half a cosine down to zero.
+fn rate(step: usize, steps: usize, lr: f32) -> f32 {
+    let t = (step as f32 + 1.0) / steps.max(1) as f32;
+    let warm = (t / 0.05).min(1.0);
+    lr * warm * 0.5 * (1.0 + (std::f32::consts::PI * t.min(1.0)).cos())
+}
+
+/// Trains a detector with the small network, as the data asks for. `each` is told how it goes and says
+/// whether to go on.
 ///
 /// # Errors
 /// When there is nothing to learn from, the caller stops, or the loss is no number.
 pub fn train_detector(
-    examples: &[Example],
-    options: &LearnOptions,
+    examples: Vec<Example>,
+    classes: Vec<String>,
+    options: LearnOptions,
     each: &mut dyn FnMut(Moment) -> bool,
-) -> Result<Learned> {
-    let object = mean_size(examples)?;
-    let tile = (tile_side(object.0 * 1.7), tile_side(object.1 * 1.25));
-    let network = detector_network(tile.0, tile.1)?;
-    let (mean, std) = (vec![0.5; 3], vec![0.25; 3]);
-    let pre = Preprocess { mean, std, ..Preprocess::plain(tile.1, tile.0, 3) };
-    let loss = Loss::SoftmaxCrossEntropy { label_smoothing: 0.005 };
-    let adamw = Optimizer::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.02 };
-    let plan = PlanOptions::train(options.batch, options.threads, loss, adamw);
-    let mut session = Session::new(Plan::compile(&network, &plan)?)?;
-    session.init(options.seed);
-    quieten(&mut session, &network)?;
-    let mut tiles = Tiles::new(examples, tile, options.seed);
-    let detector = |session: &Session, network: Network| Detector {
-        model: ModelFile {
-            network,
-            classes: vec!["background".into(), options.class.clone()],
-            preprocess: pre.clone(),
-            task: "find".into(),
-            params: session.params().to_vec(),
-            state: session.state().to_vec(),
-            facts: Default::default(),
-            extra: Default::default(),
-        },
-        object,
-        threshold: 0.5,
-    };
-    let mut m = Moment { step: 0, steps: options.steps, loss: 0.0, accuracy: 0.0, alarms: 0 };
-    for step in 0..options.steps {
-        if is_mining(step, options) {
-            tiles.mine(detector(&session, network.clone()), options.threads)?;
-            m.alarms = tiles.alarms.len();
-        }
-        let (input, labels) = tiles.batch(options.batch, &pre)?;
-        session.input_mut().copy_from_slice(&input);
-        session.labels_mut().copy_from_slice(&labels);
-        let report = session.step(rate(step, options))?;
-        if !report.loss.is_finite() {
-            return other(format!(
-                "the loss is no number after {step} steps; use a lower learning rate"
-            ));
-        }
-        let share = if step == 0 { 1.0 } else { 0.03 };
-        m.step = step + 1;
-        m.loss += share * (report.loss - m.loss);
-        m.accuracy += share * (report.correct as f32 / options.batch as f32 - m.accuracy);
-        if !each(m) {
-            return Err(VisionError::Stopped);
-        }
+) -> Result<Detector> {
+    let (regime, _) = Regime::choose(&examples, &classes, 32)?;
+    let beginning = Beginning::small(&regime, classes.len(), SmallNetwork::default())?;
+    let mut learner = Learner::new(examples, classes, regime, beginning, options)?;
+    while !learner.is_done() {
+        learner.epoch(each)?;
     }
-    Ok(Learned { detector: detector(&session, network), last: m, batch: options.batch })
-}
-
-/// Shrinks the first filters. Batch norm follows, so nothing changes in what the network says; but what
-/// is learned outgrows the noise of the first draw, and the filters can be read.
-fn quieten(session: &mut Session, network: &Network) -> Result<()> {
-    let mut params = session.params().to_vec();
-    if let Some(first) = network.params().first() {
-        params[first.range.clone()].iter_mut().for_each(|w| *w *= 0.05);
-    }
-    Ok(session.set_params(&params)?)
-}
-
-fn is_mining(step: usize, o: &LearnOptions) -> bool {
-    let every = (o.steps / (o.minings + 1)).max(1);
-    step > 0 && step.is_multiple_of(every) && step / every <= o.minings
-}
-
-/// Linear warm-up over a twentieth of the steps, then half a cosine down to zero.
-fn rate(step: usize, o: &LearnOptions) -> f32 {
-    let t = (step as f32 + 1.0) / o.steps as f32;
-    let warm = (t / 0.05).min(1.0);
-    o.lr * warm * 0.5 * (1.0 + (std::f32::consts::PI * t).cos())
-}
-
-fn mean_size(examples: &[Example]) -> Result<(f64, f64)> {
-    let boxes = || examples.iter().flat_map(|e| &e.boxes);
-    let n = boxes().count() as f64;
-    if n == 0.0 {
-        return other("there is no box to learn from; mark at least one thing in a picture");
-    }
-    let mean = |of: fn(&Bounds) -> f64| (boxes().map(of).sum::<f64>() / n * 10.0).round() / 10.0;
-    let (w, h) = (mean(|b| b.width), mean(|b| b.height));
-    if !(4.0..=200.0).contains(&w) || !(4.0..=200.0).contains(&h) {
-        return other(format!(
-            "the boxes are {w} x {h} pixels on average; scale the pictures so that they are from 4 to 200"
-        ));
-    }
-    Ok((w, h))
-}
-
-/// A place in a picture: which, and the centre (x, y).
-type Spot = (usize, (f64, f64));
-
-/// Where tiles come from.
-struct Tiles<'a> {
-    examples: &'a [Example],
-    /// Width and height.
-    tile: (usize, usize),
-    things: Vec<Spot>,
-    alarms: Vec<Spot>,
-    rng: ChaCha8Rng,
-}
-
-impl<'a> Tiles<'a> {
-    fn new(examples: &'a [Example], tile: (usize, usize), seed: u64) -> Self {
-        let spots =
-            |(i, e): (usize, &Example)| e.boxes.iter().map(|b| (i, b.centre())).collect::<Vec<_>>();
-        let things = examples.iter().enumerate().flat_map(spots).collect();
-        Tiles { examples, tile, things, alarms: Vec::new(), rng: ChaCha8Rng::seed_from_u64(seed) }
-    }
-
-    /// Gathers the detector's best wrong places.
-    fn mine(&mut self, detector: Detector, threads: usize) -> Result<()> {
-        let mut finder =
-            Finder::new(detector, SlideOptions { threads, ..SlideOptions::default() })?;
-        let options = FindOptions { top: 60, least: Some(0.02), ..FindOptions::default() };
-        for (i, e) in self.examples.iter().enumerate() {
-            let found = finder.find(&e.picture, &options)?;
-            let centres = found.candidates.iter().map(|c| c.bounds.centre());
-            self.alarms.extend(centres.filter(|&at| !near(e, at)).map(|at| (i, at)));
-        }
-        Ok(())
-    }
-
-    /// `n` tiles `[n, height, width, 3]`, a quarter of them things, with their labels.
-    fn batch(&mut self, n: usize, pre: &Preprocess) -> Result<(Vec<f32>, Vec<u32>)> {
-        let len = pre.sample_len();
-        let (mut input, mut labels) = (vec![0.0; n * len], vec![0; n]);
-        for (k, out) in input.chunks_exact_mut(len).enumerate() {
-            let spot = match k % 4 {
-                0 => {
-                    labels[k] = 1;
-                    self.thing()
-                }
-                1 | 2 if !self.alarms.is_empty() => self.alarm(),
-                _ => self.anywhere(),
-            };
-            self.cut(spot, pre, out)?;
-        }
-        Ok((input, labels))
-    }
-
-    fn shaken(&mut self, (i, (x, y)): Spot, by: f64) -> Spot {
-        (i, (x + self.rng.random_range(-by..=by), y + self.rng.random_range(-by..=by)))
-    }
-
-    fn thing(&mut self) -> Spot {
-        let spot = self.things[self.rng.random_range(0..self.things.len())];
-        self.shaken(spot, 2.5)
-    }
-
-    fn alarm(&mut self) -> Spot {
-        let spot = self.alarms[self.rng.random_range(0..self.alarms.len())];
-        let shaken = self.shaken(spot, 2.5);
-        if near(&self.examples[shaken.0], shaken.1) { spot } else { shaken }
-    }
-
-    fn anywhere(&mut self) -> Spot {
-        let mut spot = (0, (0.0, 0.0));
-        for _ in 0..50 {
-            let i = self.rng.random_range(0..self.examples.len());
-            let p = &self.examples[i].picture;
-            let x = self.rng.random_range(0.0..p.width as f64);
-            spot = (i, (x, self.rng.random_range(0.0..p.height as f64)));
-            if !near(&self.examples[i], spot.1) {
-                break;
-            }
-        }
-        spot
-    }
-
-    /// Writes the tile around a spot: scaled a little, mirrored or not, brighter or darker.
-    fn cut(&mut self, (i, (x, y)): Spot, pre: &Preprocess, out: &mut [f32]) -> Result<()> {
-        let scale = if self.rng.random_bool(0.5) { 1.0 } else { self.rng.random_range(0.93..1.07) };
-        let mirrored = self.rng.random_bool(0.5);
-        let gain: [f32; 3] = std::array::from_fn(|_| self.rng.random_range(0.92..1.08));
-        let light = self.rng.random_range(-0.04..0.04_f32);
-        let (w, h) = self.tile;
-        let tile = cut_tile(&self.examples[i].picture, (x, y), (w, h), scale)?;
-        for (at, o) in out.iter_mut().enumerate() {
-            let (row, column, c) = (at / (3 * w), at / 3 % w, at % 3);
-            let column = if mirrored { w - 1 - column } else { column };
-            // Outside of the picture lies the mean, as when sliding.
-            let v = match tile[(row * w + column) * 3 + c] {
-                None => pre.mean[c],
-                Some(v) => f32::from(v) / 255.0 * gain[c] + light,
-            };
-            *o = (v - pre.mean[c]) / pre.std[c];
-        }
-        Ok(())
-    }
-}
-
-/// Whether a spot is so close to a thing that it is neither the thing nor background.
-fn near(e: &Example, (x, y): (f64, f64)) -> bool {
-    e.boxes.iter().any(|b| {
-        let (bx, by) = b.centre();
-        (bx - x).abs() < 0.5 * b.width && (by - y).abs() < 0.35 * b.height
-    })
-}
-
-/// The levels of the tile around (x, y), seen `scale` times as large as in the picture; none outside.
-fn cut_tile(
-    p: &Picture,
-    (x, y): (f64, f64),
-    (w, h): (usize, usize),
-    scale: f64,
-) -> Result<Vec<Option<u8>>> {
-    // A little more than the tile, as whole pixels; then brought to size.
-    let (gw, gh) = ((w as f64 / scale).round() as isize, (h as f64 / scale).round() as isize);
-    let left = (x - gw as f64 / 2.0).round() as isize;
-    let top = (y - gh as f64 / 2.0).round() as isize;
-    let (l, t) = (left.clamp(0, p.width as isize), top.clamp(0, p.height as isize));
-    let (r, b) = ((left + gw).clamp(l, p.width as isize), (top + gh).clamp(t, p.height as isize));
-    let mut tile = vec![None; w * h * 3];
-    if r - l < 2 || b - t < 2 {
-        return Ok(tile);
-    }
-    let inside = p.crop(l as usize, t as usize, (r - l) as usize, (b - t) as usize);
-    let place =
-        |n: isize, all: usize, of: isize| (n as f64 * all as f64 / of as f64).round() as usize;
-    let (x0, x1) = (place(l - left, w, gw), place(r - left, w, gw));
-    let (y0, y1) = (place(t - top, h, gh), place(b - top, h, gh));
-    if x1 <= x0 || y1 <= y0 {
-        return Ok(tile);
-    }
-    let same = (x1 - x0, y1 - y0) == (inside.width, inside.height);
-    let sized = if same {
-        inside
-    } else {
-        resize(&inside, Area::whole(&inside), x1 - x0, y1 - y0, Filter::Bilinear)?
-    };
-    for row in y0..y1 {
-        for column in x0..x1 {
-            let pixel = sized.pixel(column - x0, row - y0);
-            for c in 0..3 {
-                tile[(row * w + column) * 3 + c] = Some(pixel[c]);
-            }
-        }
-    }
-    Ok(tile)
+    Ok(learner.detector())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bounds::Bounds;
+    use convoke_data::Picture;
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
 
     /// Red crosses among green ones and red bars, on a grained ground.
     fn examples(count: usize, seed: u64) -> Vec<Example> {
@@ -393,68 +568,68 @@ mod tests {
                     boxes.push(Bounds { left: x as f64, top: y as f64, width: 20.0, height: 20.0 });
                 }
             }
-            Example { picture: p, boxes }
+            Example::new(p, boxes)
         };
         (0..count).map(|_| example()).collect()
     }
 
-    fn quick(threads: usize) -> LearnOptions {
-        LearnOptions { steps: 90, batch: 24, minings: 2, threads, ..LearnOptions::default() }
+    fn options(threads: usize) -> LearnOptions {
+        LearnOptions { epochs: 4, steps: 15, minings: 1, threads, ..LearnOptions::default() }
     }
 
-    #[test]
-    fn red_crosses_are_learned_and_found_in_a_fresh_picture() {
-        let learned = train_detector(&examples(4, 1), &quick(2), &mut |_| true).unwrap();
-        let mut finder = Finder::new(learned.detector, SlideOptions::default()).unwrap();
-        let fresh = &examples(1, 2)[0];
-        let found = finder.find(&fresh.picture, &FindOptions::default()).unwrap();
-        let best = &found.candidates[..fresh.boxes.len()];
-        for b in &fresh.boxes {
-            assert!(best.iter().any(|c| c.bounds.iou(b) > 0.5), "{b:?} is not among {best:?}");
+    fn learner(threads: usize) -> Learner {
+        let (examples, classes) = (examples(4, 1), vec!["cross".to_string()]);
+        let (mut regime, _) = Regime::choose(&examples, &classes, 32).unwrap();
+        regime.batch = 8;
+        let beginning = Beginning::small(&regime, 1, SmallNetwork::default()).unwrap();
+        Learner::new(examples, classes, regime, beginning, options(threads)).unwrap()
+    }
+
+    fn run(learner: &mut Learner, until: usize) {
+        while !learner.is_done() && learner.moment().step < until {
+            match learner.epoch(&mut |m| m.step < until) {
+                Ok(()) | Err(VisionError::Stopped) => {}
+                Err(e) => panic!("{e}"),
+            }
         }
-        assert!(best.iter().all(|c| c.found));
     }
 
     #[test]
-    fn the_number_of_threads_changes_no_weight() {
-        let few = LearnOptions { steps: 12, ..quick(1) };
-        let one = train_detector(&examples(2, 1), &few, &mut |_| true).unwrap();
-        let two =
-            train_detector(&examples(2, 1), &LearnOptions { threads: 2, ..few }, &mut |_| true)
-                .unwrap();
-        assert_eq!(one, two);
-    }
-
-    #[test]
-    fn learning_stops_when_told_and_refuses_to_start_from_nothing() {
-        let mut seen = 0;
-        let stopped = train_detector(&examples(1, 1), &quick(1), &mut |m| {
-            seen = m.step;
-            m.step < 3
-        });
-        assert!(matches!(stopped, Err(VisionError::Stopped)) && seen == 3);
-        let mut none = examples(1, 1);
-        none[0].boxes.clear();
-        assert!(train_detector(&none, &quick(1), &mut |_| true).is_err());
-    }
-
-    #[test]
-    fn alarms_are_gathered_evenly_and_never_at_the_start() {
-        let o = LearnOptions { steps: 100, minings: 4, ..LearnOptions::default() };
-        let steps: Vec<usize> = (0..100).filter(|&s| is_mining(s, &o)).collect();
-        assert_eq!(steps, [20, 40, 60, 80]);
-    }
-
-    #[test]
-    fn a_tile_outside_of_the_picture_is_empty_and_one_at_the_border_partly() {
-        let p = Picture::filled(30, 20, [7, 8, 9]);
-        let far = cut_tile(&p, (-50.0, 5.0), (8, 6), 1.0).unwrap();
-        assert!(far.iter().all(Option::is_none));
-        for scale in [1.0, 0.9, 1.3] {
-            let edge = cut_tile(&p, (0.0, 10.0), (8, 6), scale).unwrap();
-            assert_eq!((edge[0], edge[3 * 7]), (None, Some(7)), "{scale}");
-            let inside = cut_tile(&p, (15.0, 10.0), (8, 6), scale).unwrap();
-            assert!(inside.iter().all(Option::is_some));
+    fn crosses_are_learnt_in_seconds_with_the_same_bits_for_any_threads_and_after_a_pause() {
+        let mut whole = learner(1);
+        run(&mut whole, usize::MAX);
+        let mut first = learner(2);
+        run(&mut first, 37);
+        let saved = first.checkpoint();
+        let mut second = learner(3);
+        second.resume(&ModelFile::from_bytes(&bytes(&saved)).unwrap()).unwrap();
+        run(&mut second, usize::MAX);
+        assert!(whole.moment().alarms > 0);
+        assert!(whole.detector().model.params == second.detector().model.params, "bits differ");
+        let mut finder = Finder::new(whole.detector(), SlideOptions::default()).unwrap();
+        for e in examples(2, 77) {
+            let found = finder.find(&e.picture().unwrap(), &FindOptions::default()).unwrap();
+            let right =
+                |c: &crate::find::Candidate| e.things.iter().any(|t| t.bounds.iou(&c.bounds) > 0.5);
+            assert!(found.candidates[..4].iter().all(right), "{:?}", found.candidates);
         }
+        let mut other = learner(1);
+        other.options.lr = 1e-3;
+        assert!(other.resume(&saved).is_err());
+    }
+
+    fn bytes(model: &ModelFile) -> Vec<u8> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.safetensors");
+        model.save(&path).unwrap();
+        std::fs::read(path).unwrap()
+    }
+
+    #[test]
+    fn nothing_to_learn_from_is_told() {
+        let none = Example::new(Picture::filled(100, 100, [0; 3]), []);
+        let e =
+            train_detector(vec![none], vec!["a".into()], options(1), &mut |_| true).unwrap_err();
+        assert!(e.to_string().contains("no box"), "{e}");
     }
 }

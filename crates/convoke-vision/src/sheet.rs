@@ -1,5 +1,6 @@
 //! Contact sheets: ranked candidates, and the first layer's filters as tiles.
 
+use crate::bounds::Bounds;
 use crate::draw::{BELOW, BEST, FURTHER, Rgb, in_colour, put};
 use crate::error::{Result, other};
 use crate::find::Found;
@@ -9,6 +10,8 @@ use convoke_engine::{Network, Param};
 
 const PAPER: Rgb = [27, 30, 38];
 const GAP: usize = 12;
+/// How much of a picture a crop shows, in heights of the thing.
+const AROUND: f64 = 2.2;
 
 /// The first `most` candidates, enlarged, best first, five in a row; below each its rank and score.
 ///
@@ -18,15 +21,15 @@ pub fn candidate_sheet(picture: &Picture, found: &Found, most: usize) -> Result<
     let p = in_colour(picture);
     let shown = &found.candidates[..found.candidates.len().min(most)];
     let (columns, rows) = (shown.len().clamp(1, 5), shown.len().div_ceil(5).max(1));
-    // The thing with half its size around it, 176 pixels high.
-    let ratio = (1.2 * found.object.0.max(0.5 * found.object.1) / found.object.1).clamp(0.4, 2.0);
+    // The thing with what is around it, 176 pixels high.
+    let ratio = (1.2 * found.object.0.max(0.5 * found.object.1) / found.object.1).clamp(0.6, 1.6);
     let (h, text) = (176, 30);
     let w = ((h as f64 * ratio) as usize).max(100);
     let mut sheet =
         Picture::filled(GAP + columns * (w + GAP), GAP + rows * (h + text + GAP), PAPER);
     for (rank, c) in shown.iter().enumerate() {
         let (x, y) = (GAP + rank % 5 * (w + GAP), GAP + rank / 5 * (h + text + GAP));
-        let tall = 1.6 * c.bounds.height;
+        let tall = AROUND * c.bounds.height.max(c.bounds.width / ratio);
         let tile = zoom(&p, c.bounds.centre(), (tall * w as f64 / h as f64, tall), (w, h))?;
         let colour = match (c.found, rank) {
             (true, 0) => BEST,
@@ -43,6 +46,17 @@ pub fn candidate_sheet(picture: &Picture, found: &Found, most: usize) -> Result<
         write(&mut sheet, &caption, x, y + h + 10, 2, colour);
     }
     Ok(sheet)
+}
+
+/// A candidate with as much around it as makes a place to recognise, at least 256 pixels high.
+///
+/// # Errors
+/// When the picture cannot be resized.
+pub fn candidate_crop(picture: &Picture, b: &Bounds) -> Result<Picture> {
+    let p = in_colour(picture);
+    let side = (3.0 * b.width.max(b.height)).max(16.0);
+    let shown = (side.ceil() as usize).clamp(256, 1024);
+    zoom(&p, b.centre(), (side, side), (shown, shown))
 }
 
 /// A share in percent, with as many places as tell it from 0 and 100.
@@ -75,7 +89,7 @@ fn zoom(
     Ok(resize(&crop, Area::whole(&crop), w, h, Filter::Bicubic)?)
 }
 
-fn paste(sheet: &mut Picture, tile: &Picture, x: usize, y: usize) {
+pub(crate) fn paste(sheet: &mut Picture, tile: &Picture, x: usize, y: usize) {
     for row in 0..tile.height {
         let from = row * tile.width * 3;
         let to = ((y + row) * sheet.width + x) * 3;
@@ -176,7 +190,6 @@ fn write(p: &mut Picture, text: &str, x: usize, y: usize, size: usize, colour: R
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bounds::Bounds;
     use crate::find::Candidate;
     use convoke_engine::layers::Conv;
     use convoke_engine::{Builder, Shape};

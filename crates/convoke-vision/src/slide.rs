@@ -1,12 +1,15 @@
 //! A fully convolutional network slid over a whole picture.
 //!
-//! The picture is framed by a margin of mean colour, so that the network's window can be centred on
-//! every pixel of it. Large pictures are walked in blocks that overlap by the receptive field: the
-//! result is that of one pass, and memory stays bounded however large the picture is.
+//! A network without padding gets a margin of mean colour around the picture, so that its window can be
+//! centred on every pixel. Large pictures are walked in blocks that overlap by the receptive field, row of
+//! blocks by row of blocks: the result is that of one pass, and memory stays bounded however large the
+//! picture is. Canvas and blocks are multiples of the network's largest stride, so that padding falls on
+//! the same side in all of them.
 
 use crate::error::{Result, other};
 use convoke_data::{Picture, Preprocess};
 use convoke_engine::{Axis, Network, Plan, PlanOptions, Precision, Session, Shape};
+use std::collections::HashMap;
 use std::ops::Range;
 
 /// How to slide.
@@ -28,6 +31,39 @@ impl Default for SlideOptions {
 /// The network's output at every place where its window was put.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct ScoreMap {
+    /// The places.
+    pub grid: Grid,
+    /// The network's outputs, `[height, width, channels]`.
+    pub values: Vec<f32>,
+}
+
+/// Where pixels come from, a band of rows at a time. Bands are asked for from top to bottom and may overlap
+/// the one before.
+pub trait Bands {
+    /// Width, height and channels.
+    fn size(&self) -> (usize, usize, usize);
+
+    /// A picture of the same width that holds the rows, and the row that is its first.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn band(&mut self, rows: Range<usize>) -> Result<(&Picture, usize)>;
+}
+
+/// A picture in memory.
+impl Bands for &Picture {
+    fn size(&self) -> (usize, usize, usize) {
+        (self.width, self.height, self.channels)
+    }
+
+    fn band(&mut self, _: Range<usize>) -> Result<(&Picture, usize)> {
+        Ok((self, 0))
+    }
+}
+
+/// The places of a picture: everything of a [`ScoreMap`] but its values.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+pub struct Grid {
     /// Rows of places.
     pub height: usize,
     /// Columns of places.
@@ -36,40 +72,39 @@ pub struct ScoreMap {
     pub channels: usize,
     /// Picture pixels between two places, down and across.
     pub stride: (usize, usize),
-    /// Centre of the receptive field of place (0, 0) in the picture, down and across, in pixels from
-    /// the upper left corner (the centre of the first pixel is 0.5).
+    /// Centre of the receptive field of place (0, 0) in the picture, down and across.
     pub offset: (f64, f64),
-    /// The network's outputs (logits), `[height, width, channels]`.
-    pub values: Vec<f32>,
 }
 
-impl ScoreMap {
+impl Grid {
     /// The point `(x, y)` of the picture at place (`row`, `column`), fractions allowed.
     pub fn point(&self, row: f64, column: f64) -> (f64, f64) {
         let x = self.offset.1 + column * self.stride.1 as f64;
         (x, self.offset.0 + row * self.stride.0 as f64)
     }
 
-    /// Probability of a class at every place: softmax over the channels, or the logistic function
-    /// where there is one channel.
-    pub fn probabilities(&self, class: usize) -> Vec<f32> {
-        self.margins(class).into_iter().map(|m| 1.0 / (1.0 + (-m).exp())).collect()
+    /// The place, fractions allowed, at point `(x, y)`: row and column.
+    pub fn place(&self, (x, y): (f64, f64)) -> (f64, f64) {
+        let row = (y - self.offset.0) / self.stride.0 as f64;
+        (row, (x - self.offset.1) / self.stride.1 as f64)
     }
 
-    /// Logit of that probability at every place: the class's output against the sum of the others.
-    /// It ranks where probabilities have all become 1.
-    pub fn margins(&self, class: usize) -> Vec<f32> {
-        let margin = |v: &[f32]| {
-            if v.len() == 1 {
-                return v[0];
-            }
-            let others = || v.iter().enumerate().filter(|&(i, _)| i != class).map(|(_, &o)| o);
-            let most = others().fold(f32::NEG_INFINITY, f32::max);
-            let sum: f32 = others().map(|o| (o - most).exp()).sum();
-            v[class.min(v.len() - 1)] - most - sum.ln()
-        };
-        self.values.chunks_exact(self.channels).map(margin).collect()
+    /// The places of a network over a tile of its input's size.
+    pub fn of_tile(network: &Network) -> Grid {
+        let (h, w) = last_field(network);
+        let output = network.output_shape();
+        Grid {
+            height: output.h,
+            width: output.w,
+            channels: output.c,
+            stride: (h.stride, w.stride),
+            offset: (centre(h), centre(w)),
+        }
     }
+}
+
+fn centre(a: Axis) -> f64 {
+    a.start as f64 + a.size as f64 / 2.0
 }
 
 /// A network with its weights, ready to slide over pictures.
@@ -80,9 +115,14 @@ pub struct Slider {
     /// Per channel, the number that each of the 256 levels becomes.
     levels: Vec<[f32; 256]>,
     options: SlideOptions,
-    /// The session of the last block size.
-    session: Option<(Shape, Session)>,
+    /// The sessions of the last block sizes, the newest last: a pyramid asks for the same few again.
+    sessions: Vec<(Shape, Session)>,
+    /// The block for each canvas so far.
+    blocks: HashMap<Shape, Shape>,
 }
+
+/// Sessions that are kept.
+const SESSIONS: usize = 3;
 
 impl Slider {
     /// Checks that the network can slide.
@@ -126,7 +166,8 @@ impl Slider {
             state: state.to_vec(),
             levels: (0..input.c).map(level).collect(),
             options,
-            session: None,
+            sessions: Vec::new(),
+            blocks: HashMap::new(),
         })
     }
 
@@ -134,7 +175,7 @@ impl Slider {
     pub fn set_weights(&mut self, params: &[f32], state: &[f32]) -> Result<()> {
         self.params = params.to_vec();
         self.state = state.to_vec();
-        if let Some((_, session)) = &mut self.session {
+        for (_, session) in &mut self.sessions {
             session.set_params(params)?;
             session.set_state(state)?;
         }
@@ -146,71 +187,101 @@ impl Slider {
     /// # Errors
     /// When the picture's channels differ from the network's, or memory is too small for one block.
     pub fn run(&mut self, picture: &Picture) -> Result<ScoreMap> {
+        let mut values = Vec::new();
+        let grid = self.walk(&mut { picture }, &mut |_, rows| values.extend_from_slice(rows))?;
+        Ok(ScoreMap { grid, values })
+    }
+
+    /// The same from bands of a picture that may be too large for memory: `each` gets rows of places from
+    /// top to bottom, `[rows, width, channels]`.
+    ///
+    /// # Errors
+    /// As [`Slider::run`], and where a band cannot be read.
+    pub fn walk(
+        &mut self,
+        bands: &mut dyn Bands,
+        each: &mut dyn FnMut(&Grid, &[f32]),
+    ) -> Result<Grid> {
         let channels = self.network.input_shape().c;
-        if picture.channels != channels || picture.width == 0 || picture.height == 0 {
+        let (width, height, theirs) = bands.size();
+        if theirs != channels || width == 0 || height == 0 {
             return other(format!(
-                "the picture has {} channels but the network takes {channels}",
-                picture.channels
+                "the picture has {theirs} channels but the network takes {channels}"
             ));
         }
         let (h, w) = last_field(&self.network);
-        let margin = (h.size / 2, w.size / 2);
-        let canvas =
-            Shape::new(picture.height + 2 * margin.0, picture.width + 2 * margin.1, channels);
+        let align = align(&self.network);
+        let margin = (margin(h), margin(w));
+        // What padding does not reach of one window must be there.
+        let side = |len: usize, margin: usize, axis: Axis, align: usize| {
+            let least = axis.size.saturating_add_signed(axis.start).min(1 << 14);
+            (len + 2 * margin).max(least).next_multiple_of(align)
+        };
+        let canvas = Shape::new(
+            side(height, margin.0, h, align.0),
+            side(width, margin.1, w, align.1),
+            channels,
+        );
         let whole = self.network.with_input(canvas)?;
         let (h, w) = last_field(&whole);
         let output = whole.output_shape();
-        let block = self.choose(canvas, h, w)?;
-        let cuts = |len, piece, n, axis| {
-            cut(len, piece, n, axis).ok_or_else(|| {
+        let block = self.choose(canvas, (h, align.0), (w, align.1))?;
+        let cuts = |len, piece, n, axis, align| {
+            cut(len, piece, n, axis, align).ok_or_else(|| {
                 crate::VisionError::Other(format!(
                     "the memory allowed ({} MiB) is too small for the network's window",
                     self.options.memory >> 20
                 ))
             })
         };
-        let rows = cuts(canvas.h, block.h, output.h, h)?;
-        let columns = cuts(canvas.w, block.w, output.w, w)?;
-        let centre = |a: Axis, margin: usize| a.start as f64 + a.size as f64 / 2.0 - margin as f64;
-        let mut map = ScoreMap {
+        let rows = cuts(canvas.h, block.h, output.h, h, align.0)?;
+        let columns = cuts(canvas.w, block.w, output.w, w, align.1)?;
+        let grid = Grid {
             height: output.h,
             width: output.w,
             channels: output.c,
             stride: (h.stride, w.stride),
-            offset: (centre(h, margin.0), centre(w, margin.1)),
-            values: vec![0.0; output.len()],
+            offset: (centre(h) - margin.0 as f64, centre(w) - margin.1 as f64),
         };
+        let mut values = Vec::new();
         for row in &rows {
+            let top = row.start.saturating_sub(margin.0).min(height);
+            let bottom = (row.start + block.h).saturating_sub(margin.0).clamp(top, height);
+            let (band, first) = bands.band(top..bottom)?;
+            values.resize(row.keep.len() * grid.width * grid.channels, 0.0);
             for column in &columns {
-                self.block(picture, block, margin, row, column, &mut map)?;
+                let place = Place { margin, first, height };
+                self.block(band, place, block, row, column, &grid, &mut values)?;
             }
+            each(&grid, &values);
         }
-        Ok(map)
+        Ok(grid)
     }
 
-    /// The largest block whose plan fits the memory. Its sides leave the same remainder by the stride
-    /// as the canvas's, so that padding `same` falls alike in every block.
-    fn choose(&mut self, canvas: Shape, h: Axis, w: Axis) -> Result<Shape> {
-        let mut block = canvas;
+    /// The largest block whose plan fits the memory; its session is then the last one.
+    fn choose(&mut self, canvas: Shape, h: (Axis, usize), w: (Axis, usize)) -> Result<Shape> {
+        let mut block = self.blocks.get(&canvas).copied().unwrap_or(canvas);
         loop {
-            if self.session.as_ref().is_some_and(|(s, _)| *s == block) {
+            if let Some(known) = self.sessions.iter().position(|(s, _)| *s == block) {
+                let known = self.sessions.remove(known);
+                self.sessions.push(known);
                 return Ok(block);
             }
             let plan = self.plan(block)?;
-            let least = |axis: Axis| axis.size + 2 * axis.stride + (-axis.start).max(0) as usize;
-            let smaller = |len: usize, whole: usize, axis: Axis| {
-                let half = (len / 2).max(least(axis)).min(len);
-                // Up to the whole's remainder.
-                let rest = (whole % axis.stride + axis.stride - half % axis.stride) % axis.stride;
-                (half + rest).min(len)
+            let smaller = |len: usize, (axis, align): (Axis, usize)| {
+                let least = axis.size + 2 * align + (-axis.start).max(0) as usize;
+                (len / 2).max(least).next_multiple_of(align).min(len)
             };
-            let next = if block.h > block.w || smaller(block.w, canvas.w, w) == block.w {
-                Shape { h: smaller(block.h, canvas.h, h), ..block }
+            let next = if block.h > block.w || smaller(block.w, w) == block.w {
+                Shape { h: smaller(block.h, h), ..block }
             } else {
-                Shape { w: smaller(block.w, canvas.w, w), ..block }
+                Shape { w: smaller(block.w, w), ..block }
             };
             if plan.memory().total <= self.options.memory || next == block {
                 self.open(block, plan)?;
+                if self.blocks.len() < 1000 {
+                    self.blocks.insert(canvas, block);
+                }
                 return Ok(block);
             }
             block = next;
@@ -223,54 +294,84 @@ impl Slider {
     }
 
     fn open(&mut self, block: Shape, plan: Plan) -> Result<()> {
+        if self.sessions.len() == SESSIONS {
+            self.sessions.remove(0);
+        }
         let mut session = Session::new(plan)?;
         session.set_params(&self.params)?;
         session.set_state(&self.state)?;
-        self.session = Some((block, session));
+        self.sessions.push((block, session));
         Ok(())
     }
 
-    /// Runs one block and keeps what no border has touched.
+    /// Runs one block and keeps what no border has touched, in `rows` of the whole map.
     fn block(
         &mut self,
-        picture: &Picture,
+        band: &Picture,
+        place: Place,
         block: Shape,
-        margin: (usize, usize),
         row: &Cut,
         column: &Cut,
-        map: &mut ScoreMap,
+        grid: &Grid,
+        rows: &mut [f32],
     ) -> Result<()> {
-        let Some((_, session)) = &mut self.session else {
+        let Some((_, session)) = self.sessions.last_mut() else {
             return other("no session is open");
         };
-        let c = block.c;
+        let (c, margin) = (block.c, place.margin);
         let input = session.input_mut();
-        input[..block.len()].fill(0.0);
-        for y in 0..block.h {
-            let Some(py) = (row.start + y).checked_sub(margin.0).filter(|&y| y < picture.height)
-            else {
+        let from = margin.1.saturating_sub(column.start).min(block.w);
+        let until = (band.width + margin.1).saturating_sub(column.start).clamp(from, block.w);
+        for (y, line) in input[..block.len()].chunks_exact_mut(block.w * c).enumerate() {
+            let py = (row.start + y).checked_sub(margin.0).filter(|&y| y < place.height);
+            let Some(py) = py.filter(|_| until > from) else {
+                line.fill(0.0);
                 continue;
             };
-            let from = margin.1.saturating_sub(column.start).min(block.w);
-            let until = (picture.width + margin.1).saturating_sub(column.start).min(block.w);
-            for x in from..until {
-                let px = column.start + x - margin.1;
-                let pixel = &picture.data[(py * picture.width + px) * c..][..c];
-                for (k, (&v, levels)) in pixel.iter().zip(&self.levels).enumerate() {
-                    input[(y * block.w + x) * c + k] = levels[v as usize];
+            line[..from * c].fill(0.0);
+            line[until * c..].fill(0.0);
+            let at = ((py - place.first) * band.width + column.start + from - margin.1) * c;
+            let pixels = &band.data[at..at + (until - from) * c];
+            let line = &mut line[from * c..until * c];
+            for (to, pixel) in line.chunks_exact_mut(c).zip(pixels.chunks_exact(c)) {
+                for ((to, &v), levels) in to.iter_mut().zip(pixel).zip(&self.levels) {
+                    *to = levels[v as usize];
                 }
             }
         }
         let width = session.plan().network().output_shape().w;
         let output = session.predict(1)?;
-        let run = column.keep.len() * map.channels;
-        for (i, y) in row.keep.clone().enumerate() {
-            let from = ((row.first + i) * width + column.first) * map.channels;
-            let to = (y * map.width + column.keep.start) * map.channels;
-            map.values[to..to + run].copy_from_slice(&output[from..from + run]);
+        let run = column.keep.len() * grid.channels;
+        for i in 0..row.keep.len() {
+            let from = ((row.first + i) * width + column.first) * grid.channels;
+            let to = (i * grid.width + column.keep.start) * grid.channels;
+            rows[to..to + run].copy_from_slice(&output[from..from + run]);
         }
         Ok(())
     }
+}
+
+/// Where a band lies.
+#[derive(Clone, Copy)]
+struct Place {
+    /// Canvas above and left of the picture.
+    margin: (usize, usize),
+    /// The picture's row that is the band's first.
+    first: usize,
+    /// Rows of the picture.
+    height: usize,
+}
+
+/// Canvas that a network needs around a picture, so that places cover it to the edge.
+fn margin(axis: Axis) -> usize {
+    (axis.start + (axis.size / 2) as isize).max(0) as usize
+}
+
+/// The largest stride of any layer, down and across: what blocks are multiples of.
+pub(crate) fn align(network: &Network) -> (usize, usize) {
+    let fields = network.fields();
+    let most = |of: fn(&convoke_engine::Field) -> usize| fields.iter().map(of).max().unwrap_or(1);
+    (most(|f| f.h.stride), most(|f| f.w.stride))
 }
 
 fn last_field(network: &Network) -> (Axis, Axis) {
@@ -294,9 +395,9 @@ struct Cut {
     keep: Range<usize>,
 }
 
-/// Cuts an axis of `len` input pixels and `n` outputs into blocks of `piece` pixels. `piece` and `len`
-/// leave the same remainder by the stride. None where a block is too small for the window.
-fn cut(len: usize, piece: usize, n: usize, axis: Axis) -> Option<Vec<Cut>> {
+/// Cuts an axis of `len` input pixels and `n` outputs into blocks of `piece` pixels, all multiples of
+/// `align`. None where a block is too small for the window.
+fn cut(len: usize, piece: usize, n: usize, axis: Axis, align: usize) -> Option<Vec<Cut>> {
     if piece >= len {
         return Some(vec![Cut { start: 0, first: 0, keep: 0..n }]);
     }
@@ -305,7 +406,10 @@ fn cut(len: usize, piece: usize, n: usize, axis: Axis) -> Option<Vec<Cut>> {
     // Of a block inside the picture, outputs `first..=last` see only the block's own pixels.
     let first = head.div_ceil(stride);
     let last = (piece + head).checked_sub(axis.size)? / stride;
-    let useful = (last + 1).checked_sub(first).filter(|&u| u > 0)?;
+    let useful = (last + 1).checked_sub(first)? * stride / align * align;
+    if useful == 0 {
+        return None;
+    }
     let (mut cuts, mut start, mut next) = (Vec::new(), 0, 0);
     loop {
         let at_end = start + piece >= len;
@@ -315,7 +419,9 @@ fn cut(len: usize, piece: usize, n: usize, axis: Axis) -> Option<Vec<Cut>> {
         if at_end {
             return Some(cuts);
         }
-        (start, next) = (start + useful * stride, until);
+        // The next block's first output that counts is at most the next one wanted.
+        start += useful;
+        next = until;
     }
 }
 
@@ -323,7 +429,7 @@ fn cut(len: usize, piece: usize, n: usize, axis: Axis) -> Option<Vec<Cut>> {
 mod tests {
     use super::*;
     use convoke_engine::Builder;
-    use convoke_engine::layers::{Conv, MaxPool};
+    use convoke_engine::layers::{Conv, MaxPool, Upsample};
 
     fn picture(width: usize, height: usize) -> Picture {
         let data = (0..width * height * 3).map(|i| (i * i % 251 + i % 5) as u8).collect();
@@ -342,7 +448,7 @@ mod tests {
         let options = SlideOptions { threads, memory };
         let mut slider = Slider::new(network, &params, &state, &pre, options).unwrap();
         let map = slider.run(p).unwrap();
-        let block = slider.session.unwrap().0;
+        let block = slider.sessions.last().unwrap().0;
         (map, block.h * block.w)
     }
 
@@ -361,13 +467,27 @@ mod tests {
         b.build().unwrap()
     }
 
+    /// A pyramid: coarse maps brought back to finer ones.
+    fn pyramid() -> Network {
+        let mut b = Builder::new("pyramid", Shape::new(32, 32, 3));
+        let fine =
+            b.conv(Conv::new(8, 3).stride(2)).relu().conv(Conv::new(8, 3).stride(2)).relu().here();
+        let middle = b.conv(Conv::new(8, 3).pad(1).stride(2)).relu().here();
+        let coarse =
+            b.layer(MaxPool::new(3).stride(2).padding(convoke_engine::Padding::Same)).here();
+        let back = b.join(Upsample::new(2), &[coarse, middle]).here();
+        let sum = b.add(&[back, middle]).conv(Conv::new(8, 3)).here();
+        let back = b.join(Upsample::new(2), &[sum, fine]).here();
+        b.add(&[back, fine]).conv(Conv::new(3, 3)).build().unwrap()
+    }
+
     #[test]
     fn blocks_give_what_one_pass_gives() {
-        for network in [valid(), same()] {
+        for network in [valid(), same(), pyramid()] {
             for (width, height) in [(101, 67), (64, 150), (97, 98), (40, 31)] {
                 let p = picture(width, height);
                 let (whole, all) = slide(&network, &p, usize::MAX, 1);
-                let (blocks, some) = slide(&network, &p, 60_000, 2);
+                let (blocks, some) = slide(&network, &p, 90_000, 2);
                 let name = network.name();
                 assert!(some < all, "{name} {width}x{height}: was not cut");
                 assert_eq!(whole, blocks, "{name} {width}x{height}");
@@ -386,7 +506,7 @@ mod tests {
         s.set_state(&state).unwrap();
         let input = network.input_shape();
         let (row, column) = (5, 7);
-        let (x, y) = map.point(row as f64, column as f64);
+        let (x, y) = map.grid.point(row as f64, column as f64);
         // The tile network sees the same field size that the slid one has.
         let field = network.fields()[network.output().index()];
         let left = (x - field.w.size as f64 / 2.0) as usize;
@@ -396,7 +516,7 @@ mod tests {
             *v = f32::from(tile.data[i]) / 255.0;
         }
         let alone = s.predict(1).unwrap()[..5].to_vec();
-        let slid = &map.values[(row * map.width + column) * 5..][..5];
+        let slid = &map.values[(row * map.grid.width + column) * 5..][..5];
         for (a, b) in alone.iter().zip(slid) {
             assert!((a - b).abs() < 1e-4, "{alone:?} {slid:?}");
         }
@@ -407,18 +527,25 @@ mod tests {
         let axis = Axis { size: 11, stride: 4, start: -3 };
         for len in 40..120 {
             let n = len / 4 + 1;
-            for piece in (20 + len % 4..len).filter(|p| p % 4 == len % 4) {
-                let cuts = cut(len, piece, n, axis).unwrap();
+            for (piece, align) in (20..len).flat_map(|p| [(p, 4), (p, 8)]) {
+                if piece % align > 0 || len % align > 0 || piece < 16 + align {
+                    continue;
+                }
+                let cuts = cut(len, piece, n, axis, align).unwrap();
                 let mut next = 0;
                 for c in &cuts {
                     assert_eq!(c.keep.start, next);
-                    assert!(c.start % 4 == 0 && c.start + piece <= len);
+                    assert!(
+                        c.start % align == 0
+                            && c.start + piece <= len
+                            && (c.start == 0 || c.first >= 1)
+                    );
                     next = c.keep.end;
                 }
                 assert_eq!(next, n);
             }
         }
-        assert!(cut(100, 8, 22, axis).is_none());
+        assert!(cut(100, 8, 22, axis, 4).is_none());
     }
 
     #[test]
@@ -434,23 +561,6 @@ mod tests {
                 .err()
                 .unwrap();
             assert!(!e.to_string().contains('\n'), "{e}");
-        }
-    }
-
-    #[test]
-    fn margins_are_the_logits_of_probabilities() {
-        let map = ScoreMap {
-            height: 1,
-            width: 1,
-            channels: 3,
-            stride: (1, 1),
-            offset: (0.5, 0.5),
-            values: vec![1.0, 2.0, 3.0],
-        };
-        let sum: f32 = (1..=3).map(|v| (v as f32).exp()).sum();
-        for class in 0..3 {
-            let wanted = ((class + 1) as f32).exp() / sum;
-            assert!((map.probabilities(class)[0] - wanted).abs() < 1e-6);
         }
     }
 }

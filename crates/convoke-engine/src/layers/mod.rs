@@ -30,6 +30,7 @@ mod pool;
 mod rearrange;
 mod scale;
 mod shortcut;
+mod upsample;
 
 pub(crate) use chain::forward as chain;
 
@@ -53,6 +54,7 @@ pub use pool::{GlobalMeanPool, MaxPool, MeanPool};
 pub use rearrange::Rearrange;
 pub use scale::Scale;
 pub use shortcut::Shortcut;
+pub use upsample::Upsample;
 
 /// How the first values of a parameter are drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -140,6 +142,8 @@ pub enum Reach {
     Parts(Hw),
     /// The whole map.
     Whole,
+    /// One pixel, which so many rows and columns of outputs share.
+    Repeated(Hw),
 }
 
 /// What every layer tells about itself. All shapes are per sample.
@@ -290,6 +294,8 @@ layers! {
     Constant => "constant",
     /// Axes in another order.
     Rearrange => "rearrange",
+    /// Repeated pixels.
+    Upsample => "upsample",
 }
 
 /// The single input of a layer that takes exactly one.

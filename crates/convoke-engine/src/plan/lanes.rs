@@ -31,7 +31,9 @@ pub(super) fn group(net: &Network, options: &PlanOptions, isa: Isa) -> Result<Op
     let asked = options.lanes.unwrap_or(options.batch >= LANES && is_narrow(net)?);
     let one_output = options.keep.is_empty() && net.heads().is_empty();
     let explains = matches!(options.mode, Mode::Explain { .. });
-    if !asked || !one_output || explains || !is_known(net)? {
+    // Its mean is over the things of the whole batch, which a group does not know.
+    let centres = matches!(options.mode, Mode::Train { loss: Loss::Centres { .. }, .. });
+    if !asked || !one_output || explains || centres || !is_known(net)? {
         return Ok(None);
     }
     let group = Group::new(net, options, isa)?;

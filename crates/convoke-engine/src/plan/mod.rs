@@ -39,6 +39,36 @@ pub enum Loss {
     },
     /// Mean of squared differences over all output numbers.
     MeanSquaredError,
+    /// A heat map of centres with a box at each place: the last four channels are the box, the others
+    /// are classes. What targets mean is told at [`convoke_kernels::loss::centres`].
+    Centres {
+        /// Weight of the boxes beside the heat map.
+        box_weight: f32,
+        /// How boxes are compared.
+        boxes: BoxLoss,
+    },
+}
+
+/// How far two boxes are apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BoxLoss {
+    /// Generalised IoU (Rezatofighi et al. 2019).
+    Giou,
+    /// IoU and the distance of centres (Zheng et al. 2020).
+    Diou,
+    /// The same and the ratio of sides.
+    Ciou,
+}
+
+impl From<BoxLoss> for convoke_kernels::loss::BoxLoss {
+    fn from(b: BoxLoss) -> Self {
+        match b {
+            BoxLoss::Giou => Self::Giou,
+            BoxLoss::Diou => Self::Diou,
+            BoxLoss::Ciou => Self::Ciou,
+        }
+    }
 }
 
 /// How weights follow gradients.

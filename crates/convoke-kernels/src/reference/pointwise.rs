@@ -1,6 +1,7 @@
 //! Activations, softmax, local response norm, losses and updates as their formulas read, in f64.
 
 use crate::activation::Activation;
+use crate::loss::BoxLoss;
 use crate::lrn::Lrn;
 use crate::optim::{Adam, Sgd};
 
@@ -114,6 +115,58 @@ pub fn sigmoid_cross_entropy(x: f64, t: f64, positive_weight: f64) -> (f64, f64)
     let p = 1.0 / (1.0 + (-x).exp());
     let loss = -positive_weight * t * p.ln() - (1.0 - t) * (1.0 - p).ln();
     (loss, (1.0 - t) * p - positive_weight * t * (1.0 - p))
+}
+
+/// Focal loss of one logit of a centre heat map, and its slope by a central difference.
+pub fn focal(x: f64, t: f64) -> (f64, f64) {
+    let loss = |x: f64| {
+        let p = 1.0 / (1.0 + (-x).exp());
+        match t {
+            t if t < 0.0 => 0.0,
+            t if t >= 1.0 => -(1.0 - p).powi(2) * p.ln(),
+            t => -(1.0 - t).powi(4) * p.powi(2) * (1.0 - p).ln(),
+        }
+    };
+    (loss(x), (loss(x + 1e-5) - loss(x - 1e-5)) / 2e-5)
+}
+
+/// Loss of a box `[x, y, ln w, ln h]` against another, and its slopes by central differences; the
+/// weight of the ratio's term is a constant there.
+pub fn box_loss(x: [f64; 4], t: [f64; 4], by: BoxLoss) -> (f64, [f64; 4]) {
+    let edges = |b: [f64; 4]| {
+        let (w, h) = (b[2].exp(), b[3].exp());
+        [b[0] - w / 2.0, b[1] - h / 2.0, b[0] + w / 2.0, b[1] + h / 2.0]
+    };
+    let lean = |b: [f64; 4]| (b[2] - b[3]).exp().atan();
+    let ratio = |x: [f64; 4]| 4.0 / std::f64::consts::PI.powi(2) * (lean(t) - lean(x)).powi(2);
+    let iou = |x: [f64; 4]| {
+        let (a, b) = (edges(x), edges(t));
+        let iw = (a[2].min(b[2]) - a[0].max(b[0])).max(0.0);
+        let ih = (a[3].min(b[3]) - a[1].max(b[1])).max(0.0);
+        let union = (x[2] + x[3]).exp() + (t[2] + t[3]).exp() - iw * ih;
+        (iw * ih / union, union)
+    };
+    let alpha = ratio(x) / (1.0 - iou(x).0 + ratio(x)).max(1e-7);
+    let loss = |x: [f64; 4]| {
+        let (a, b) = (edges(x), edges(t));
+        let (cw, ch) = (a[2].max(b[2]) - a[0].min(b[0]), a[3].max(b[3]) - a[1].min(b[1]));
+        let (iou, union) = iou(x);
+        let apart = ((x[0] - t[0]).powi(2) + (x[1] - t[1]).powi(2)) / (cw * cw + ch * ch);
+        match by {
+            BoxLoss::Giou => 1.0 - iou + 1.0 - union / (cw * ch),
+            BoxLoss::Diou => 1.0 - iou + apart,
+            BoxLoss::Ciou => 1.0 - iou + apart + alpha * ratio(x),
+        }
+    };
+    let slope = |i: usize| {
+        let moved = |by: f64| {
+            let mut x = x;
+            x[i] += by;
+            loss(x)
+        };
+        (moved(1e-6) - moved(-1e-6)) / 2e-6
+    };
+    (loss(x), std::array::from_fn(slope))
 }
 
 /// One weight's update by SGD; returns weight and velocity.

@@ -1,9 +1,10 @@
 //! `convoke data`.
 
 use crate::common::{Threads, thousands};
+use crate::verbs::data_boxes;
 use anyhow::{Result, bail};
 use convoke_data::check::{CheckOptions, Report, Severity, Verdict, check};
-use convoke_data::{write_file, write_png};
+use convoke_data::{BoxSet, write_file, write_png};
 use convoke_vision::check_sheet;
 use std::path::PathBuf;
 
@@ -20,7 +21,7 @@ pub enum Verb {
 /// split, or has two classes.
 #[derive(clap::Args)]
 pub struct Check {
-    /// Folder of class folders, IDX files or CIFAR-10 batches
+    /// Folder of class folders, IDX files or CIFAR-10 batches, or pictures with boxes
     data: PathBuf,
     /// Read headers alone; finds nothing that needs the pixels
     #[arg(long)]
@@ -40,6 +41,9 @@ pub struct Check {
 
 pub fn run(verb: Verb) -> Result<()> {
     let Verb::Check(args) = verb;
+    if BoxSet::is_one(&args.data) {
+        return data_boxes::run(&args.data, args.out.as_deref());
+    }
     let options = CheckOptions { quick: args.quick, threads: args.threads.count() };
     let report = check(&args.data, options);
     let mut json = serde_json::to_value(&report)?;

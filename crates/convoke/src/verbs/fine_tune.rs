@@ -37,6 +37,13 @@ pub struct Args {
     freeze_norms: bool,
 }
 
+impl Args {
+    /// The weights to begin with.
+    pub fn file(&self) -> Option<&Path> {
+        self.pretrained.as_deref()
+    }
+}
+
 /// A last layer that is drawn anew begins with a share of its usual weights: what it says at first is
 /// wrong anyway, and should not be said loudly.
 const NEW: f32 = 0.1;

@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod data;
+pub mod data_boxes;
 pub mod demo;
 pub mod export;
 pub mod find;
@@ -16,3 +17,4 @@ pub mod quantize;
 pub mod report;
 pub mod train;
 pub mod val;
+pub mod val_boxes;

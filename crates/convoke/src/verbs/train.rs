@@ -1,5 +1,7 @@
 //! `convoke train`.
 
+mod boxes;
+
 use crate::common::{self, Arithmetic, Threads, bytes, duration, thousands, units};
 use crate::progress::{Bar, interrupt};
 use crate::verbs::fine_tune::{self, Start, start};
@@ -8,7 +10,7 @@ use crate::verbs::report::{self, Recorder};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use convoke_data::check::{CheckOptions, Kind, Severity, Verdict, check_dataset};
-use convoke_data::{Augment, Dataset, OpenOptions, Preprocess, statistics};
+use convoke_data::{Augment, BoxSet, Dataset, OpenOptions, Preprocess, statistics};
 use convoke_engine::{Optimizer, Plan, PlanOptions};
 use convoke_formats::ModelFile;
 use convoke_train::{Outcome, RunFolder, Schedule, TrainOptions, Trainer};
@@ -20,11 +22,12 @@ use std::time::Instant;
 /// Train a network on your pictures
 #[derive(clap::Args)]
 pub struct Args {
-    /// Folder of class folders (flat, or in train and val), IDX files, or CIFAR-10 batches
+    /// Folder of class folders (flat, or in train and val), IDX files, CIFAR-10 batches, or pictures with
+    /// boxes (YOLO, COCO, Pascal VOC, CVAT, Label Studio, CSV), which make a detector
     #[arg(required_unless_present = "resume")]
     data: Option<PathBuf>,
     /// Zoo name, network file (.toml), or model file to go on from [default: resnet18, or what the
-    /// --pretrained weights are for]
+    /// --pretrained weights are for; for boxes a small network of its own]
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
     /// Passes over the training pictures
@@ -73,7 +76,7 @@ pub struct Args {
     arithmetic: Arithmetic,
     #[command(flatten)]
     threads: Threads,
-    /// Folder of the run [default: runs/classify/<model>-<data>]
+    /// Folder of the run [default: runs/classify/<model>-<data>, runs/find/<data>]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Every class comes equally often: for unbalanced data
@@ -159,6 +162,9 @@ fn fresh(args: &Args) -> Result<()> {
     let data = args.data.clone().context("DATA is missing")?;
     if !(0.0..=0.9).contains(&args.val_fraction) {
         bail!("--val-fraction {} must be from 0 to 0.9", args.val_fraction);
+    }
+    if BoxSet::is_one(&data) {
+        return boxes::fresh(args, &data);
     }
     let dataset = open(&data, args.seed, args.val_fraction)?;
     if !args.bare {
@@ -280,6 +286,9 @@ fn one(
 fn resume(path: &Path, threads: Threads) -> Result<()> {
     let folder = RunFolder::open(path)?;
     let text = common::read_text(&folder.path().join("args.toml"))?;
+    if let Some(done) = boxes::resume(&folder, &text, threads) {
+        return done;
+    }
     let mut saved: Saved = toml::from_str(&text)
         .map_err(|e| anyhow::anyhow!("{}/args.toml: {}", path.display(), e.message()))?;
     saved.train.threads = threads.count();

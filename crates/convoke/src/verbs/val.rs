@@ -1,6 +1,7 @@
 //! `convoke val`.
 
 use crate::common::{Arithmetic, Threads, trained};
+use crate::verbs::val_boxes;
 use anyhow::{Result, bail};
 use convoke_data::{Dataset, OpenOptions, Split};
 use convoke_engine::{PlanOptions, Precision};
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 pub struct Args {
     /// Run folder or model file
     model: String,
-    /// Data with labels: its test part, else validation, else everything is used. Folders named as
+    /// Data with labels, or with boxes for a detector: its test part, else validation, else everything is used. Folders named as
     /// ImageNet's (n01440764) are its classes in their order
     data: PathBuf,
     /// DATA is a flat folder, and this list gives each picture's class: `picture class` on a line, the
@@ -30,6 +31,9 @@ pub struct Args {
     /// Pictures at a time
     #[arg(long, default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     batch: u32,
+    /// Folder for precision-recall curves and all numbers, for detectors
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -41,6 +45,10 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     let model = trained(&args.model)?;
+    if model.task == "find" {
+        let threads = args.threads.count();
+        return val_boxes::run(model, &args.data, args.out.as_deref(), args.json, threads);
+    }
     let theirs = match &args.classes {
         Some(file) => Some(names_of(file, model.classes.len())?),
         None => None,

@@ -7,7 +7,7 @@ use crate::onnx::proto::AttributeProto;
 use crate::weights::layout::to_torch;
 use convoke_engine::layers::{
     AdaptiveMeanPool, BatchNorm, ChannelShuffle, Conv, Dense, Layer, LayerNorm, LocalResponseNorm,
-    MaxPool, MeanPool, Rescale, Scale, Shortcut, Slice,
+    MaxPool, MeanPool, Rescale, Scale, Shortcut, Slice, Upsample,
 };
 use convoke_engine::{Network, NodeId, Placed, Shape, Window};
 use std::collections::BTreeMap;
@@ -139,6 +139,7 @@ impl<'a> Writer<'a> {
             }
             Layer::Flatten(_) => self.flat(self.input(id)),
             Layer::Shortcut(l) => self.shortcut(id, l),
+            Layer::Upsample(l) => self.upsample(id, l),
         })
     }
 
@@ -321,6 +322,22 @@ impl<'a> Writer<'a> {
         let columns = self.graph.floats(&format!("{name}/columns"), &[from.w, to.w], &columns);
         let narrow = self.graph.node("MatMul", &format!("{name}/narrow"), &[&x, &columns], vec![]);
         self.op(id, "MatMul", &[&rows, &narrow], vec![], Form::Map)
+    }
+
+    /// Rows and columns by their numbers, the last one repeated where repeats run out.
+    fn upsample(&mut self, id: NodeId, l: &Upsample) -> Value {
+        let input = self.input(id);
+        let (x, from, to) = (self.map(input), self.shape(input), self.shape(id));
+        let name = self.network.node(id).name.clone();
+        let numbers = |n: usize, factor: usize, last: usize| -> Vec<i64> {
+            (0..n).map(|i| (i / factor).min(last - 1) as i64).collect()
+        };
+        let rows = self.graph.ints(&format!("{name}/rows"), &numbers(to.h, l.factor.h, from.h));
+        let columns =
+            self.graph.ints(&format!("{name}/columns"), &numbers(to.w, l.factor.w, from.w));
+        let (tall, axis) = (format!("{name}/tall"), vec![int("axis", 2)]);
+        let tall = self.graph.node("Gather", &tall, &[&x, &rows], axis);
+        self.op(id, "Gather", &[&tall, &columns], vec![int("axis", 3)], Form::Map)
     }
 
     /// ONNX's LRN where the neighbourhood is even on both sides; else the mean of squares is an average
