@@ -327,7 +327,21 @@ fn layers_of_other_tools_graphs() {
         }
     }
     use FunctionKind as K;
-    for of in [K::Abs, K::Exp, K::Reciprocal, K::Power, K::Elu, K::Softplus, K::Softsign, K::Mish, K::Swish, K::Erf, K::GeluTanh, K::HardSigmoid, K::Sin] {
+    for of in [
+        K::Abs,
+        K::Exp,
+        K::Reciprocal,
+        K::Power,
+        K::Elu,
+        K::Softplus,
+        K::Softsign,
+        K::Mish,
+        K::Swish,
+        K::Erf,
+        K::GeluTanh,
+        K::HardSigmoid,
+        K::Sin,
+    ] {
         chain("function", s, |b| {
             // Away from poles and from what is not defined below zero.
             b.layer(Rescale { factor: 0.3, offset: 1.5 });
@@ -347,7 +361,10 @@ fn layers_of_other_tools_graphs() {
         chain("combined", s, |b| {
             let x = b.layer(Rescale { factor: 0.3, offset: 2.0 }).here();
             let row = b.layer(Reduce { axis: Axis::H, by: By::Mean }).here();
-            let own = b.named("own", Constant { shape: Shape::new(5, 1, 1) }, &[]).layer(Rescale { factor: 1.0, offset: 1.5 }).here();
+            let own = b
+                .named("own", Constant { shape: Shape::new(5, 1, 1) }, &[])
+                .layer(Rescale { factor: 1.0, offset: 1.5 })
+                .here();
             let y = b.join(Combine { by }, &[x, row]).here();
             b.join(Combine { by }, &[own, y]);
             let z = b.here();

@@ -31,7 +31,8 @@ fn as_network(model: &Model, x: &Tensor) -> Result<Vec<Tensor>, Box<dyn Error>> 
     let size = (x.rank() == 4).then(|| (x.shape[2], x.shape[3]));
     let net = model.to_network(size)?;
     let layers = &net.network.nodes()[1..];
-    let kinds: BTreeSet<&str> = layers.iter().filter_map(|n| Some(n.layer.as_ref()?.kind())).collect();
+    let kinds: BTreeSet<&str> =
+        layers.iter().filter_map(|n| Some(n.layer.as_ref()?.kind())).collect();
     println!("{} layers of {kinds:?}", layers.len());
     let (n, threads) = (x.shape[0], std::thread::available_parallelism()?.get());
     let plan = Plan::compile(&net.network, &PlanOptions::predict(n, threads))?;

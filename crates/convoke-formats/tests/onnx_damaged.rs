@@ -103,7 +103,9 @@ fn external_data_stays_in_the_models_folder() {
     std::fs::write(inside.join("data"), 1f32.to_le_bytes().repeat(4)).unwrap();
     // `y = w` of four numbers, whose data lie at a location.
     let model = |location: &str, offset: u64| {
-        let entry = |k: &str, v: &str| field(13, &[field(1, k.as_bytes()), field(2, v.as_bytes())].concat());
+        let entry = |k: &str, v: &str| {
+            field(13, &[field(1, k.as_bytes()), field(2, v.as_bytes())].concat())
+        };
         let tensor = [
             vec![0x08, 4, 0x10, 1],
             field(8, b"w"),
@@ -112,7 +114,8 @@ fn external_data_stays_in_the_models_folder() {
             vec![0x70, 1],
         ];
         let node = [field(1, b"w"), field(2, b"y"), field(4, b"Identity")].concat();
-        let graph = [field(1, &node), field(5, &tensor.concat()), field(12, &field(1, b"y"))].concat();
+        let graph =
+            [field(1, &node), field(5, &tensor.concat()), field(12, &field(1, b"y"))].concat();
         let bytes = [vec![0x08, 8], field(7, &graph), field(8, &[0x10, 13])].concat();
         let path = inside.join("m.onnx");
         std::fs::write(&path, bytes).unwrap();

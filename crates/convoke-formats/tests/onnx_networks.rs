@@ -22,7 +22,10 @@ fn through(net: &Imported, x: &Tensor) -> Vec<Tensor> {
 /// Largest difference of all outputs in units of the largest number.
 fn off(got: &[Tensor], want: &[Tensor]) -> f32 {
     assert_eq!(got.len(), want.len());
-    got.iter().zip(want).map(|(g, w)| apart(g.f32s().unwrap(), w.f32s().unwrap())).fold(0.0, f32::max)
+    got.iter()
+        .zip(want)
+        .map(|(g, w)| apart(g.f32s().unwrap(), w.f32s().unwrap()))
+        .fold(0.0, f32::max)
 }
 
 #[test]
@@ -50,7 +53,9 @@ fn pretrained_graphs_give_their_reference_outputs() {
 
 #[test]
 fn a_graph_of_two_outputs_gives_both() {
-    let Some(path) = shared("pretrained/version-slim-320_without_postprocessing.onnx") else { return };
+    let Some(path) = shared("pretrained/version-slim-320_without_postprocessing.onnx") else {
+        return;
+    };
     let model = Model::open(&path).unwrap();
     let x = Tensor::floats(&[1, 3, 240, 320], numbers(3 * 240 * 320));
     let want = model.run(std::slice::from_ref(&x)).unwrap();
@@ -67,12 +72,14 @@ fn whole_graphs_of_onnx_give_their_outputs_both_ways() {
         let model = Model::open(&path).unwrap();
         let output = path.with_file_name(format!("light_{name}_output_0.pb"));
         let want = Tensor::from_file(&std::fs::read(output).unwrap()).unwrap().1;
-        // ONNX's backend test gives these graphs ones.
+        // What ONNX's backend test gives these graphs: 0, 1, 2, … divided by their number.
         let shape: Vec<usize> = model.inputs()[0].shape.iter().map(|s| s.unwrap()).collect();
-        let x = Tensor::floats(&shape, vec![1.0; shape.iter().product()]);
+        let n: usize = shape.iter().product();
+        let x = Tensor::floats(&shape, (0..n).map(|i| (i as f64 / n as f64) as f32).collect());
         let plain = model.run(std::slice::from_ref(&x)).unwrap();
         let net = through(&model.to_network(None).unwrap(), &x);
-        let (a, b) = (off(&plain, std::slice::from_ref(&want)), off(&net, std::slice::from_ref(&want)));
+        let (a, b) =
+            (off(&plain, std::slice::from_ref(&want)), off(&net, std::slice::from_ref(&want)));
         println!("{name}: plain {a:.1e}, network {b:.1e}");
         assert!(a < 1e-4 && b < 1e-4, "{name}: plain {a:.1e}, network {b:.1e}");
     }
@@ -90,10 +97,14 @@ fn cases_that_become_networks_give_their_outputs() {
     for case in cases.iter().filter(|c| c.is_dir()) {
         let set = case.join("test_data_set_0");
         let Ok(model) = Model::open(&case.join("model.onnx")) else { continue };
-        let (Ok(inputs), Ok(want)) = (tensors(&set, "input"), tensors(&set, "output")) else { continue };
+        let (Ok(inputs), Ok(want)) = (tensors(&set, "input"), tensors(&set, "output")) else {
+            continue;
+        };
         // Inputs behind the first are weights and settings: constants here.
         let Ok(model) = model.with_constants(&inputs[1..]) else { continue };
-        let Some(x) = inputs.first().filter(|x| x.kind.is_float() && x.rank() > 1) else { continue };
+        let Some(x) = inputs.first().filter(|x| x.kind.is_float() && x.rank() > 1) else {
+            continue;
+        };
         let Ok(net) = model.to_network(None) else { continue };
         let apart = off(&through(&net, x), &want);
         count += 1;
@@ -127,7 +138,10 @@ fn graphs_of_every_kind_give_what_onnx_runtime_gives() {
         let (x, want) = (read("input.pb"), read("output.pb"));
         let plain = model.run(std::slice::from_ref(&x)).unwrap_or_else(|e| panic!("{name}: {e}"));
         let net = model.to_network(None).unwrap_or_else(|e| panic!("{name}: {e}"));
-        let (a, b) = (off(&plain, std::slice::from_ref(&want)), off(&through(&net, &x), std::slice::from_ref(&want)));
+        let (a, b) = (
+            off(&plain, std::slice::from_ref(&want)),
+            off(&through(&net, &x), std::slice::from_ref(&want)),
+        );
         println!("{name}: plain {a:.1e}, network {b:.1e}");
         if !(a < 1e-5 && b < 1e-5) {
             wrong.push(format!("{name}: plain {a:.1e}, network {b:.1e}"));
@@ -144,7 +158,12 @@ fn graphs_of_every_kind_give_what_onnx_runtime_gives() {
 fn an_imported_network_learns_and_its_norms_stay_norms() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/onnx/residual.onnx");
     let net = Model::open(&path).unwrap().to_network(None).unwrap();
-    assert!(net.network.nodes().iter().any(|n| n.layer.as_ref().is_some_and(|l| l.kind() == "batch-norm")));
+    assert!(
+        net.network
+            .nodes()
+            .iter()
+            .any(|n| n.layer.as_ref().is_some_and(|l| l.kind() == "batch-norm"))
+    );
     let sgd = Optimizer::Sgd { momentum: 0.9, nesterov: false, weight_decay: 0.0 };
     let loss = Loss::SoftmaxCrossEntropy { label_smoothing: 0.0 };
     let plan = Plan::compile(&net.network, &PlanOptions::train(8, 2, loss, sgd)).unwrap();
@@ -166,7 +185,9 @@ fn an_imported_network_learns_and_its_norms_stay_norms() {
 #[test]
 fn what_no_network_can_be_is_named_with_its_node() {
     let Some(folder) = shared("onnx-nodes") else { return };
-    for (case, word) in [("test_top_k", "TopK"), ("test_Conv3d", "Conv"), ("test_matmul_3d", "one input")] {
+    for (case, word) in
+        [("test_top_k", "TopK"), ("test_Conv3d", "Conv"), ("test_matmul_3d", "one input")]
+    {
         let model = Model::open(&folder.join(case).join("model.onnx")).unwrap();
         let e = model.to_network(None).unwrap_err();
         assert!(e.contains(word) && !e.contains('\n'), "{case}: {e}");

@@ -121,7 +121,9 @@ pub fn model(name: &str) -> Result<Model> {
             Ok(Model::Network(Source::Toml(path.into(), text)))
         }
         _ if path.is_file() => {
-            bail!("{name}: is neither a network file (.toml) nor a model file (.safetensors, .onnx)")
+            bail!(
+                "{name}: is neither a network file (.toml) nor a model file (.safetensors, .onnx)"
+            )
         }
         _ => Ok(Model::Network(Source::Zoo(convoke_zoo::find(name)?))),
     }

@@ -22,10 +22,20 @@ impl Model {
         let classes = self.classes(&network)?;
         let preprocess = self.preprocess(shape)?;
         let facts = self.metadata.iter().filter_map(|(k, v)| Some((k.strip_prefix("fact.")?, v)));
-        let facts: BTreeMap<String, String> = facts.map(|(k, v)| (k.to_string(), v.clone())).collect();
+        let facts: BTreeMap<String, String> =
+            facts.map(|(k, v)| (k.to_string(), v.clone())).collect();
         let task = self.metadata.get("task").map_or("classify", |t| &t[..]);
         let task = one_line(task);
-        Ok(ModelFile { network, classes, preprocess, task, params, state, facts, extra: BTreeMap::new() })
+        Ok(ModelFile {
+            network,
+            classes,
+            preprocess,
+            task,
+            params,
+            state,
+            facts,
+            extra: BTreeMap::new(),
+        })
     }
 
     /// Whether the file says how pictures are prepared.
@@ -61,7 +71,9 @@ impl Model {
 /// The network without a softmax at its end.
 fn without_softmax(network: Network) -> Said<Network> {
     let last = network.node(network.output());
-    let (Some(Layer::Softmax(_)), &[before]) = (&last.layer, &last.inputs[..]) else { return Ok(network) };
+    let (Some(Layer::Softmax(_)), &[before]) = (&last.layer, &last.inputs[..]) else {
+        return Ok(network);
+    };
     if before == network.input() {
         return Ok(network);
     }

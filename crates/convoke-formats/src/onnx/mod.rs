@@ -74,7 +74,8 @@ impl Model {
     pub fn with_constants(mut self, values: &[Tensor]) -> Result<Self, String> {
         let inputs = &mut self.graph.inputs;
         let first = inputs.len().checked_sub(values.len());
-        let first = first.ok_or_else(|| format!("{} constants for {} inputs", values.len(), inputs.len()))?;
+        let first = first
+            .ok_or_else(|| format!("{} constants for {} inputs", values.len(), inputs.len()))?;
         for (port, value) in inputs.split_off(first).into_iter().zip(values) {
             self.graph.constants.insert(port.name, Arc::new(value.clone()));
         }

@@ -30,7 +30,8 @@ pub fn npy(path: &Path) -> Tensor {
     let end = 10 + u16::from_le_bytes([bytes[8], bytes[9]]) as usize;
     let header = String::from_utf8_lossy(&bytes[10..end]).into_owned();
     assert!(header.contains("'<f4'") && header.contains("'fortran_order': False"));
-    let shape = header.split(['(', ')']).nth(1).unwrap().split(',').filter_map(|n| n.trim().parse().ok());
+    let shape =
+        header.split(['(', ')']).nth(1).unwrap().split(',').filter_map(|n| n.trim().parse().ok());
     let values = bytes[end..].chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
     Tensor::floats(&shape.collect::<Vec<_>>(), values.collect())
 }

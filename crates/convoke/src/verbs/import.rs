@@ -134,7 +134,9 @@ fn graph(args: Args) -> Result<()> {
     );
     println!("pictures: {}", told(&model.preprocess));
     if !graph.knows_pictures() && args.pictures.mean.is_none() {
-        println!("the file does not say how pictures are prepared; see --mean, --std, --short-side, --bgr");
+        println!(
+            "the file does not say how pictures are prepared; see --mean, --std, --short-side, --bgr"
+        );
     }
     model.save(&out)?;
     println!("next: convoke predict {} PICTURE", out.display());
