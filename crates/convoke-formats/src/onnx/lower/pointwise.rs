@@ -98,7 +98,8 @@ impl Lower<'_> {
         let m = self.natural(&m)?;
         let mut t = (*slopes).clone();
         let rank = m.axes.len() + 1;
-        if t.rank() == 1 && rank > 2 && t.len() == m.size(0) && m.sizes().last() != Some(&t.len()) {
+        let channel = t.rank() == 1 && rank > 2 && t.len() == m.size(0);
+        if channel && (node.opset < 7 || m.sizes().last() != Some(&t.len())) {
             t = t.reshaped([vec![t.len()], vec![1; rank - 2]].concat())?;
         }
         let negated = Tensor::floats(&t.shape, t.f32s()?.iter().map(|v| -v).collect());
@@ -173,7 +174,10 @@ impl Lower<'_> {
                     let t = old_broadcast(node, &self.sizes(m), t)?;
                     self.with_constant(m, &t, op, false)?
                 }
-                (Value::Known(t), Value::Map(m)) => self.with_constant(m, t, op, true)?,
+                (Value::Known(t), Value::Map(m)) => {
+                    let either = matches!(op, "Add" | "Mul" | "Max" | "Min");
+                    self.with_constant(m, t, op, !either)?
+                }
                 (Value::Known(a), Value::Known(b)) => {
                     return Err(format!("two constants of {:?} and {:?}", a.shape, b.shape));
                 }
