@@ -142,7 +142,8 @@ mod tests {
         one
     }
 
-    const BOXES: [(usize, usize, usize); 5] = [(1, 1, 1), (3, 7, 5), (2, 9, 1), (7, 2, 4000), (1, 300, 33)];
+    const BOXES: [(usize, usize, usize); 5] =
+        [(1, 1, 1), (3, 7, 5), (2, 9, 1), (7, 2, 4000), (1, 300, 33)];
 
     #[test]
     fn a_table_and_its_transpose_are_the_plain_sums() {

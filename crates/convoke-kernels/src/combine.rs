@@ -31,8 +31,20 @@ impl Combine {
             Combine::Subtract => a - b,
             Combine::Multiply => a * b,
             Combine::Divide => a / b,
-            Combine::Max => if b > a || b.is_nan() { b } else { a },
-            Combine::Min => if b < a || b.is_nan() { b } else { a },
+            Combine::Max => {
+                if b > a || b.is_nan() {
+                    b
+                } else {
+                    a
+                }
+            }
+            Combine::Min => {
+                if b < a || b.is_nan() {
+                    b
+                } else {
+                    a
+                }
+            }
             Combine::Power => a.powf(b),
         }
     }
@@ -49,7 +61,13 @@ impl Combine {
             (Combine::Max, second) => f32::from((b > a) == second),
             (Combine::Min, second) => f32::from((b < a) == second),
             (Combine::Power, false) => b * a.powf(b - 1.0),
-            (Combine::Power, true) => if a > 0.0 { a.powf(b) * a.ln() } else { 0.0 },
+            (Combine::Power, true) => {
+                if a > 0.0 {
+                    a.powf(b) * a.ln()
+                } else {
+                    0.0
+                }
+            }
         }
     }
 }

@@ -95,13 +95,28 @@ fn erf(x: f32) -> f32 {
     let (wide, a) = (f64::from(x), f64::from(x.abs()));
     if a < 0.5 {
         let s = wide * wide;
-        let series = 1.0 - s / 3.0 * (1.0 - s * 0.3 * (1.0 - s / 3.0 * (5.0 / 7.0) * (1.0 - s * 7.0 / 36.0 * (1.0 - s * 9.0 / 55.0))));
+        let series = 1.0
+            - s / 3.0
+                * (1.0
+                    - s * 0.3
+                        * (1.0
+                            - s / 3.0
+                                * (5.0 / 7.0)
+                                * (1.0 - s * 7.0 / 36.0 * (1.0 - s * 9.0 / 55.0))));
         return (wide * std::f64::consts::FRAC_2_SQRT_PI * series) as f32;
     }
     let t = 1.0 / (1.0 + 0.5 * a);
     let terms = [
-        0.17087277, -0.82215223, 1.48851587, -1.13520398, 0.27886807, -0.18628806, 0.09678418,
-        0.37409196, 1.00002368, -1.26551223,
+        0.17087277,
+        -0.82215223,
+        1.48851587,
+        -1.13520398,
+        0.27886807,
+        -0.18628806,
+        0.09678418,
+        0.37409196,
+        1.00002368,
+        -1.26551223,
     ];
     let p = terms.iter().fold(0.0, |p, c| p * t + c);
     (1.0 - t * (-a * a + p).exp()).copysign(wide) as f32
@@ -132,7 +147,13 @@ impl Function {
                 let low = if x < a { a } else { x };
                 if low > b { b } else { low }
             }
-            Function::Threshold { a } => if x > a { x } else { 0.0 },
+            Function::Threshold { a } => {
+                if x > a {
+                    x
+                } else {
+                    0.0
+                }
+            }
             Function::Shrink { a, b } => match x {
                 x if x < -a => x + b,
                 x if x > a => x - b,
@@ -148,7 +169,13 @@ impl Function {
     pub fn slope(self, x: f32) -> f32 {
         let inside = |yes: bool| f32::from(yes);
         match self {
-            Function::Abs => if x == 0.0 { 0.0 } else { x.signum() },
+            Function::Abs => {
+                if x == 0.0 {
+                    0.0
+                } else {
+                    x.signum()
+                }
+            }
             Function::Exp => x.exp(),
             Function::Log => 1.0 / x,
             Function::Sqrt => 0.5 / x.sqrt(),
@@ -211,9 +238,26 @@ mod tests {
     fn slopes_are_the_slopes_of_the_functions() {
         use Function::*;
         let all = [
-            Abs, Exp, Log, Sqrt, Reciprocal, Power { a: 1.5 }, Power { a: 2.0 }, Elu { a: 0.7, b: 1.2 },
-            Softplus, Softsign, Mish, Swish { a: 1.3 }, Erf, GeluTanh, HardSigmoid { a: 0.2, b: 0.4 },
-            Clip { a: -0.5, b: 1.5 }, Threshold { a: 0.3 }, Shrink { a: 0.4, b: 0.2 }, Sin, Cos,
+            Abs,
+            Exp,
+            Log,
+            Sqrt,
+            Reciprocal,
+            Power { a: 1.5 },
+            Power { a: 2.0 },
+            Elu { a: 0.7, b: 1.2 },
+            Softplus,
+            Softsign,
+            Mish,
+            Swish { a: 1.3 },
+            Erf,
+            GeluTanh,
+            HardSigmoid { a: 0.2, b: 0.4 },
+            Clip { a: -0.5, b: 1.5 },
+            Threshold { a: 0.3 },
+            Shrink { a: 0.4, b: 0.2 },
+            Sin,
+            Cos,
         ];
         for f in all {
             for x in [-2.3f32, -0.9, -0.2, 0.15, 0.72, 1.1, 2.6] {
@@ -221,8 +265,12 @@ mod tests {
                     continue;
                 }
                 let h = 1e-3;
-                let slope = (f64::from(f.of(x + h)) - f64::from(f.of(x - h))) / f64::from((x + h) - (x - h));
-                assert!((slope as f32 - f.slope(x)).abs() < 2e-3 * (1.0 + slope.abs() as f32), "{f:?} at {x}");
+                let slope = (f64::from(f.of(x + h)) - f64::from(f.of(x - h)))
+                    / f64::from((x + h) - (x - h));
+                assert!(
+                    (slope as f32 - f.slope(x)).abs() < 2e-3 * (1.0 + slope.abs() as f32),
+                    "{f:?} at {x}"
+                );
             }
         }
     }
@@ -230,7 +278,13 @@ mod tests {
     #[test]
     fn the_error_function_keeps_its_digits() {
         // Abramowitz and Stegun, table 7.1.
-        for (x, want) in [(0.02, 0.0225645747), (0.3, 0.3286267595), (0.5, 0.5204998778), (1.0, 0.8427007929), (2.0, 0.9953222650)] {
+        for (x, want) in [
+            (0.02, 0.0225645747),
+            (0.3, 0.3286267595),
+            (0.5, 0.5204998778),
+            (1.0, 0.8427007929),
+            (2.0, 0.9953222650),
+        ] {
             assert!((erf(x) - want as f32).abs() < 3e-7, "{x}");
             assert_eq!(erf(-x), -erf(x));
         }

@@ -368,7 +368,8 @@ mod tests {
     fn of(shape: Shape, layer: impl Into<Layer>) -> Vec<f32> {
         let mut b = Builder::new("n", shape);
         let net = b.layer(layer).build().unwrap();
-        let mut s = Session::new(Plan::compile(&net, &PlanOptions::predict(1, 1)).unwrap()).unwrap();
+        let mut s =
+            Session::new(Plan::compile(&net, &PlanOptions::predict(1, 1)).unwrap()).unwrap();
         s.input_mut().iter_mut().enumerate().for_each(|(i, x)| *x = i as f32);
         s.predict(1).unwrap().to_vec()
     }
@@ -401,7 +402,8 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused() {
-        let told = |layer: Layer| Builder::new("n", Shape::new(3, 4, 8)).layer(layer).build().is_err();
+        let told =
+            |layer: Layer| Builder::new("n", Shape::new(3, 4, 8)).layer(layer).build().is_err();
         assert!(told(Take { axis: Axis::W, start: 0, step: 1, size: 0 }.into()));
         assert!(told(Take { axis: Axis::W, start: 0, step: 1, size: usize::MAX }.into()));
         assert!(told(Spread { axis: Axis::W, step: 0 }.into()));

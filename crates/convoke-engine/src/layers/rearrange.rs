@@ -47,7 +47,10 @@ impl Rule for Rearrange {
         if !whole || self.sizes.len() > 16 || !fits {
             return Err(Error::layer(
                 name,
-                format!("{x} cannot be read as {:?}, put in the order {:?} and read as {}", self.sizes, self.order, self.shape),
+                format!(
+                    "{x} cannot be read as {:?}, put in the order {:?} and read as {}",
+                    self.sizes, self.order, self.shape
+                ),
             ));
         }
         Ok(self.shape)
