@@ -299,6 +299,81 @@ fn graphs_with_branches_and_joins() {
 }
 
 #[test]
+fn layers_of_other_tools_graphs() {
+    let s = Shape::new(5, 4, 6);
+    for axis in [Axis::H, Axis::W, Axis::C] {
+        chain("take", s, |b| {
+            b.layer(Take { axis, start: -1, step: 2, size: 4 });
+        });
+        chain("mirrored", s, |b| {
+            b.layer(Take { axis, start: 2, step: -1, size: 3 });
+        });
+        chain("spread", s, |b| {
+            b.layer(Spread { axis, step: 3 });
+        });
+        chain("mix", s, |b| {
+            let size = match axis {
+                Axis::H => 5,
+                Axis::W => 4,
+                Axis::C => 6,
+            };
+            let table = vec![vec![(0, 0.25), (3, 0.75)], vec![], vec![(2, -1.5)]];
+            b.layer(Mix { axis, size, table });
+        });
+        for by in [By::Sum, By::Mean, By::Max, By::Min] {
+            chain("reduce", s, |b| {
+                b.layer(Reduce { axis, by });
+            });
+        }
+    }
+    use FunctionKind as K;
+    for of in [
+        K::Abs,
+        K::Exp,
+        K::Reciprocal,
+        K::Power,
+        K::Elu,
+        K::Softplus,
+        K::Softsign,
+        K::Mish,
+        K::Swish,
+        K::Erf,
+        K::GeluTanh,
+        K::HardSigmoid,
+        K::Sin,
+    ] {
+        chain("function", s, |b| {
+            // Away from poles and from what is not defined below zero.
+            b.layer(Rescale { factor: 0.3, offset: 1.5 });
+            b.layer(Function { of, a: 0.7, b: 0.9 });
+        });
+    }
+    chain("rearranged", s, |b| {
+        let shape = Shape::new(2, 10, 6);
+        b.layer(Rearrange { sizes: vec![5, 4, 2, 3], order: vec![2, 1, 3, 0], shape });
+        b.conv(Conv::new(2, 3));
+    });
+    chain("reshaped", s, |b| {
+        b.layer(Rearrange::reshape(Shape::new(1, 20, 6))).conv(Conv::new(2, [1, 3]));
+    });
+    use CombineKind as C;
+    for by in [C::Add, C::Subtract, C::Multiply, C::Divide, C::Max, C::Min, C::Power] {
+        chain("combined", s, |b| {
+            let x = b.layer(Rescale { factor: 0.3, offset: 2.0 }).here();
+            let row = b.layer(Reduce { axis: Axis::H, by: By::Mean }).here();
+            let own = b
+                .named("own", Constant { shape: Shape::new(5, 1, 1) }, &[])
+                .layer(Rescale { factor: 1.0, offset: 1.5 })
+                .here();
+            let y = b.join(Combine { by }, &[x, row]).here();
+            b.join(Combine { by }, &[own, y]);
+            let z = b.here();
+            b.join(Combine { by: C::Multiply }, &[z, z]);
+        });
+    }
+}
+
+#[test]
 fn losses() {
     let mut b = Builder::new("losses", Shape::new(4, 4, 2));
     b.conv(Conv::new(5, Hw { h: 3, w: 2 }));

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use convoke_engine::{Network, Overrides, Precision, Shape};
-use convoke_formats::ModelFile;
+use convoke_formats::{ModelFile, onnx};
 use convoke_train::RunFolder;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -111,12 +111,19 @@ pub fn model(name: &str) -> Result<Model> {
     }
     match path.extension().and_then(|e| e.to_str()) {
         Some("safetensors") => Ok(Model::File(Box::new(ModelFile::load(path)?), path.into())),
+        Some("onnx") => {
+            let graph = onnx::Model::open(path)?;
+            let model = graph.to_model(None).map_err(|e| anyhow::anyhow!("{name}: {e}"))?;
+            Ok(Model::File(Box::new(model), path.into()))
+        }
         Some("toml") => {
             let text = read_text(path)?;
             Ok(Model::Network(Source::Toml(path.into(), text)))
         }
         _ if path.is_file() => {
-            bail!("{name}: is neither a network file (.toml) nor a model file (.safetensors)")
+            bail!(
+                "{name}: is neither a network file (.toml) nor a model file (.safetensors, .onnx)"
+            )
         }
         _ => Ok(Model::Network(Source::Zoo(convoke_zoo::find(name)?))),
     }

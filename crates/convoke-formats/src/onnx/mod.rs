@@ -1,10 +1,12 @@
 //! ONNX: graphs of other tools in, networks out.
 //!
-//! [`Model`] reads a file and runs its graph as it stands, op by op, with the plain interpreter in `eval`.
+//! [`Model`] reads a file and runs its graph as it stands, op by op, with the plain interpreter in `eval`; or
+//! makes a network of it, with its weights ([`Model::to_network`], [`Model::to_model`]), which is fast and trains.
 
 mod eval;
 mod export;
 mod graph;
+mod import;
 mod lower;
 #[allow(dead_code)] // fields that neither the reader nor the writer uses
 mod proto;
@@ -63,6 +65,21 @@ impl Model {
     fn read(bytes: Vec<u8>, folder: Option<&Path>) -> Said<Self> {
         let contents = read::read(bytes, folder).map_err(|e| one_line(&e))?;
         Ok(Model { graph: contents.graph, metadata: contents.metadata })
+    }
+
+    /// The same graph with its last inputs fixed.
+    ///
+    /// # Errors
+    /// When there are more than the graph has inputs.
+    pub fn with_constants(mut self, values: &[Tensor]) -> Result<Self, String> {
+        let inputs = &mut self.graph.inputs;
+        let first = inputs.len().checked_sub(values.len());
+        let first = first
+            .ok_or_else(|| format!("{} constants for {} inputs", values.len(), inputs.len()))?;
+        for (port, value) in inputs.split_off(first).into_iter().zip(values) {
+            self.graph.constants.insert(port.name, Arc::new(value.clone()));
+        }
+        Ok(self)
     }
 
     /// What a caller gives, in order.

@@ -123,9 +123,13 @@ impl Reader<'_> {
             constants.insert(t.name.clone(), Arc::new(tensor));
         }
         // In old files constants are inputs too; what is given of them is a default.
-        let inputs = g.input.iter().filter(|i| !constants.contains_key(&i.name));
-        let inputs = inputs.map(port).collect();
+        // Some name as inputs what nodes make.
+        let made: HashSet<&String> = g.node.iter().flat_map(|n| &n.output).collect();
+        let given = |name: &String| !constants.contains_key(name) && !made.contains(name);
+        let inputs = g.input.iter().filter(|i| given(&i.name));
+        let inputs: Vec<Port> = inputs.map(port).collect();
         let outputs = g.output.iter().map(port).collect();
+        drop(made);
         let nodes = g.node.into_iter().map(|n| self.node(n)).collect::<Said<Vec<_>>>()?;
         let nodes = sorted(nodes);
         Ok(Graph { name: one_line(&g.name), nodes, constants, inputs, outputs })

@@ -131,7 +131,7 @@ pub struct Tensor {
 }
 
 /// A tensor may have that many numbers.
-pub(super) const MAX_LEN: usize = 1 << 29;
+pub(super) const MAX_LEN: usize = 1 << 28;
 /// And that many axes.
 pub(super) const MAX_RANK: usize = 16;
 

@@ -186,7 +186,7 @@ fn pretrained(
 
 /// The file as a model of convoke's own, if it is one.
 fn own(file: &Path) -> Result<Option<ModelFile>> {
-    if file.is_dir() {
+    if file.is_dir() || file.extension().is_some_and(|e| e == "onnx") {
         return match common::model(&file.to_string_lossy())? {
             Model::File(model, _) => Ok(Some(*model)),
             Model::Network(_) => Ok(None),

@@ -7,15 +7,15 @@ use clap::ValueEnum;
 use convoke_data::{Filter, Preprocess};
 use convoke_engine::{Network, Shape};
 use convoke_formats::weights::{FitOptions, Fitted, adapt, compare, family, fit, suggest};
-use convoke_formats::{ModelFile, Weights};
+use convoke_formats::{ModelFile, Weights, onnx};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Make a model file of weights from elsewhere
 #[derive(clap::Args)]
 pub struct Args {
-    /// Weights: .pth, .pt, .th of PyTorch, or .safetensors; read as data, nothing in them is run. Or a
-    /// name that `models get` has fetched
+    /// A graph: .onnx. Or weights: .pth, .pt, .th of PyTorch, or .safetensors; read as data, nothing in them is
+    /// run. Or a name that `models get` has fetched
     file: PathBuf,
     /// Zoo name or network file (.toml) that the weights are for [default: the zoo's network whose
     /// tensors they are]
@@ -63,6 +63,9 @@ enum FilterArg {
 }
 
 pub fn run(args: Args) -> Result<()> {
+    if args.file.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx")) {
+        return graph(args);
+    }
     let weights = Weights::open(&fetch::local(&args.file)?)?;
     let source = source_of(args.model.as_deref(), &weights)?;
     let size = args.pictures.size.map(|s| s as usize);
@@ -77,10 +80,7 @@ pub fn run(args: Args) -> Result<()> {
     if folded {
         facts.insert("norms".into(), "folded".into());
     }
-    let out = args.out.unwrap_or_else(|| {
-        let name = args.file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        PathBuf::from(format!("{name}.convoke.safetensors"))
-    });
+    let out = out_path(args.out, &args.file);
     if out.canonicalize().ok().is_some_and(|o| Some(o) == args.file.canonicalize().ok()) {
         bail!("{} would overwrite the weights; give another --out", out.display());
     }
@@ -98,6 +98,47 @@ pub fn run(args: Args) -> Result<()> {
         println!("batch norms were folded into the convolutions; fine-tuning keeps them frozen");
     }
     ModelFile { network, classes, preprocess, task, params, state, facts, extra }.save(&out)?;
+    println!("next: convoke predict {} PICTURE", out.display());
+    Ok(())
+}
+
+fn out_path(out: Option<PathBuf>, file: &Path) -> PathBuf {
+    out.unwrap_or_else(|| {
+        let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        PathBuf::from(format!("{name}.convoke.safetensors"))
+    })
+}
+
+/// A graph is network and weights at once.
+fn graph(args: Args) -> Result<()> {
+    let shown = args.file.display();
+    if args.model.is_some() {
+        bail!("{shown} holds its network; leave --model out");
+    }
+    let graph = onnx::Model::open(&args.file)?;
+    let size = args.pictures.size.map(|s| (s as usize, s as usize));
+    let mut model = graph.to_model(size).map_err(|e| anyhow::anyhow!("{shown}: {e}"))?;
+    model.preprocess = args.pictures.over(model.preprocess)?;
+    if args.classes.is_some() {
+        model.classes = names(args.classes.as_deref(), &model.network)?;
+    }
+    let from = args.file.file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned());
+    model.facts.insert("source".into(), from);
+    let out = out_path(args.out, &args.file);
+    println!(
+        "{shown}: {} layers on {}, {} parameters, output {}",
+        model.network.nodes().len() - 1,
+        model.network.input_shape(),
+        thousands(model.network.parameters() as u64),
+        model.network.output_shape()
+    );
+    println!("pictures: {}", told(&model.preprocess));
+    if !graph.knows_pictures() && args.pictures.mean.is_none() {
+        println!(
+            "the file does not say how pictures are prepared; see --mean, --std, --short-side, --bgr"
+        );
+    }
+    model.save(&out)?;
     println!("next: convoke predict {} PICTURE", out.display());
     Ok(())
 }

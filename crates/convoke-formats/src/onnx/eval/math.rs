@@ -204,12 +204,8 @@ fn two(c: &Call) -> Said<Tensor> {
     let mut b = second(c)?;
     if c.node.op == "PRelu" {
         // A slope per channel, without the axes behind it.
-        if b.rank() == 1
-            && a.rank() > 1
-            && b.shape != [1]
-            && a.shape.get(1) == b.shape.first()
-            && a.shape.last() != b.shape.first()
-        {
+        let channel = b.rank() == 1 && a.rank() > 2 && a.shape[1] == b.len() && b.len() > 1;
+        if channel && (c.node.opset < 7 || a.shape.last() != Some(&b.len())) {
             b = b.reshaped([vec![b.len()], vec![1; a.rank() - 2]].concat())?;
         }
         if b.rank() > a.rank() {

@@ -45,7 +45,7 @@ impl Budget {
 
     /// For folding constants while a model is read.
     pub fn folding() -> Self {
-        Budget { work: Cell::new(1 << 32), len: 1 << 27 }
+        Budget { work: Cell::new(1 << 30), len: 1 << 27 }
     }
 
     /// At most that many numbers computed, and tensors in proportion.

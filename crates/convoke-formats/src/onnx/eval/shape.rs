@@ -343,7 +343,7 @@ pub(in super::super) fn padded(
     before: i64,
     after: i64,
 ) -> Said<Vec<Option<usize>>> {
-    const MOST: i64 = 1 << 26;
+    const MOST: i64 = 1 << 22;
     let size = n as i64 + before.clamp(-MOST, MOST) + after.clamp(-MOST, MOST);
     if before.abs() > MOST || after.abs() > MOST {
         return Err("pads too much".into());

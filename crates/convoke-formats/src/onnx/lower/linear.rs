@@ -34,7 +34,7 @@ impl Lower<'_> {
         let m = self.map(node, 0)?;
         let m = self.natural(&m)?;
         let w = self.known(node, 1)?.ok_or("has no filters")?;
-        if w.rank() != m.axes.len() + 1 {
+        if w.rank() < 3 || w.rank() != m.axes.len() + 1 {
             return Err(format!("filters of {:?} over {:?}", w.shape, self.sizes(&m)));
         }
         let windows = Windows::read(node, &m.sizes()[1..], &w.shape[2..])?;
@@ -99,7 +99,7 @@ impl Lower<'_> {
         let m = self.map(node, 0)?;
         let m = self.natural(&m)?;
         let w = self.known(node, 1)?.ok_or("has no filters")?;
-        if w.rank() != m.axes.len() + 1 || w.shape[0] != m.size(0) {
+        if w.rank() < 3 || w.rank() != m.axes.len() + 1 || w.shape[0] != m.size(0) {
             return Err(format!("filters of {:?} over {:?}", w.shape, self.sizes(&m)));
         }
         let sizes = m.sizes();

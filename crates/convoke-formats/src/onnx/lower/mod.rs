@@ -401,7 +401,7 @@ impl Lower<'_> {
                 let values = self.weights.remove(&p.name).unwrap_or_default();
                 if values.len() != p.range.len() {
                     return Err(format!(
-                        "`{}` got {} numbers of {} (a bug in convoke)",
+                        "`{}` has {} numbers but the layer takes {}",
                         p.name,
                         values.len(),
                         p.range.len()

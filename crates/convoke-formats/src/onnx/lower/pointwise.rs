@@ -69,7 +69,7 @@ impl Lower<'_> {
 
     fn clip(&mut self, node: &Node) -> Said<Map> {
         let m = self.map(node, 0)?;
-        let mut bound = |name: &str, i: usize, default: f32| match self.known(node, i)? {
+        let bound = |name: &str, i: usize, default: f32| match self.known(node, i)? {
             Some(t) => t.number(),
             None => node.float(name, default),
         };
@@ -98,7 +98,8 @@ impl Lower<'_> {
         let m = self.natural(&m)?;
         let mut t = (*slopes).clone();
         let rank = m.axes.len() + 1;
-        if t.rank() == 1 && rank > 2 && t.len() == m.size(0) && m.sizes().last() != Some(&t.len()) {
+        let channel = t.rank() == 1 && rank > 2 && t.len() == m.size(0);
+        if channel && (node.opset < 7 || m.sizes().last() != Some(&t.len())) {
             t = t.reshaped([vec![t.len()], vec![1; rank - 2]].concat())?;
         }
         let negated = Tensor::floats(&t.shape, t.f32s()?.iter().map(|v| -v).collect());
@@ -173,7 +174,10 @@ impl Lower<'_> {
                     let t = old_broadcast(node, &self.sizes(m), t)?;
                     self.with_constant(m, &t, op, false)?
                 }
-                (Value::Known(t), Value::Map(m)) => self.with_constant(m, t, op, true)?,
+                (Value::Known(t), Value::Map(m)) => {
+                    let either = matches!(op, "Add" | "Mul" | "Max" | "Min");
+                    self.with_constant(m, t, op, !either)?
+                }
                 (Value::Known(a), Value::Known(b)) => {
                     return Err(format!("two constants of {:?} and {:?}", a.shape, b.shape));
                 }
@@ -223,7 +227,9 @@ impl Lower<'_> {
             "Min" => CombineKind::Min,
             _ => CombineKind::Power,
         };
+        // An activation is one only where both lie alike.
         if by == CombineKind::Multiply
+            && (&a.atoms, &a.axes) == (&b.atoms, &b.axes)
             && let Some(layer) =
                 self.gated(a.place, b.place).or_else(|| self.gated(b.place, a.place))
         {
