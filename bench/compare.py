@@ -1,11 +1,12 @@
 """convoke beside its peers, in turns (A B A B …) in one run: medians and ratios.
 
 Usage: python bench/compare.py [--mode train|infer] [--precision f32|bf16] [--threads 2] [--rounds 5]
-                               [--seconds 3] [--markdown FILE] [--only PEER] NET:BATCH …
+                               [--seconds 3] [--markdown FILE] [--rust] [--only PEER,…] NET:BATCH …
 
 Training is measured beside PyTorch in several settings, prediction beside ONNX Runtime and OpenVINO; a ratio
 is to the best of them. Needs torch and torchvision, for prediction also onnx, onnxruntime and openvino, and
-convoke built with `cargo build --release`. libtcmalloc is used where the system has it.
+convoke built with `cargo build --release`. libtcmalloc is used where the system has it. `--rust` adds burn and
+candle, built with `cd bench/rust_peers && cargo build --release`; `--rust --only burn,candle` needs no Python package.
 """
 
 import argparse
@@ -18,9 +19,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import tomllib
 
 HERE = pathlib.Path(__file__).resolve().parent
 CONVOKE = os.environ.get("CONVOKE", str(HERE.parent / "target/release/convoke"))
+RUST = HERE / "rust_peers/target/release/rust_peers"
 
 
 class Peer:
@@ -64,12 +67,16 @@ class Peer:
         self.process.wait()
 
 
-ONLY = ""
+ONLY = []
+
+
+def wanted(name):
+    return not ONLY or any(word in name for word in ONLY)
 
 
 def start(peers, *args):
     """Adds a peer, or says why it is not there."""
-    if ONLY not in args[0]:
+    if not wanted(args[0]):
         return
     try:
         peers.append(Peer(*args))
@@ -77,21 +84,37 @@ def start(peers, *args):
         print(f"  left out: {args[0]}: {e}", file=sys.stderr)
 
 
+def start_with_allocators(peers, name, command):
+    """A library asks for memory all the time: it may have the best way to get it."""
+    start(peers, name, command)
+    start(peers, f"{name}, huge pages", command, {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"})
+    for library in sorted(glob.glob("/usr/lib/*/libtcmalloc_minimal.so.4"))[:1]:
+        start(peers, f"{name}, tcmalloc", command, {"LD_PRELOAD": library})
+
+
 def torch_peers(a, net, batch):
     peers = []
     command = [sys.executable, HERE / "peer_torch.py", net, a.mode, batch, str(a.threads), a.precision]
-    huge = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
     start(peers, "torch", command)
-    start(peers, "torch channels-last", command + ["channels-last"])
-    start(peers, "torch channels-last, huge pages", command + ["channels-last"], huge)
-    for library in sorted(glob.glob("/usr/lib/*/libtcmalloc_minimal.so.4"))[:1]:
-        start(peers, "torch channels-last, tcmalloc", command + ["channels-last"], {"LD_PRELOAD": library})
+    start_with_allocators(peers, "torch channels-last", command + ["channels-last"])
     if a.compile:
         start(peers, "torch compile", command + ["channels-last", "compile"])
     return peers
 
 
+def rust_peers(a, net, batch):
+    peers = []
+    for library in ["burn", "candle"] if a.precision == "f32" else []:
+        if RUST.exists():
+            start_with_allocators(peers, library, [RUST, library, net, a.mode, batch, str(a.threads)])
+        elif wanted(library):
+            print(f"  left out: {library}: build it first: cd bench/rust_peers && cargo build --release", file=sys.stderr)
+    return peers
+
+
 def engine_peers(a, net, batch, folder):
+    if not wanted("onnxruntime") and not wanted("openvino"):
+        return []
     import torch
     import nets
 
@@ -108,24 +131,36 @@ def engine_peers(a, net, batch, folder):
     return peers
 
 
+def matter(peers):
+    """Of peers from fast to slow: the two fastest, and the fastest of each library."""
+    library = [p.name.replace(",", " ").split()[0] for p in peers]
+    return [p for i, p in enumerate(peers) if i < 2 or library[i] not in library[:i]]
+
+
 def compare(a, net, batch, folder):
     command = [CONVOKE, "bench", net, "--mode", a.mode, "--batch", batch, "--threads", str(a.threads), "--turns"]
     if a.precision != "f32":
         command += ["--precision", a.precision]
     ours = Peer("convoke", command)
     peers = torch_peers(a, net, batch) if a.mode == "train" else engine_peers(a, net, batch, folder)
+    if a.rust:
+        peers += rust_peers(a, net, batch)
+    if not peers:
+        sys.exit(f"{net}: there is no peer to measure beside; see what was left out")
     for turn in range(a.rounds + 1):
         for p in [ours, *peers]:
             p.measure(a.seconds if turn else 0.5)
             if turn == 0:
                 p.speeds.clear()
         # The slow settings drop out, so that the rounds go to those that matter.
-        if turn == 1 and len(peers) > 2:
+        if turn == 1:
             peers.sort(key=lambda p: -p.median())
-            for p in peers[2:]:
-                print(f"  {net}: {p.name} {p.median():,.1f} img/s, dropped", file=sys.stderr)
-                p.end()
-            peers = peers[:2]
+            kept = matter(peers)
+            for p in peers:
+                if p not in kept:
+                    print(f"  {net}: {p.name} {p.median():,.1f} img/s, dropped", file=sys.stderr)
+                    p.end()
+            peers = kept
     for p in [ours, *peers]:
         p.end()
     return ours, sorted(peers, key=lambda p: -p.median())
@@ -143,7 +178,7 @@ def cells(net, batch, ours, peers):
     ]
 
 
-def machine():
+def machine(rust):
     import importlib.metadata as meta
 
     cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), platform.machine())
@@ -153,6 +188,9 @@ def machine():
             found.append(f"{package} {meta.version(package)}")
         except meta.PackageNotFoundError:
             pass
+    if rust:
+        packages = tomllib.loads((HERE / "rust_peers/Cargo.lock").read_text())["package"]
+        found += [f"{p['name']} {p['version']}" for p in packages if p["name"] in ["burn", "candle-core"]]
     return f"{cpu}, {os.cpu_count()} logical CPUs; {', '.join(found)}"
 
 
@@ -166,12 +204,13 @@ def main():
     parser.add_argument("--compile", action="store_true", help="torch.compile too")
     parser.add_argument("--markdown", help="also append the table to this file")
     parser.add_argument("nets", nargs="+", metavar="NET:BATCH")
-    parser.add_argument("--only", default="", help="only peers whose name has this in it")
+    parser.add_argument("--rust", action="store_true", help="burn and candle too")
+    parser.add_argument("--only", default="", help="only peers whose name has one of these words, by commas, in it")
     a = parser.parse_args()
     global ONLY
-    ONLY = a.only
+    ONLY = a.only.split(",") if a.only else []
     head = ["network", "batch", "convoke img/s (range)", "of FMA peak", "peers img/s", "ratio", "memory MB"]
-    lines = [f"{a.mode}, {a.precision}, {a.threads} threads, {a.rounds} rounds of {a.seconds:g} s; {machine()}", ""]
+    lines = [f"{a.mode}, {a.precision}, {a.threads} threads, {a.rounds} rounds of {a.seconds:g} s; {machine(a.rust)}", ""]
     lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     print("\n".join(lines), flush=True)
     with tempfile.TemporaryDirectory() as folder:
