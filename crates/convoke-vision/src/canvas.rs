@@ -223,7 +223,8 @@ pub(crate) fn veil(picture: &Picture, values: &[f32]) -> Picture {
     let mut p = in_colour(picture);
     let most = values.iter().fold(0.0f32, |m, v| m.max(*v)).max(f32::MIN_POSITIVE);
     for (pixel, v) in p.data.chunks_exact_mut(3).zip(values) {
-        let t = (v / most).clamp(0.0, 1.0);
+        // The root, so that what is weak shows, too.
+        let t = (v / most).clamp(0.0, 1.0).sqrt();
         let glow = heat(0.25 + 0.75 * t);
         let grey =
             0.3 * f32::from(pixel[0]) + 0.59 * f32::from(pixel[1]) + 0.11 * f32::from(pixel[2]);

@@ -341,42 +341,83 @@ pub fn lens_picture(lens: &Lens) -> Picture {
 pub fn panel(picture: &Picture, slid: &Slid) -> Result<Picture> {
     let side = 420;
     let (lens, how) = (&slid.lens, &slid.slide);
-    let mut marked = in_colour(picture);
-    let bounds = Bounds {
-        left: slid.under.0 as f64,
-        top: slid.under.1 as f64,
-        width: lens.size.1 as f64,
-        height: lens.size.0 as f64,
-    };
-    let line = (picture.width.max(picture.height) / side).max(1) as isize;
-    frame(&mut marked, &bounds, line, line, BEST);
-    let times = (160 / lens.size.0.max(lens.size.1)).max(1);
     let sizes = |m: &Map| format!("{}x{}", m.size.1, m.size.0);
-    let input = format!("{}x{}, framed: strongest answer", slid.picture.0, slid.picture.1);
+    let size = format!("{}x{}", slid.picture.0, slid.picture.1);
     let window = format!("{}x{} x {} channels", lens.size.1, lens.size.0, lens.channels);
     let moved = format!("stride {}, padding {}", how.stride, how.padding);
-    let most = format!(
-        "{}, largest {} at {},{}",
-        sizes(&slid.map),
-        short(slid.best.2),
-        slid.best.1,
-        slid.best.0
-    );
+    let (row, column, most) = slid.best;
+    let largest = format!("largest {} at {column},{row}", short(most));
+    let under = format!("{},{} of the picture: {}", slid.under.0, slid.under.1, short(most));
+    let times = (160 / lens.size.0.max(lens.size.1)).max(1);
+    let filter = fit(&enlarge(&lens_picture(lens), times), 160)?;
     let mut tiles = vec![
-        Tile::new(fit(&marked, side)?, &["picture", &input]),
-        Tile::new(
-            fit(&enlarge(&lens_picture(lens), times), 160)?,
-            &[&format!("filter: {}", lens.name), &window, &moved],
-        ),
-        Tile::new(fit(&map_picture(&slid.map), side)?, &["feature map", &most]),
+        Tile::new(marked(picture, slid, side)?, &["picture", &size, "framed: strongest answer"]),
+        Tile::new(filter, &[&format!("filter: {}", lens.name), &window, &moved]),
+        Tile::new(close(picture, slid)?, &["where it answers most", &under]),
+        Tile::new(strong(&slid.map, side), &["feature map", &sizes(&slid.map), &largest]),
     ];
     if let (Some(p), Some((kind, n))) = (&slid.pooled, how.pool) {
         let kind = if kind == Pooling::Max { "max" } else { "mean" };
-        let name = format!("after {kind} pooling {n}x{n}");
-        tiles.push(Tile::new(fit(&map_picture(p), side)?, &[&name, &sizes(p)]));
+        tiles.push(Tile::new(
+            strong(p, side),
+            &[&format!("after {kind} pooling {n}x{n}"), &sizes(p)],
+        ));
     }
-    let columns = if tiles.len() == 4 { 2 } else { 3 };
-    Ok(grid("A filter slid over a picture", &tiles, columns, Font::Plain))
+    Ok(grid("A filter slid over a picture", &tiles, 3, Font::Plain))
+}
+
+/// The pixels under the lens at the strongest answer, in a picture of `side` pixels at most.
+fn marked(picture: &Picture, slid: &Slid, side: usize) -> Result<Picture> {
+    let mut p = in_colour(&fit(picture, side)?);
+    let scale = p.width as f64 / picture.width as f64;
+    let size = |n: usize| (n as f64 * scale).max(6.0);
+    let bounds = Bounds {
+        left: slid.under.0 as f64 * scale,
+        top: slid.under.1 as f64 * scale,
+        width: size(slid.lens.size.1),
+        height: size(slid.lens.size.0),
+    };
+    frame(&mut p, &bounds, 2, 2, BEST);
+    Ok(p)
+}
+
+/// The same, close up: four times the lens around it.
+fn close(picture: &Picture, slid: &Slid) -> Result<Picture> {
+    let axis = |under: isize, lens: usize, whole: usize| {
+        let n = (4 * lens).min(whole);
+        let middle = under + lens as isize / 2 - n as isize / 2;
+        (middle.clamp(0, (whole - n) as isize) as usize, n)
+    };
+    let (left, w) = axis(slid.under.0, slid.lens.size.1, picture.width);
+    let (top, h) = axis(slid.under.1, slid.lens.size.0, picture.height);
+    let crop = picture.crop(left, top, w, h);
+    let times = (220 / w.max(h)).max(1);
+    let mut p = in_colour(&enlarge(&crop, times));
+    let at = |under: isize, from: usize| ((under - from as isize) * times as isize) as f64;
+    let bounds = Bounds {
+        left: at(slid.under.0, left),
+        top: at(slid.under.1, top),
+        width: (slid.lens.size.1 * times) as f64,
+        height: (slid.lens.size.0 * times) as f64,
+    };
+    frame(&mut p, &bounds, 0, 1, BEST);
+    fit(&p, 220)
+}
+
+/// A map in colours in `side` pixels at most; where it must shrink, a pixel shows the strongest of the places
+/// that it stands for, since answers of both signs would cancel in a mean.
+fn strong(map: &Map, side: usize) -> Picture {
+    let (h, w) = map.size;
+    let step = h.max(w).div_ceil(side).max(1);
+    let (rows, columns) = (h.div_ceil(step), w.div_ceil(step));
+    let mut values = vec![0.0f32; rows * columns];
+    for (i, v) in map.values.iter().enumerate() {
+        let at = &mut values[i / w / step * columns + i % w / step];
+        if v.abs() > at.abs() {
+            *at = *v;
+        }
+    }
+    enlarge(&colours(&values, rows, columns), side / h.max(w).max(1))
 }
 
 #[cfg(test)]

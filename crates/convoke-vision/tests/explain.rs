@@ -1,48 +1,12 @@
 //! What explains an answer equals captum's and pytorch-grad-cam's on the same weights, on a fixture made by
 //! `fixtures/explain.py`.
 
-use convoke_data::Preprocess;
-use convoke_engine::{Network, Overrides};
-use convoke_formats::ModelFile;
-use convoke_vision::look::{Inside, Method, Occluder, Target, Weights};
-use safetensors::SafeTensors;
+mod common;
+
+use common::open;
+use convoke_vision::look::{Method, Occluder, Weights};
 
 const TOLERANCE: f32 = 1e-3;
-
-struct Fixture(SafeTensors<'static>);
-
-impl Fixture {
-    fn floats(&self, name: &str) -> Vec<f32> {
-        let t = self.0.tensor(name).expect(name);
-        t.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
-    }
-}
-
-fn open() -> (Fixture, Inside, Vec<f32>, Target) {
-    let bytes = include_bytes!("fixtures/explain.safetensors");
-    let (_, header) = SafeTensors::read_metadata(bytes).unwrap();
-    let header = header.metadata().clone().unwrap();
-    let f = Fixture(SafeTensors::deserialize(bytes).unwrap());
-    let network = Network::from_toml(&header["network"], &Overrides::default()).unwrap();
-    let flat = |params: Vec<convoke_engine::Param>| -> Vec<f32> {
-        params.iter().flat_map(|p| f.floats(&p.name)).collect()
-    };
-    let model = ModelFile {
-        classes: ["a", "b", "c", "d"].map(String::from).to_vec(),
-        preprocess: Preprocess::plain(20, 18, 3),
-        task: "classify".into(),
-        params: flat(network.params()),
-        state: flat(network.state()),
-        facts: Default::default(),
-        extra: Default::default(),
-        network,
-    };
-    let inside = Inside::new(model, 2).unwrap();
-    let x = f.floats("x");
-    let target = inside.target(&x, None).unwrap();
-    assert_eq!(target.class.to_string(), header["class"]);
-    (f, inside, x, target)
-}
 
 /// Equal to a thousandth of the largest number.
 fn same(what: &str, got: &[f32], want: &[f32]) {
@@ -140,4 +104,46 @@ fn the_strongest_patches_are_where_the_maps_are_largest() {
         assert_eq!(p.value, most);
         assert_eq!(maps[p.picture].plane(f.filter)[p.place.0 * 9 + p.place.1], most);
     }
+}
+
+#[test]
+fn signals_are_looked_into_as_well() {
+    use convoke_data::Preprocess;
+    use convoke_engine::layers::Conv;
+    use convoke_engine::{Builder, Plan, PlanOptions, Session, Shape};
+    let mut b = Builder::new("signal", Shape::new(1, 64, 1));
+    b.conv(Conv::signal(6, 7)).batch_norm().relu().max_pool([1, 2], [1, 2]);
+    b.conv(Conv::signal(8, 5)).relu().global_mean_pool().dense(3);
+    let network = b.build().unwrap();
+    let mut s =
+        Session::new(Plan::compile(&network, &PlanOptions::predict(1, 1)).unwrap()).unwrap();
+    s.init(1);
+    let model = convoke_formats::ModelFile {
+        classes: ["a", "b", "c"].map(String::from).to_vec(),
+        preprocess: Preprocess::plain(1, 64, 1),
+        task: "classify".into(),
+        params: s.params().to_vec(),
+        state: s.state().to_vec(),
+        facts: Default::default(),
+        extra: Default::default(),
+        network,
+    };
+    let inside = convoke_vision::look::Inside::new(model, 1).unwrap();
+    let x: Vec<f32> = (0..64).map(|i| (i as f32 * 0.7).sin()).collect();
+    let target = inside.target(&x, Some(2)).unwrap();
+    let e = inside.explained(&x, &target, &Method::ALL).unwrap();
+    assert!(e.attributions.iter().all(|a| a.size.0 == 1 && a.values.iter().any(|v| *v != 0.0)));
+    convoke_vision::look::explained_picture(&inside.seen(&x), &e).unwrap();
+    let relu = inside.place("relu2").unwrap();
+    let field = inside.field(relu, &[x.clone()], None).unwrap();
+    // 7, then a pool of 2, then 5 at stride 2.
+    assert_eq!((field.field.w.size, field.field.h.size), (7 + 1 + 4 * 2, 1));
+    assert!(field.effective.middle[3] <= 16 && field.effective.side >= 1.0, "{field:?}");
+    for maps in inside.maps(&x, &inside.shown_layers()).unwrap() {
+        convoke_vision::look::map_sheet(&maps, None).unwrap();
+    }
+    let conv = inside.place("conv2").unwrap();
+    let a = inside.arithmetic(&x, conv, None, None).unwrap();
+    assert_eq!((a.window, a.channels), ((1, 5), 6));
+    assert!((a.sum - f64::from(a.network)).abs() < 1e-4);
 }

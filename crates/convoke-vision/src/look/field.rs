@@ -107,7 +107,7 @@ impl Inside {
             field,
             place: at,
             sees: (start(field.h, at.0), start(field.w, at.1), field.h.size, field.w.size),
-            warnings: warnings(&node.name, &field, &effective, object),
+            warnings: warnings(&node.name, &field, &effective, object, self.last_map()? == place),
             effective,
         })
     }
@@ -150,7 +150,13 @@ impl Inside {
     }
 }
 
-fn warnings(layer: &str, field: &Field, e: &Effective, object: Option<(f64, f64)>) -> Vec<String> {
+fn warnings(
+    layer: &str,
+    field: &Field,
+    e: &Effective,
+    object: Option<(f64, f64)>,
+    last: bool,
+) -> Vec<String> {
     let mut all = Vec::new();
     let (h, w) = (field.h.size as f64, field.w.size as f64);
     if let Some((ow, oh)) = object {
@@ -171,7 +177,7 @@ fn warnings(layer: &str, field: &Field, e: &Effective, object: Option<(f64, f64)
                 e.side
             ));
         }
-    } else if (h as usize) < e.size.0 || (w as usize) < e.size.1 {
+    } else if last && ((h as usize) < e.size.0 || (w as usize) < e.size.1) {
         all.push(format!(
             "`{layer}` can see {w:.0}x{h:.0} of {}x{} pixels: larger things are seen in parts",
             e.size.1, e.size.0
@@ -249,11 +255,12 @@ mod tests {
         let field = Field { h: axis, w: axis };
         let e =
             Effective { size: (64, 64), values: vec![], side: 20.0, middle: [0; 4], share: 1.0 };
-        let words = |object| warnings("conv5", &field, &e, object).join(" ");
+        let words = |object| warnings("conv5", &field, &e, object, true).join(" ");
         assert!(words(Some((50.0, 30.0))).contains("larger than the 40x40"));
         assert!(words(Some((38.0, 38.0))).contains("really looks at"));
         assert!(words(Some((3.0, 4.0))).contains("smaller"));
         assert_eq!(words(Some((20.0, 20.0))), "");
         assert!(words(None).contains("40x40 of 64x64"));
+        assert!(warnings("conv5", &field, &e, None, false).is_empty());
     }
 }

@@ -406,7 +406,7 @@ fn data(r: &RunReport) -> String {
 }
 
 fn settings(r: &RunReport) -> String {
-    let mut t = String::from("<table><tbody>\n");
+    let mut t = String::from("<table class=\"settings\"><tbody>\n");
     for (k, v) in &r.settings {
         let _ = writeln!(t, "<tr><td>{}</td><td><code>{}</code></td></tr>", escape(k), escape(v));
     }
