@@ -8,6 +8,7 @@ built here from their paper's table.
 """
 import sys
 import timm, torch, torchvision.models as tv
+from timm.models.efficientnet import _gen_mobilenet_v1
 from torch import nn
 
 
@@ -154,6 +155,7 @@ NETS = {
     "densenet169": torchvision(tv.densenet169),
     "xception": from_timm("legacy_xception", 299),
     "mobilenet-v1": from_timm("mobilenetv1_100"),
+    "mobilenet-v1-0.25": lambda: (_gen_mobilenet_v1("mobilenetv1_100", 0.25), (3, 128, 128), "timm's, width 0.25"),
     "mobilenet-v2": torchvision(tv.mobilenet_v2),
     "seresnet50": from_timm("seresnet50"),
     "seresnet50-v1": from_timm("legacy_seresnet50"),

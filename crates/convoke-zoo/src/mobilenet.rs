@@ -1,4 +1,4 @@
-//! MobileNet v1 (Howard et al. 2017, table 1) and v2 (Sandler et al. 2018, table 2), width 1.0. v2 is named
+//! MobileNet v1 (Howard et al. 2017, table 1) and v2 (Sandler et al. 2018, table 2). v2 is named
 //! as in torchvision.
 //!
 //! v1 is rows of depthwise 3×3 and 1×1. Each inverted residual of v2: 1×1 to t times the channels, depthwise 3×3 with the stride, 1×1 down
@@ -19,6 +19,8 @@ const V2: Paper = Paper {
 
 pub(crate) const ENTRIES: &[Entry] = &[
     V1.network("mobilenet-v1", "depthwise convolutions in place of full ones", v1),
+    V1.network("mobilenet-v1-0.25", "the same with a quarter of the filters, for small pictures", v1_quarter)
+        .side(128),
     V2.network(
         "mobilenet-v2",
         "inverted residuals with depthwise convolutions; small and cheap",
@@ -100,14 +102,22 @@ const ROWS: [(usize, usize); 13] = [
     (1024, 1),
 ];
 
-/// Padding as TensorFlow has it, where the known weights come from.
 fn v1(name: &str, input: Shape, classes: usize) -> Result<Network> {
+    v1_thinner(name, input, classes, 1)
+}
+
+fn v1_quarter(name: &str, input: Shape, classes: usize) -> Result<Network> {
+    v1_thinner(name, input, classes, 4)
+}
+
+/// With one of `share` filters. Padding as TensorFlow has it, where the known weights come from.
+fn v1_thinner(name: &str, input: Shape, classes: usize, share: usize) -> Result<Network> {
     let mut b = Builder::new(name, input);
-    part(&mut b, "features.0", 0, Conv::new(32, 3).stride(2));
+    part(&mut b, "features.0", 0, Conv::new(32 / share, 3).stride(2));
     for (at, (channels, stride)) in (1..).zip(ROWS) {
         let block = format!("features.{at}");
         part(&mut b, &block, 0, Conv::depthwise(3).stride(stride));
-        part(&mut b, &block, 3, Conv::new(channels, 1));
+        part(&mut b, &block, 3, Conv::new(channels / share, 1));
     }
     b.global_mean_pool().dropout(0.001);
     let from = b.here();

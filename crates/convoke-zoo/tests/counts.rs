@@ -47,6 +47,7 @@ const COUNTS: &[(&str, usize, u64)] = &[
     ("densenet169", 14_149_480, 3_359_843_328), // torchvision densenet169
     ("xception", 22_855_952, 8_357_403_496), // timm legacy_xception
     ("mobilenet-v1", 4_231_976, 568_740_352), // timm mobilenetv1_100
+    ("mobilenet-v1-0.25", 470_072, 13_570_048), // timm's, width 0.25
     ("mobilenet-v2", 3_504_872, 300_774_272), // torchvision mobilenet_v2
     ("seresnet50", 28_088_024, 4_091_699_200), // timm seresnet50
     ("seresnet50-v1", 28_088_024, 3_860_488_192), // timm legacy_seresnet50

@@ -1,12 +1,13 @@
 //! `convoke export`.
 
 use super::import::told;
-use crate::common::{self, Model, bytes};
-use anyhow::{Result, bail};
+use crate::common::{self, Model, Threads, bytes};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use convoke_engine::{Network, Plan, PlanOptions, Session};
+use convoke_data::scene::{SceneOptions, draw_scene};
+use convoke_engine::{Network, Plan, PlanOptions, Session, Shape};
 use convoke_formats::ModelFile;
-use convoke_formats::onnx::{self, ExportOptions, OPSETS};
+use convoke_formats::onnx::{self, ExportOptions, OPSETS, Tensor};
 use convoke_formats::weights::{family, save_torch};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -36,6 +37,8 @@ pub struct Args {
     /// Seed of fresh weights
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
+    #[command(flatten)]
+    threads: Threads,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -87,7 +90,80 @@ pub fn run(args: Args) -> Result<()> {
     if !model.ranges().is_empty() {
         println!("written in f32: the ranges for 8-bit integers stay behind");
     }
+    read_back(&out, &model, &options, args.threads.count())
+}
+
+/// Pictures that a file is compared on.
+const PICTURES: usize = 4;
+/// More than that, in units of the largest output, is no rounding.
+const ROUNDING: f32 = 1e-3;
+
+/// Reads the file as `import` reads it and compares what both networks make of drawn pictures. With the
+/// preprocessing in the graph its network alone is compared.
+fn read_back(out: &Path, model: &ModelFile, options: &ExportOptions, threads: usize) -> Result<()> {
+    let told = || format!("{} is written, but cannot be read back", out.display());
+    let file = if options.preprocess {
+        let bytes = onnx::to_bytes(model, &ExportOptions { preprocess: false, ..*options });
+        onnx::Model::from_bytes(&bytes.map_err(anyhow::Error::msg)?).map_err(anyhow::Error::msg)
+    } else {
+        onnx::Model::open(out).map_err(Into::into)
+    };
+    let back =
+        file.and_then(|f| f.to_network(None).map_err(anyhow::Error::msg)).with_context(told)?;
+    let (s, x) = (model.network.input_shape(), pictures(model)?);
+    let want = predicted(&model.network, &model.params, &model.state, &x, threads)?;
+    let given = Tensor::floats(&[PICTURES, s.c, s.h, s.w], channels_first(&x, s));
+    let given = back.input(&given).map_err(anyhow::Error::msg)?;
+    let got = predicted(&back.network, &back.params, &back.state, &given, threads)?;
+    let got = back.outputs(&got, PICTURES).map_err(anyhow::Error::msg)?;
+    let got = got[0].f32s().map_err(anyhow::Error::msg)?;
+    let want = channels_first(&want, model.network.output_shape());
+    let largest = want.iter().fold(f32::MIN_POSITIVE, |m, v| m.max(v.abs()));
+    let off = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / largest;
+    println!(
+        "read back: at most {off:.1e} of the largest output apart, on {PICTURES} drawn pictures"
+    );
+    if got.len() != want.len() || off.is_nan() || off > ROUNDING {
+        bail!("{} is written, but gives other outputs than the model", out.display());
+    }
     Ok(())
+}
+
+fn predicted(
+    network: &Network,
+    params: &[f32],
+    state: &[f32],
+    x: &[f32],
+    threads: usize,
+) -> Result<Vec<f32>> {
+    let mut s = Session::new(Plan::compile(network, &PlanOptions::predict(PICTURES, threads))?)?;
+    s.set_params(params)?;
+    s.set_state(state)?;
+    s.input_mut().copy_from_slice(x);
+    Ok(s.predict(PICTURES)?.to_vec())
+}
+
+/// Drawn scenes as the model sees them; waves where its input is no picture.
+fn pictures(model: &ModelFile) -> Result<Vec<f32>> {
+    let (s, pre) = (model.network.input_shape(), &model.preprocess);
+    let mut x = vec![0.0; PICTURES * s.len()];
+    if s != Shape::new(pre.height, pre.width, pre.channels) || pre.channels != 3 {
+        x.iter_mut().enumerate().for_each(|(i, v)| *v = (i as f32 * 0.37).sin());
+        return Ok(x);
+    }
+    for (seed, out) in x.chunks_exact_mut(s.len()).enumerate() {
+        let size = SceneOptions { width: 320, height: 240, ..SceneOptions::new(seed as u64) };
+        pre.apply(&draw_scene(&size).picture, out)?;
+    }
+    Ok(x)
+}
+
+/// `[n, h, w, c] -> [n, c, h, w]`
+fn channels_first(x: &[f32], s: Shape) -> Vec<f32> {
+    let place = |i: usize| i % s.pixels() * s.c + i / s.pixels();
+    x.chunks_exact(s.len())
+        .flat_map(|x| (0..s.len()).map(|i| x[place(i)]).collect::<Vec<_>>())
+        .collect()
 }
 
 fn size(path: &Path) -> Result<String> {

@@ -153,7 +153,7 @@ pub fn source_of(model: Option<&str>, weights: &Weights) -> Result<Source> {
             }
         };
     }
-    let mut nearest: Option<(f64, String)> = None;
+    let mut nearest: Option<(f64, Network)> = None;
     for entry in convoke_zoo::MODELS {
         let source = Source::Zoo(entry);
         let Ok(network) = network_for(&source, weights, None) else { continue };
@@ -163,15 +163,17 @@ pub fn source_of(model: Option<&str>, weights: &Weights) -> Result<Source> {
         }
         let share = m.found as f64 / m.wanted.max(1) as f64;
         if share > 0.5 && nearest.as_ref().is_none_or(|(best, _)| share > *best) {
-            let text = format!("nearest is {}, {} of {} tensors", entry.name, m.found, m.wanted);
-            nearest = Some((share, text));
+            nearest = Some((share, network));
         }
+    }
+    if let Some((_, network)) = nearest {
+        let what = "no network of the zoo has just these tensors; the nearest has others";
+        fit(&network, weights, FitOptions::default()).context(what)?;
     }
     let mut names = weights.iter().map(|(n, s)| format!("`{n}` {s:?}"));
     let first: Vec<String> = names.by_ref().take(2).collect();
-    let nearest = nearest.map_or(String::new(), |(_, text)| format!("; {text}"));
     bail!(
-        "{}: fits no network of the zoo as it is{nearest}; it holds {} tensors such as {}; give --model",
+        "{}: fits no network of the zoo; it holds {} tensors such as {}; give --model",
         weights.path().display(),
         first.len() + names.count(),
         first.join(" and ")

@@ -6,6 +6,9 @@ mod graph;
 mod layers;
 mod picture;
 
+#[cfg(test)]
+mod tests;
+
 use super::proto::{
     DataType, Dim, GraphProto, ModelProto, OperatorSetIdProto, StringStringEntryProto,
 };

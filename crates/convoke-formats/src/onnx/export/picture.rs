@@ -1,9 +1,10 @@
 //! Preprocessing in ONNX's ops: from `image`, uint8 `[n, height, width, channels]`, to the network's input.
 //!
 //! Pictures are resampled by two matrix products, along the rows and then along the columns, whose weights
-//! are PIL's and are made in the graph from the picture's size. ONNX's own `Resize` has antialiasing since
-//! opset 18, but is up to 4 grey levels away from PIL at some pixels (bilinear, ONNX Runtime 1.32), does not
-//! cut at fractions of a pixel and knows no Lanczos.
+//! are PIL's and are made in the graph from the picture's size. On photos the result is at most 2 grey levels
+//! from PIL's, where a half is rounded the other way. ONNX's own `Resize` with antialiasing is as close (at most 4
+//! in ONNX Runtime 1.32), but needs opset 18, is missing in many runtimes, does not cut at fractions of a pixel
+//! and knows no Lanczos.
 
 use super::graph::{Graph, int, ints};
 use crate::onnx::proto::{AttributeProto, DataType};
