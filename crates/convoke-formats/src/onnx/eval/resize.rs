@@ -100,7 +100,7 @@ pub(in super::super) fn plan(
     }
     let mut tables = vec![None; shape.len()];
     for (i, (&a, &(out, scale))) in over.iter().zip(&factors).enumerate() {
-        if out > 1 << 22 {
+        if out > 1 << 20 {
             return Err(format!("resizes {} to {out}", shape[a]));
         }
         let region = roi.as_ref().map(|r| (f64::from(r[i]), f64::from(r[over.len() + i])));

@@ -417,6 +417,10 @@ impl Lower<'_> {
 
     /// One output stays a map; several become one vector, one behind the other.
     fn join_outputs(&mut self, maps: Vec<Map>) -> Said<(usize, Vec<Output>)> {
+        let long = |m: &Map| self.shape(m.place).len();
+        if maps.iter().map(long).sum::<usize>() > 1 << 25 {
+            return Err("its outputs are too large".into());
+        }
         if let [m] = &maps[..] {
             let m = self.natural(m)?;
             let output = Output { start: 0, sizes: m.sizes(), places: m.places() };

@@ -9,6 +9,9 @@ use super::layout::Map;
 use super::linear::{explicit, pair};
 use convoke_engine::layers::*;
 
+/// Places along an axis that are told one by one: more is no picture.
+const LONGEST: usize = 1 << 16;
+
 impl Lower<'_> {
     pub fn pool(&mut self, node: &Node) -> Said<Map> {
         let m = self.map(node, 0)?;
@@ -197,6 +200,9 @@ impl Lower<'_> {
     /// Weighted sums along an axis.
     fn mix(&mut self, m: &Map, axis: usize, table: Vec<Vec<(usize, f32)>>) -> Said<Map> {
         let (size, out) = (m.size(axis), table.len());
+        if out > LONGEST {
+            return Err(format!("makes {out} places of {size}; at most {LONGEST}"));
+        }
         let line = self.line(m, axis)?;
         let place = self.add("", Mix { axis: line.of, size, table }, &[line.place()])?;
         Ok(line.changed(place, out))
@@ -346,6 +352,9 @@ impl Lower<'_> {
         super::super::tensor::count(&to)?;
         for axis in 0..m.axes.len() {
             let (n, wanted) = (sizes[axis + 1], to[axis + 1]);
+            if wanted > LONGEST {
+                return Err(format!("makes {wanted} places of {n}; at most {LONGEST}"));
+            }
             if n != wanted {
                 let places: Vec<usize> = (0..wanted).map(|i| i % n).collect();
                 m = self.mix(&m, axis, places.iter().map(|&p| vec![(p, 1.0)]).collect())?;
