@@ -8,6 +8,7 @@
 
 mod dense;
 mod dots;
+mod narrow;
 mod pack;
 mod tiles;
 mod walk;
@@ -17,13 +18,14 @@ mod winograd;
 use crate::norm::Source;
 use crate::{Ctx, Isa};
 use dense::Dense;
-use dots::{DotWalk, DotWeights};
+use narrow::{Narrow, NarrowWalk};
+use tiles::Kind;
 pub(crate) use tiles::present as tiles_present;
 pub use tiles::{Int8, Precision, Range8};
-use tiles::{Kind, TileWalk, TileWeights};
 use walk::Walk;
 use weights::Weights;
-use winograd::{WinogradWalk, WinogradWeights};
+use winograd::Fewer;
+pub use winograd::Winograd;
 
 /// Sizes of a convolution, padding in numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -131,179 +133,6 @@ pub struct Conv {
     threads: usize,
 }
 
-/// What multiplies bf16 (f32 as sums of it, on tiles) or integers.
-#[derive(Debug, Clone, Default)]
-struct Narrow {
-    forward: Option<NarrowWalk>,
-    backward: Option<Vec<NarrowWalk>>,
-    weights: Option<NarrowWeights>,
-}
-
-/// A walk on matrix tiles or in dot products of vectors.
-#[derive(Debug, Clone)]
-enum NarrowWalk {
-    Tiles(TileWalk),
-    Dots(DotWalk),
-}
-
-/// Backward-weights likewise.
-#[derive(Debug, Clone)]
-enum NarrowWeights {
-    Tiles(TileWeights),
-    Dots(DotWeights),
-}
-
-/// Calls a method of whichever it is.
-macro_rules! either {
-    ($of:ident, $self:expr, $method:ident($($arg:expr),*)) => {
-        match $self {
-            $of::Tiles(tiles) => tiles.$method($($arg),*),
-            $of::Dots(dots) => dots.$method($($arg),*),
-        }
-    };
-}
-
-impl NarrowWalk {
-    fn new(base: &Walk, kind: Kind, batch: usize, threads: usize) -> Self {
-        match kind {
-            Kind::Int8(way, _) if way != Int8::Tiles => {
-                NarrowWalk::Dots(DotWalk::new(base, kind, batch, threads))
-            }
-            Kind::Floats(_) if base.isa() != Isa::Amx => {
-                NarrowWalk::Dots(DotWalk::new(base, kind, batch, threads))
-            }
-            _ => NarrowWalk::Tiles(TileWalk::new(base, kind, batch, threads)),
-        }
-    }
-
-    fn pack_len(&self) -> usize {
-        either!(NarrowWalk, self, pack_len())
-    }
-
-    fn scratch_len(&self) -> usize {
-        either!(NarrowWalk, self, scratch_len())
-    }
-
-    fn cost(&self, batch: usize) -> f64 {
-        either!(NarrowWalk, self, cost(batch))
-    }
-}
-
-impl NarrowWeights {
-    fn cost(&self, batch: usize) -> f64 {
-        either!(NarrowWeights, self, cost(batch))
-    }
-}
-
-impl Narrow {
-    /// Whether an instruction set has faster products for a precision.
-    fn serves(isa: Isa, precision: Precision) -> bool {
-        isa == Isa::Amx || precision == Precision::Bf16 && dots::bf16_present(isa)
-    }
-
-    /// Those of the three that take fewer cycles so; all of them if they must.
-    fn new(conv: &Conv, precision: Precision, must: bool) -> Self {
-        let (s, batch, threads) = (&conv.shape, conv.batch, conv.threads);
-        let isa = conv.forward.isa();
-        if !Self::serves(isa, precision) || s.groups > 1 {
-            return Narrow::default();
-        }
-        // Forward and backward-data choose by channels and window, whatever the extent of the maps, so that
-        // a picture in parts gives the bits that it gives in one piece.
-        let typical = typical(s);
-        let few = s.oh * s.ow == 1 && batch < FEW && isa == Isa::Amx;
-        let long = s.filter_len() > MANY;
-        let kind = Kind::Floats(precision);
-        let cost = |w: &Walk| NarrowWalk::new(w, kind, TYPICAL_BATCH, 1).cost(TYPICAL_BATCH);
-        let forward = cost(&Walk::forward(&typical, isa, false));
-        let backward: f64 = Walk::backward_data(&typical, isa).iter().map(cost).sum();
-        let weights = match isa {
-            Isa::Amx => NarrowWeights::Tiles(TileWeights::new(s, precision, batch, threads)),
-            _ => NarrowWeights::Dots(DotWeights::new(s, batch, threads)),
-        };
-        let narrow = |w: &Walk| NarrowWalk::new(w, kind, batch, threads);
-        let chosen = |few: bool, narrow: f64, fma: f64| must || !few && narrow < fma;
-        Narrow {
-            forward: chosen(few, forward, fma(&typical, TYPICAL_BATCH, s.d, s.c))
-                .then(|| narrow(&conv.forward)),
-            backward: chosen(few, backward, fma(&typical, TYPICAL_BATCH, s.c, s.d))
-                .then(|| conv.backward.iter().map(narrow).collect()),
-            weights: chosen(long, weights.cost(batch), fma(s, batch, s.d, s.c)).then_some(weights),
-        }
-    }
-}
-
-/// For whom [`Conv::winograd`] chooses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Winograd {
-    /// All three passes, filters transformed in each step.
-    Training,
-    /// Forward alone, filters transformed once.
-    Prediction,
-    /// Wherever it fits, faster or not: to test and to measure.
-    Always,
-}
-
-/// What runs with fewer products.
-#[derive(Debug, Clone, Default)]
-struct Fewer {
-    forward: Option<WinogradWalk>,
-    backward: Option<WinogradWalk>,
-    weights: Option<WinogradWeights>,
-}
-
-impl Fewer {
-    fn new(conv: &Conv, when: Winograd) -> Self {
-        let (s, batch, isa) = (&conv.shape, conv.batch, conv.forward.isa());
-        if !winograd::fits(s) || conv.dense.is_some() {
-            return Fewer::default();
-        }
-        let always = when == Winograd::Always;
-        let step = when == Winograd::Training;
-        let some = |walk: WinogradWalk| Some(walk).filter(|w| always || w.pays(batch, step));
-        let (forward, backward) =
-            (WinogradWalk::forward(s, isa), WinogradWalk::backward_data(s, isa));
-        let weights = WinogradWeights::new(s, isa, batch);
-        let trains = when != Winograd::Prediction;
-        let narrow = &conv.narrow;
-        Fewer {
-            forward: some(forward).filter(|_| always || narrow.forward.is_none()),
-            backward: some(backward).filter(|_| always || trains && narrow.backward.is_none()),
-            weights: Some(weights)
-                .filter(|w| always || trains && narrow.weights.is_none() && w.pays(batch)),
-        }
-    }
-}
-
-/// Cycles of the register tile: 25 products each, of 32 that it could make, and what maps take to be read
-/// and written.
-fn fma(s: &ConvShape, batch: usize, lanes: usize, sum: usize) -> f64 {
-    let products = (batch * s.oh * s.ow * s.kh * s.kw) as f64;
-    let maps = (batch * (s.x_len() + s.y_len())) as f64;
-    products * (lanes.next_multiple_of(SIMD) * sum) as f64 / 25.0 + 0.3 * maps
-}
-
-/// The same convolution over maps of a usual size.
-fn typical(s: &ConvShape) -> ConvShape {
-    const SIDE: usize = 32;
-    if (s.kh, s.kw, s.oh, s.ow) == (1, 1, 1, 1) {
-        return *s;
-    }
-    let across =
-        |k: usize, step: usize, dilation: usize| (SIDE - 1) * step + (k - 1) * dilation + 1;
-    let (h, w) = (across(s.kh, s.sh, s.dh), across(s.kw, s.sw, s.dw));
-    ConvShape { h: h - s.top.min(h - 1), w: w - s.left.min(w - 1), oh: SIDE, ow: SIDE, ..*s }
-}
-
-/// Pictures of the usual batch.
-const TYPICAL_BATCH: usize = 8;
-/// Samples of a dense layer below which tiles stand mostly empty.
-const FEW: usize = 64;
-/// Weights whose gradient takes as long as it takes to be written, however it is made.
-const MANY: usize = 4 << 20;
-/// Floats of an AVX-512 vector.
-const SIMD: usize = 16;
-
 impl Conv {
     /// Plans for up to `batch` samples on `threads` threads (which change no result), in f32.
     pub fn new(shape: ConvShape, isa: Isa, batch: usize, threads: usize) -> Self {
@@ -344,7 +173,7 @@ impl Conv {
         let way = way.unwrap_or_else(|| Int8::best(self.forward.isa()));
         let kind = Kind::Int8(way, range);
         let walk = NarrowWalk::new(&self.forward, kind, self.batch, self.threads);
-        if self.shape.groups > 1 || !either!(NarrowWalk, &walk, holds()) {
+        if self.shape.groups > 1 || !walk.holds() {
             return self;
         }
         Conv { narrow: Narrow { forward: Some(walk), ..self.narrow }, dense: None, ..self }
@@ -352,7 +181,7 @@ impl Conv {
 
     /// Whether [`Conv::forward`] is in integers.
     pub fn is_int8(&self) -> bool {
-        self.narrow.forward.as_ref().is_some_and(|w| either!(NarrowWalk, w, is_int8()))
+        self.narrow.forward.as_ref().is_some_and(NarrowWalk::is_int8)
     }
 
     /// The same with fewer products (Winograd's minimal filtering) for windows of 3×3 at stride 1: in f32, and last
@@ -456,8 +285,7 @@ impl Conv {
             return winograd.scratch_len(self.threads);
         }
         match &self.narrow.weights {
-            Some(NarrowWeights::Tiles(tiles)) => tiles.scratch_len(),
-            Some(NarrowWeights::Dots(dots)) => dots.scratch_len(self.threads),
+            Some(narrow) => narrow.scratch_len(self.threads),
             None => self.weights.scratch_len(self.threads),
         }
     }
@@ -468,7 +296,7 @@ impl Conv {
             return winograd.pack(cx, filters, pack);
         }
         if let Some(narrow) = &self.narrow.forward {
-            return either!(NarrowWalk, narrow, pack(cx, &self.shape, filters, false, pack));
+            return narrow.pack(cx, &self.shape, filters, false, pack);
         }
         pack::forward(cx, &self.shape, &self.forward, filters, pack);
     }
@@ -481,7 +309,7 @@ impl Conv {
         let mut rest = pack;
         for narrow in self.narrow.backward.iter().flatten() {
             let (mine, others) = rest.split_at_mut(narrow.pack_len());
-            either!(NarrowWalk, narrow, pack(cx, &self.shape, filters, true, mine));
+            narrow.pack(cx, &self.shape, filters, true, mine);
             rest = others;
         }
         if self.narrow.backward.is_some() {
@@ -515,7 +343,7 @@ impl Conv {
             return winograd.run(cx, n, x, pack, y, false, epilogue, scratch);
         }
         if let Some(narrow) = &self.narrow.forward {
-            return either!(NarrowWalk, narrow, run(cx, n, x, pack, y, false, epilogue, scratch));
+            return narrow.run(cx, n, x, pack, y, false, epilogue, scratch);
         }
         self.forward.run(cx, n, x, pack, y, false, epilogue, scratch);
     }
@@ -543,11 +371,7 @@ impl Conv {
         if let Some(narrow) = &self.narrow.backward {
             for walk in narrow {
                 let (mine, others) = rest.split_at(walk.pack_len());
-                either!(
-                    NarrowWalk,
-                    walk,
-                    run(cx, n, dy.into(), mine, dx, accumulate, plain, scratch)
-                );
+                walk.run(cx, n, dy.into(), mine, dx, accumulate, plain, scratch);
                 rest = others;
             }
             return;
@@ -576,7 +400,7 @@ impl Conv {
             return winograd.run(cx, n, x, dy, dw, scratch);
         }
         if let Some(narrow) = &self.narrow.weights {
-            return either!(NarrowWeights, narrow, run(cx, n, x, dy, dw, scratch));
+            return narrow.run(cx, n, x, dy, dw, scratch);
         }
         self.weights.run(cx, n, x, dy, dw, scratch);
     }

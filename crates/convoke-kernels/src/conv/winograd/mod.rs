@@ -14,12 +14,53 @@ mod transform;
 mod walk;
 mod weights;
 
-pub(super) use walk::WinogradWalk;
-pub(super) use weights::WinogradWeights;
-
-use super::ConvShape;
+use super::{Conv, ConvShape};
 use crate::Isa;
 use crate::gemm::Family;
+use walk::WinogradWalk;
+use weights::WinogradWeights;
+
+/// For whom [`Conv::winograd`] chooses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Winograd {
+    /// All three passes, filters transformed in each step.
+    Training,
+    /// Forward alone, filters transformed once.
+    Prediction,
+    /// Wherever it fits, faster or not: to test and to measure.
+    Always,
+}
+
+/// What runs with fewer products.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Fewer {
+    pub forward: Option<WinogradWalk>,
+    pub backward: Option<WinogradWalk>,
+    pub weights: Option<WinogradWeights>,
+}
+
+impl Fewer {
+    pub fn new(conv: &Conv, when: Winograd) -> Self {
+        let (s, batch, isa) = (&conv.shape, conv.batch, conv.forward.isa());
+        if !fits(s) || conv.dense.is_some() {
+            return Fewer::default();
+        }
+        let always = when == Winograd::Always;
+        let step = when == Winograd::Training;
+        let some = |walk: WinogradWalk| Some(walk).filter(|w| always || w.pays(batch, step));
+        let (forward, backward) =
+            (WinogradWalk::forward(s, isa), WinogradWalk::backward_data(s, isa));
+        let weights = WinogradWeights::new(s, isa, batch);
+        let trains = when != Winograd::Prediction;
+        let narrow = &conv.narrow;
+        Fewer {
+            forward: some(forward).filter(|_| always || narrow.forward.is_none()),
+            backward: some(backward).filter(|_| always || trains && narrow.backward.is_none()),
+            weights: Some(weights)
+                .filter(|w| always || trains && narrow.weights.is_none() && w.pays(batch)),
+        }
+    }
+}
 
 /// Rows and columns of a source tile.
 const SIDE: usize = 4;
@@ -73,7 +114,7 @@ impl Maps {
 }
 
 /// Whether the algorithm is for such windows.
-pub(super) fn fits(s: &ConvShape) -> bool {
+fn fits(s: &ConvShape) -> bool {
     (s.kh, s.kw, s.sh, s.sw, s.dh, s.dw, s.groups) == (3, 3, 1, 1, 1, 1, 1)
         && s.top <= 2
         && s.left <= 2
