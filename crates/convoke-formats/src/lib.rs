@@ -3,8 +3,10 @@
 //! others, from safetensors and from PyTorch's files, are brought into a network by [`weights::fit`].
 
 mod model;
+mod reparameterise;
 mod torch;
 pub mod weights;
 
 pub use model::{ModelError, ModelFile};
+pub use reparameterise::{Reparameterised, reparameterise};
 pub use weights::Weights;
