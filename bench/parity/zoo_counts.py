@@ -164,6 +164,7 @@ NETS = {
     "mobilenet-v3-large": torchvision(tv.mobilenet_v3_large),
     "mobilenet-v3-small": torchvision(tv.mobilenet_v3_small),
     **{f"efficientnet-b{n}": torchvision(getattr(tv, f"efficientnet_b{n}"), side) for n, side in enumerate((224, 240, 288, 300, 380))},
+    **{f"tf-efficientnet-b{n}": from_timm(f"tf_efficientnet_b{n}", side) for n, side in enumerate((224, 240, 260, 300, 380))},
     "repvgg-a0": from_timm("repvgg_a0"),
     "convnext-tiny": torchvision(tv.convnext_tiny),
     "convnext-small": torchvision(tv.convnext_small),

@@ -91,15 +91,30 @@ impl Network {
     /// # Errors
     /// When no layer has that name, or the layers do not fit any more.
     pub fn with_layer(&self, name: &str, change: impl FnOnce(&mut Layer)) -> Result<Self> {
+        if self.find(name).is_none_or(|id| id == self.input()) {
+            return Err(Error::layer(name, "is not in the network"));
+        }
+        let mut change = Some(change);
+        self.with_layers(|at, layer| {
+            if at == name
+                && let Some(change) = change.take()
+            {
+                change(layer);
+            }
+        })
+    }
+
+    /// The same network after `change(name, layer)` of every layer.
+    ///
+    /// # Errors
+    /// When the layers do not fit any more.
+    pub fn with_layers(&self, mut change: impl FnMut(&str, &mut Layer)) -> Result<Self> {
         let mut layers: Vec<(String, Layer, Vec<NodeId>)> = self
             .nodes()
             .iter()
             .filter_map(|n| Some((n.name.clone(), n.layer.clone()?, n.inputs.clone())))
             .collect();
-        match layers.iter_mut().find(|l| l.0 == name) {
-            Some((_, layer, _)) => change(layer),
-            None => return Err(Error::layer(name, "is not in the network")),
-        }
+        layers.iter_mut().for_each(|(name, layer, _)| change(name, layer));
         Network::assemble(self.name(), self.input_shape(), layers, self.output())?
             .with_heads(self.heads().to_vec())
     }

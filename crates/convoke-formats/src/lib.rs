@@ -4,8 +4,10 @@
 
 mod model;
 pub mod onnx;
+mod reparameterise;
 mod torch;
 pub mod weights;
 
 pub use model::{ModelError, ModelFile};
+pub use reparameterise::{Reparameterised, reparameterise};
 pub use weights::Weights;

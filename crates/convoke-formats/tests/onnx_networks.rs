@@ -86,7 +86,7 @@ fn whole_graphs_of_onnx_give_their_outputs_both_ways() {
 }
 
 /// Cases of one op whose graph becomes a network.
-const NETWORKS: usize = 0;
+const NETWORKS: usize = 193;
 
 #[test]
 fn cases_that_become_networks_give_their_outputs() {
@@ -186,9 +186,7 @@ fn an_imported_network_learns_and_its_norms_stay_norms() {
 #[test]
 fn what_no_network_can_be_is_named_with_its_node() {
     let Some(folder) = shared("onnx-nodes") else { return };
-    for (case, word) in
-        [("test_top_k", "TopK"), ("test_Conv3d", "Conv"), ("test_matmul_3d", "one input")]
-    {
+    for (case, word) in [("test_Conv3d", "5 axes"), ("test_matmul_3d", "one input")] {
         let model = Model::open(&folder.join(case).join("model.onnx")).unwrap();
         let e = model.to_network(None).unwrap_err();
         assert!(e.contains(word) && !e.contains('\n'), "{case}: {e}");

@@ -279,7 +279,7 @@ mod tests {
         let tile = || Tile::new(Picture::filled(20, 10, [200, 0, 0]), &["one", "two"]);
         let p = grid("title", &[tile(), tile(), tile()], 2, Font::Small);
         assert_eq!(p.pixel(GAP + 1, GAP + 17 + GAP + 1), [200, 0, 0]);
-        assert_eq!(p.width, 2 * GAP + 9 * 5 + 1 - 1);
+        assert_eq!(p.width, GAP + 2 * (20 + GAP));
         assert!(p.data.chunks_exact(3).filter(|c| **c == INK).count() > 40);
     }
 

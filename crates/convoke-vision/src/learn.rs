@@ -274,6 +274,7 @@ impl Learner {
             self.mined = due;
         }
         let (batch, classes) = (self.regime.batch, self.classes.len());
+        // Field by field: the session is changed beside them.
         let tiles = Tiles {
             album: &self.album,
             regime: &self.regime,
@@ -412,8 +413,11 @@ impl Learner {
             let things = &self.album.examples[i].things;
             for c in &found.candidates {
                 if !things.iter().any(|t| is_hit(&c.bounds, &t.bounds)) {
-                    let at = c.bounds.centre();
-                    new.push(Alarm { picture: i, at, scale: c.scale });
+                    // As exact as a checkpoint keeps it.
+                    let short = |v: f64| f64::from(v as f32);
+                    let (x, y) = c.bounds.centre();
+                    let at = (short(x), short(y));
+                    new.push(Alarm { picture: i, at, scale: short(c.scale) });
                 }
             }
         }
@@ -438,7 +442,9 @@ impl Learner {
         model.extra.insert("optimizer".into(), self.session.optimizer_state().to_vec());
         // Numbers up to 2^24 are exact; pictures are far larger in no direction.
         let flat = |a: &Alarm| [a.picture as f32, a.at.0 as f32, a.at.1 as f32, a.scale as f32];
-        model.extra.insert("alarms".into(), self.alarms.iter().flat_map(flat).collect());
+        if !self.alarms.is_empty() {
+            model.extra.insert("alarms".into(), self.alarms.iter().flat_map(flat).collect());
+        }
         model
     }
 
@@ -574,7 +580,7 @@ mod tests {
     }
 
     fn options(threads: usize) -> LearnOptions {
-        LearnOptions { epochs: 4, steps: 15, minings: 1, threads, ..LearnOptions::default() }
+        LearnOptions { epochs: 5, steps: 25, minings: 1, threads, ..LearnOptions::default() }
     }
 
     fn learner(threads: usize) -> Learner {

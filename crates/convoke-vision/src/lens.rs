@@ -148,8 +148,8 @@ impl Lens {
         Ok(Lens { name: name.into(), size, channels: 1, weights: rows.concat() })
     }
 
-    /// A patch of the picture itself: it answers most where the picture looks the same (each channel less its
-    /// mean).
+    /// A patch of the picture itself, each channel less its mean: it answers most where the picture looks the
+    /// same, as a rule (a place of more contrast may answer as much).
     ///
     /// # Errors
     /// When the patch leaves the picture or is larger than 255 pixels.
@@ -483,8 +483,12 @@ mod tests {
 
     #[test]
     fn a_patch_answers_most_where_it_was_cut_out() {
-        let data =
-            (0..40 * 30 * 3).map(|i: usize| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        let mut state = 7u32;
+        let mut noise = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        };
+        let data = (0..40 * 30 * 3).map(|_| noise()).collect();
         let p = Picture { width: 40, height: 30, channels: 3, data };
         let lens = Lens::patch(&p, 11, 7, 6, 5).unwrap();
         let s = slide(&p, &lens, Slide { padding: Padding::Valid, ..slide_one() }, 1).unwrap();

@@ -483,11 +483,16 @@ mod tests {
 
     #[test]
     fn blocks_give_what_one_pass_gives() {
-        for network in [valid(), same(), pyramid()] {
-            for (width, height) in [(101, 67), (64, 150), (97, 98), (40, 31)] {
+        let small = [(101, 67), (64, 150), (97, 98), (40, 31)];
+        // A block of the pyramid is at least as large as what its coarsest map sees.
+        let large = [(301, 267), (164, 350), (297, 298), (240, 231)];
+        for (network, sizes, memory) in
+            [(valid(), small, 90_000), (same(), small, 90_000), (pyramid(), large, 900_000)]
+        {
+            for (width, height) in sizes {
                 let p = picture(width, height);
                 let (whole, all) = slide(&network, &p, usize::MAX, 1);
-                let (blocks, some) = slide(&network, &p, 90_000, 2);
+                let (blocks, some) = slide(&network, &p, memory, 2);
                 let name = network.name();
                 assert!(some < all, "{name} {width}x{height}: was not cut");
                 assert_eq!(whole, blocks, "{name} {width}x{height}");

@@ -11,26 +11,48 @@ const PAPER: Paper = Paper {
     title: "Tan and Le, EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks",
 };
 
-/// Scaled by width, depth and dropout; inputs as torchvision trains them.
+/// Inputs as torchvision trains them, and as the authors do.
 pub(crate) const ENTRIES: &[Entry] = &[
     PAPER
         .network("efficientnet-b0", "searched, then scaled in width, depth and input", |n, i, c| {
-            build(n, i, c, (1.0, 1.0, 0.2))
+            build(n, i, c, B0, TORCH)
         })
         .side(224),
-    PAPER
-        .network("efficientnet-b1", "one step larger", |n, i, c| build(n, i, c, (1.0, 1.1, 0.2)))
-        .side(240),
-    PAPER
-        .network("efficientnet-b2", "two steps larger", |n, i, c| build(n, i, c, (1.1, 1.2, 0.3)))
-        .side(288),
-    PAPER
-        .network("efficientnet-b3", "three steps larger", |n, i, c| build(n, i, c, (1.2, 1.4, 0.3)))
-        .side(300),
-    PAPER
-        .network("efficientnet-b4", "four steps larger", |n, i, c| build(n, i, c, (1.4, 1.8, 0.4)))
-        .side(380),
+    PAPER.network("efficientnet-b1", "one step larger", |n, i, c| build(n, i, c, B1, TORCH)).side(240),
+    PAPER.network("efficientnet-b2", "two steps larger", |n, i, c| build(n, i, c, B2, TORCH)).side(288),
+    PAPER.network("efficientnet-b3", "three steps larger", |n, i, c| build(n, i, c, B3, TORCH)).side(300),
+    PAPER.network("efficientnet-b4", "four steps larger", |n, i, c| build(n, i, c, B4, TORCH)).side(380),
+    PAPER.network("tf-efficientnet-b0", AUTHORS, |n, i, c| build(n, i, c, B0, TF)).side(224),
+    PAPER.network("tf-efficientnet-b1", AUTHORS, |n, i, c| build(n, i, c, B1, TF)).side(240),
+    PAPER.network("tf-efficientnet-b2", AUTHORS, |n, i, c| build(n, i, c, B2, TF)).side(260),
+    PAPER.network("tf-efficientnet-b3", AUTHORS, |n, i, c| build(n, i, c, B3, TF)).side(300),
+    PAPER.network("tf-efficientnet-b4", AUTHORS, |n, i, c| build(n, i, c, B4, TF)).side(380),
 ];
+const AUTHORS: &str = "the same as its authors have it: TensorFlow's padding and norms";
+
+/// Width, depth, dropout.
+type Scale = (f64, f64, f32);
+const B0: Scale = (1.0, 1.0, 0.2);
+const B1: Scale = (1.0, 1.1, 0.2);
+const B2: Scale = (1.1, 1.2, 0.3);
+const B3: Scale = (1.2, 1.4, 0.3);
+const B4: Scale = (1.4, 1.8, 0.4);
+
+/// What torchvision and TensorFlow do differently: padding, and epsilon and momentum of norms.
+#[derive(Clone, Copy)]
+struct Form {
+    symmetric: bool,
+    norm: (f32, f32),
+}
+const TORCH: Form = Form { symmetric: true, norm: (1e-5, 0.1) };
+const TF: Form = Form { symmetric: false, norm: (1e-3, 0.01) };
+
+impl Form {
+    fn conv_norm(self, b: &mut Builder, name: &str, conv: Conv, act: Act) {
+        let conv = if self.symmetric { conv.clone().pad([conv.window.h / 2; 2]) } else { conv };
+        conv_norm(b, name, conv, act, self.norm);
+    }
+}
 
 /// `(expansion, window, stride, channels, repeats)`.
 const TABLE: [(usize, usize, usize, usize, usize); 7] = [
@@ -42,19 +64,18 @@ const TABLE: [(usize, usize, usize, usize, usize); 7] = [
     (6, 5, 2, 192, 4),
     (6, 3, 1, 320, 1),
 ];
-const NORM: (f32, f32) = (1e-5, 0.1);
 
-/// `scale`: width, depth, dropout.
 fn build(
     name: &str,
     input: Shape,
     classes: usize,
-    (width, depth, dropout): (f64, f64, f32),
+    (width, depth, dropout): Scale,
+    form: Form,
 ) -> Result<Network> {
     let wide = |channels: usize| divisible(channels as f64 * width);
     let deep = |repeats: usize| (repeats as f64 * depth).ceil() as usize;
     let mut b = Builder::new(name, input);
-    conv_norm(&mut b, "features.0", Conv::new(wide(32), 3).stride(2).pad(1), Act::Silu, NORM);
+    form.conv_norm(&mut b, "features.0", Conv::new(wide(32), 3).stride(2), Act::Silu);
     let blocks: usize = TABLE.iter().map(|row| deep(row.4)).sum();
     let (mut channels, mut at) = (wide(32), 0);
     for (stage, (expansion, window, first, filters, repeats)) in (1..).zip(TABLE) {
@@ -68,11 +89,11 @@ fn build(
                 // The deeper the block, the more often it is left out.
                 dropped: 0.2 * at as f32 / blocks as f32,
             };
-            block.add(&mut b, channels);
+            block.add(&mut b, channels, form);
             (channels, at) = (wide(filters), at + 1);
         }
     }
-    conv_norm(&mut b, "features.8", Conv::new(4 * channels, 1), Act::Silu, NORM);
+    form.conv_norm(&mut b, "features.8", Conv::new(4 * channels, 1), Act::Silu);
     b.layer(GlobalMeanPool {}).layer(Dropout { rate: dropout });
     let from = b.here();
     b.named("classifier.1", Dense::new(classes), &[from]).build()
@@ -89,18 +110,18 @@ struct Block {
 }
 
 impl Block {
-    fn add(&self, b: &mut Builder, channels: usize) {
+    fn add(&self, b: &mut Builder, channels: usize, form: Form) {
         let (at, input, mut part) = (&self.name, b.here(), 0);
         if self.expanded != channels {
-            conv_norm(b, &format!("{at}.block.0"), Conv::new(self.expanded, 1), Act::Silu, NORM);
+            form.conv_norm(b, &format!("{at}.block.0"), Conv::new(self.expanded, 1), Act::Silu);
             part = 1;
         }
-        let depthwise = Conv::depthwise(self.window).stride(self.stride).pad(self.window / 2);
-        conv_norm(b, &format!("{at}.block.{part}"), depthwise, Act::Silu, NORM);
+        let depthwise = Conv::depthwise(self.window).stride(self.stride);
+        form.conv_norm(b, &format!("{at}.block.{part}"), depthwise, Act::Silu);
         let sizes = [(channels / 4).max(1), self.expanded];
         squeeze_excite(b, &format!("{at}.block.{}", part + 1), sizes, Act::Silu, Sigmoid {});
         let down = Conv::new(self.filters, 1);
-        conv_norm(b, &format!("{at}.block.{}", part + 2), down, Act::None, NORM);
+        form.conv_norm(b, &format!("{at}.block.{}", part + 2), down, Act::None);
         if self.stride == 1 && channels == self.filters {
             if self.dropped > 0.0 {
                 let end = b.here();

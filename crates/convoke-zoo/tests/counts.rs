@@ -63,6 +63,11 @@ const COUNTS: &[(&str, usize, u64)] = &[
     ("efficientnet-b2", 9_109_994, 1_087_529_456), // torchvision efficientnet_b2
     ("efficientnet-b3", 12_233_232, 1_827_141_392), // torchvision efficientnet_b3
     ("efficientnet-b4", 19_341_616, 4_393_771_024), // torchvision efficientnet_b4
+    ("tf-efficientnet-b0", 5_288_548, 385_814_752), // timm tf_efficientnet_b0
+    ("tf-efficientnet-b1", 7_794_184, 686_802_832), // timm tf_efficientnet_b1
+    ("tf-efficientnet-b2", 9_109_994, 993_561_872), // timm tf_efficientnet_b2
+    ("tf-efficientnet-b3", 12_233_232, 1_827_141_392), // timm tf_efficientnet_b3
+    ("tf-efficientnet-b4", 19_341_616, 4_393_771_024), // timm tf_efficientnet_b4
     ("repvgg-a0", 9_108_968, 1_512_581_120), // timm repvgg_a0
     ("convnext-tiny", 28_589_128, 4_455_531_264), // torchvision convnext_tiny
     ("convnext-small", 50_223_688, 8_683_712_256), // torchvision convnext_small

@@ -90,6 +90,17 @@ impl Source {
         }
     }
 
+    /// The same as it is trained: with the auxiliary heads of its paper, where they fit the input.
+    pub fn build_to_train(&self, input: Option<Shape>, classes: Option<usize>) -> Result<Network> {
+        let with_heads = match self {
+            Source::Zoo(e) => {
+                convoke_zoo::build_to_train(e.name, &convoke_zoo::Options { input, classes }).ok()
+            }
+            Source::Toml(..) => None,
+        };
+        with_heads.map_or_else(|| self.build(input, classes), Ok)
+    }
+
     /// The input that the paper or file names.
     pub fn input(&self) -> Option<Shape> {
         match self {

@@ -2,12 +2,12 @@
 //! once.
 
 use super::layout::flattened;
-use super::names::{Family, Form, Names, Recipe, family};
+use super::names::{Change, Family, Form, Names, Recipe, family};
 use super::{Weights, one_line};
 use crate::{ModelError, ModelFile};
 use convoke_data::Preprocess;
 use convoke_engine::layers::Layer;
-use convoke_engine::{Network, NodeId, Padding, Param, Shape};
+use convoke_engine::{Network, NodeId, Param, Shape};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What may be left open.
@@ -39,7 +39,7 @@ struct Found<'a> {
     of: BTreeMap<String, &'a str>,
     recipe: Option<Recipe>,
     side: usize,
-    padding: Option<(&'static str, usize)>,
+    changes: &'static [Change],
 }
 
 /// Tensors that count steps or costs, of which no network has need.
@@ -86,15 +86,8 @@ pub fn suggest(network: &Network, weights: &Weights) -> Suggestion {
 /// # Errors
 /// When the change does not fit the network.
 pub fn adapt(network: Network, weights: &Weights) -> convoke_engine::Result<Network> {
-    let padding = named(&network, weights, &family(network.name())).padding;
-    let Some((layer, pixels)) = padding.filter(|(layer, _)| network.find(layer).is_some()) else {
-        return Ok(network);
-    };
-    network.with_layer(layer, |layer| {
-        if let Layer::Conv(conv) = layer {
-            conv.padding = Padding::symmetric(pixels);
-        }
-    })
+    let changes = named(&network, weights, &family(network.name())).changes;
+    changes.iter().try_fold(network, |network, change| change.apply(&network))
 }
 
 /// How many of a network's tensors a file of weights has in fitting shapes, the last layer's for any
@@ -155,19 +148,19 @@ pub fn head(network: &Network) -> Option<NodeId> {
 fn named<'a>(network: &Network, weights: &'a Weights, known: &Family) -> Found<'a> {
     let wanted: BTreeSet<String> =
         network.params().into_iter().chain(network.state()).map(|p| p.name).collect();
-    let plain = Form { names: Names::Table(&[]), recipe: None, side: 0, padding: None };
     let mut best: Option<(usize, Found)> = None;
-    for form in std::iter::once(&plain).chain(known.forms) {
+    let plain = known.forms.iter().all(|f| !matches!(f.names, Names::Same));
+    for form in plain.then_some(&Form::PLAIN).into_iter().chain(known.forms) {
         let lines = form.names.lines();
         let of: BTreeMap<String, &str> =
             weights.iter().map(|(theirs, _)| (lines.ours(theirs), theirs)).collect();
         let found = of.keys().filter(|n| wanted.contains(*n)).count();
         if best.as_ref().is_none_or(|(most, _)| found > *most) {
-            let Form { recipe, side, padding, .. } = *form;
-            best = Some((found, Found { of, recipe, side, padding }));
+            let Form { recipe, side, changes, .. } = *form;
+            best = Some((found, Found { of, recipe, side, changes }));
         }
     }
-    let none = Found { of: BTreeMap::new(), recipe: None, side: 0, padding: None };
+    let none = Found { of: BTreeMap::new(), recipe: None, side: 0, changes: &[] };
     best.map_or(none, |(_, n)| n)
 }
 
@@ -384,6 +377,8 @@ impl Turn {
             }
         };
         let fits = match *theirs {
+            // A convolution over the whole map in the place of a dense layer.
+            [a, b, c, d] if ours.len() == 2 => a == o && [b, c, d].iter().product::<usize>() == i,
             [a, b, c, d] => (a, b, c, d) == (o, i, h, w),
             // A signal's filter, or a dense layer in the place of a 1×1 convolution.
             [a, b, c] => (a, b, 1, c) == (o, i, h, w),

@@ -1,5 +1,6 @@
 //! Weights without a network: tensors by name, from safetensors or from torch's files.
 
+mod families;
 mod fit;
 pub(crate) mod layout;
 mod names;

@@ -1,18 +1,19 @@
-//! What a family's weights are called elsewhere, and how its pictures are prepared. Networks of the
-//! zoo are named as torchvision names them; where others name the same layers differently, a short
-//! table here says so.
+//! How a family's weights are called elsewhere, what is different there, and how its pictures are prepared; what is
+//! known of each family is in `families`.
 
+use super::families::{FAMILIES, OTHER};
 use convoke_data::{Filter, Preprocess};
-use convoke_engine::Shape;
+use convoke_engine::layers::Layer;
+use convoke_engine::{Hw, Network, Padding, Result, Shape};
 
 /// What is known about the weights of a family of networks.
 #[derive(Debug, Clone, Copy)]
 pub struct Family {
     /// Names of networks; a `*` at the end stands for anything.
-    networks: &'static [&'static str],
+    pub(super) networks: &'static [&'static str],
     /// Other forms of the names.
     pub(crate) forms: &'static [Form],
-    recipe: Recipe,
+    pub(super) recipe: Recipe,
 }
 
 /// One way to name a family's layers.
@@ -24,12 +25,54 @@ pub(crate) struct Form {
     pub recipe: Option<Recipe>,
     /// Side of their input in pixels; 0 for the family's.
     pub side: usize,
-    /// A convolution of ours that has other padding there.
-    pub padding: Option<(&'static str, usize)>,
+    /// What else is different there.
+    pub changes: &'static [Change],
+}
+
+impl Form {
+    /// Named and used as here.
+    pub const PLAIN: Form = Form { names: Names::Same, recipe: None, side: 0, changes: &[] };
+}
+
+/// How a network of others differs from ours in more than names.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Change {
+    /// That convolution or pooling has so many pixels of padding on each side.
+    Pad(&'static str, usize),
+    /// Convolutions that halve the map are padded by half a window on each side.
+    PadHalf,
+    /// Batch norms add that to the variance.
+    Epsilon(f32),
+}
+
+impl Change {
+    pub fn apply(self, network: &Network) -> Result<Network> {
+        let to_window = |size: Hw| Padding::Explicit {
+            top: size.h / 2,
+            bottom: size.h / 2,
+            left: size.w / 2,
+            right: size.w / 2,
+        };
+        network.with_layers(|name, layer| match (self, layer) {
+            (Change::Pad(at, pixels), Layer::Conv(conv)) if at == name => {
+                conv.padding = Padding::symmetric(pixels);
+            }
+            (Change::Pad(at, pixels), Layer::MaxPool(pool)) if at == name => {
+                pool.padding = Padding::symmetric(pixels);
+            }
+            (Change::PadHalf, Layer::Conv(conv)) if conv.stride.h > 1 => {
+                conv.padding = to_window(conv.window);
+            }
+            (Change::Epsilon(epsilon), Layer::BatchNorm(norm)) => norm.epsilon = epsilon,
+            _ => {}
+        })
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Names {
+    /// As here; such a form takes the place of [`Form::PLAIN`].
+    Same,
     Table(&'static [(&'static str, &'static str)]),
     /// For numbers that are counted differently.
     Made(fn() -> Vec<(String, String)>),
@@ -38,107 +81,17 @@ pub(crate) enum Names {
 /// How a picture becomes an input.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Recipe {
-    /// Short side for each 224 pixels of the input; 0 takes the picture as it is.
-    resize: usize,
-    filter: Filter,
-    bgr: bool,
-    mean: [f32; 3],
-    std: [f32; 3],
+    /// Short side of the resized picture, for an input of that side; 0 takes the picture as it is.
+    pub resize: (usize, usize),
+    pub filter: Filter,
+    pub bgr: bool,
+    pub mean: [f32; 3],
+    pub std: [f32; 3],
 }
-
-/// torchvision's: 224 of 256, mean and deviation of ImageNet.
-const IMAGENET: Recipe = Recipe {
-    resize: 256,
-    filter: Filter::Bilinear,
-    bgr: false,
-    mean: [0.485, 0.456, 0.406],
-    std: [0.229, 0.224, 0.225],
-};
-const WHOLE: Recipe = Recipe { resize: 0, ..IMAGENET };
-/// Caffe's: blue first, means taken off, not divided; the input at 227 of 256.
-const CAFFE: Recipe = Recipe {
-    resize: 253,
-    filter: Filter::Bilinear,
-    bgr: true,
-    mean: [104.0 / 255.0, 117.0 / 255.0, 123.0 / 255.0],
-    std: [1.0 / 255.0; 3],
-};
-/// TensorFlow's slim networks: from -1 to 1.
-const SLIM: Recipe = Recipe { mean: [0.5; 3], std: [0.5; 3], ..IMAGENET };
-
-/// Everything that is not named as in torchvision, or not prepared so.
-const FAMILIES: &[Family] = &[
-    Family {
-        networks: &["lenet5"],
-        forms: &[Form {
-            names: Names::Table(&[
-                ("fc#", "dense#"),
-                ("features.0", "conv1"),
-                ("features.3", "conv2"),
-            ]),
-            recipe: None,
-            side: 0,
-            padding: None,
-        }],
-        recipe: Recipe { resize: 0, mean: [0.0; 3], std: [1.0; 3], ..IMAGENET },
-    },
-    Family {
-        // akamaster/pytorch_resnet_cifar10 and those that call the last layer `fc`.
-        networks: &["resnet20", "resnet32", "resnet44", "resnet56", "resnet110"],
-        forms: &[Form {
-            names: Names::Table(&[("fc", "linear")]),
-            recipe: None,
-            side: 0,
-            padding: None,
-        }],
-        recipe: WHOLE,
-    },
-    Family {
-        networks: &["mobilenet-v2*"],
-        forms: &[
-            Form { names: Names::Made(mobilenet_v2_timm), recipe: None, side: 0, padding: None },
-            Form { names: Names::Made(mobilenet_v2_plain), recipe: None, side: 0, padding: None },
-        ],
-        recipe: IMAGENET,
-    },
-    Family {
-        networks: &["squeezenet1.0", "squeezenet1-0", "squeezenet-1.0", "squeezenet"],
-        forms: &[Form {
-            names: Names::Made(squeezenet_caffe),
-            recipe: Some(CAFFE),
-            side: 227,
-            // The authors' last convolution sees a border of zeros.
-            padding: Some(("classifier.1", 1)),
-        }],
-        recipe: IMAGENET,
-    },
-    Family {
-        networks: &["mobilenet-v1*"],
-        forms: &[Form {
-            names: Names::Made(mobilenet_v1_slim),
-            recipe: Some(SLIM),
-            side: 0,
-            padding: None,
-        }],
-        recipe: SLIM,
-    },
-    Family {
-        networks: &["xception"],
-        forms: &[],
-        recipe: Recipe { resize: 249, filter: Filter::Bicubic, ..SLIM },
-    },
-    Family {
-        networks: &["efficientnet-*"],
-        forms: &[],
-        recipe: Recipe { resize: 256, filter: Filter::Bicubic, ..IMAGENET },
-    },
-];
 
 /// Krizhevsky 2009, in the order of its labels.
 const CIFAR10: [&str; 10] =
     ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
-
-const OTHER: Family = Family { networks: &["*"], forms: &[], recipe: IMAGENET };
 
 /// What is known about a network of that name; torchvision's ways where nothing else is.
 pub fn family(network: &str) -> Family {
@@ -166,8 +119,9 @@ impl Recipe {
     pub(crate) fn preprocess(&self, input: Shape) -> Preprocess {
         let plain = Preprocess::plain(input.h, input.w, input.c);
         // Inputs of CIFAR's size are whole pictures, whatever the network.
-        let whole = self.resize == 0 || input.h.max(input.w) <= 64;
-        let side = if whole { 0 } else { (input.h.max(input.w) * self.resize + 112) / 224 };
+        let (short, side) = self.resize;
+        let whole = short == 0 || input.h.max(input.w) <= 64;
+        let side = if whole { 0 } else { (input.h.max(input.w) * short + side / 2) / side };
         let (mean, std) = match input.c {
             3 => (self.mean.to_vec(), self.std.to_vec()),
             _ => (plain.mean.clone(), plain.std.clone()),
@@ -183,6 +137,7 @@ pub(crate) struct Lines(Vec<(String, String)>);
 impl Names {
     pub fn lines(&self) -> Lines {
         Lines(match self {
+            Names::Same => Vec::new(),
             Names::Table(t) => owned(t),
             Names::Made(of) => of(),
         })
@@ -226,97 +181,13 @@ fn rename(from: &str, to: &str, name: &str) -> Option<String> {
     Some(renamed + rest)
 }
 
-/// Blocks of each stage of MobileNetV2 (its paper's table 2).
-const STAGES: [usize; 7] = [1, 2, 3, 4, 3, 3, 1];
-
-fn owned(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+pub(super) fn owned(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect()
-}
-
-/// timm: `blocks.STAGE.BLOCK.conv_pw`, where torchvision counts all blocks in one row.
-fn mobilenet_v2_timm() -> Vec<(String, String)> {
-    let mut all = owned(&[
-        ("conv_stem", "features.0.0"),
-        ("bn1", "features.0.1"),
-        ("conv_head", "features.18.0"),
-        ("bn2", "features.18.1"),
-        ("classifier", "classifier.1"),
-    ]);
-    let mut at = 0;
-    for (stage, blocks) in STAGES.into_iter().enumerate() {
-        for block in 0..blocks {
-            at += 1;
-            // The first block has no expansion: its layers stand one earlier.
-            let parts: &[(&str, &str)] = match at {
-                1 => &[("conv_dw", "0.0"), ("bn1", "0.1"), ("conv_pw", "1"), ("bn2", "2")],
-                _ => &[
-                    ("conv_pw", "0.0"),
-                    ("bn1", "0.1"),
-                    ("conv_dw", "1.0"),
-                    ("bn2", "1.1"),
-                    ("conv_pwl", "2"),
-                    ("bn3", "3"),
-                ],
-            };
-            for (theirs, ours) in parts {
-                let theirs = format!("blocks.{stage}.{block}.{theirs}");
-                all.push((theirs, format!("features.{at}.conv.{ours}")));
-            }
-        }
-    }
-    all
-}
-
-/// tonylins and d-li14: one flat row of layers in each block, the last convolution called `conv`.
-fn mobilenet_v2_plain() -> Vec<(String, String)> {
-    let mut all = owned(&[
-        ("conv.0", "features.18.0"),
-        ("conv.1", "features.18.1"),
-        ("classifier", "classifier.1"),
-        ("features.1.conv.0", "features.1.conv.0.0"),
-        ("features.1.conv.1", "features.1.conv.0.1"),
-        ("features.1.conv.3", "features.1.conv.1"),
-        ("features.1.conv.4", "features.1.conv.2"),
-        ("features.0.0", "features.0.0"),
-        ("features.0.1", "features.0.1"),
-    ]);
-    all.extend(owned(&[
-        ("features.#.conv.0", "features.#.conv.0.0"),
-        ("features.#.conv.1", "features.#.conv.0.1"),
-        ("features.#.conv.3", "features.#.conv.1.0"),
-        ("features.#.conv.4", "features.#.conv.1.1"),
-        ("features.#.conv.6", "features.#.conv.2"),
-        ("features.#.conv.7", "features.#.conv.3"),
-    ]));
-    all
-}
-
-/// The paper's names for its fire modules against torchvision's places.
-fn squeezenet_caffe() -> Vec<(String, String)> {
-    let mut all = owned(&[("conv1", "features.0"), ("conv_final", "classifier.1")]);
-    for (fire, at) in (2..).zip([3, 4, 5, 7, 8, 9, 10, 12]) {
-        for (theirs, ours) in
-            [("conv1x1_1", "squeeze"), ("conv1x1_2", "expand1x1"), ("conv3x3_2", "expand3x3")]
-        {
-            all.push((format!("fire{fire}.{theirs}"), format!("features.{at}.{ours}")));
-        }
-    }
-    all
-}
-
-/// Convolutions numbered in a row, as TensorFlow Lite's files have them.
-fn mobilenet_v1_slim() -> Vec<(String, String)> {
-    let mut all = owned(&[("conv_2d_0", "features.0.0"), ("conv_2d_28", "classifier")]);
-    for block in 1..=13 {
-        let (depthwise, pointwise) = (2 * block - 1, 2 * block);
-        all.push((format!("depthwise_conv_2d_{depthwise}"), format!("features.{block}.0")));
-        all.push((format!("conv_2d_{pointwise}"), format!("features.{block}.3")));
-    }
-    all
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::families::CAFFE;
     use super::*;
 
     #[test]
@@ -328,12 +199,45 @@ mod tests {
     }
 
     #[test]
+    fn every_line_of_every_table_leads_to_a_layer_of_its_network() {
+        for entry in convoke_zoo::MODELS {
+            let net = convoke_zoo::build(entry.name, &convoke_zoo::Options::default()).unwrap();
+            let tensors: Vec<String> = net.params().into_iter().map(|p| p.name).collect();
+            for form in family(entry.name).forms {
+                for (theirs, ours) in form.names.lines().0 {
+                    let there = tensors.iter().any(|t| rename(&ours, &ours, t).is_some());
+                    assert!(there, "{}: {theirs} is said to be {ours}", entry.name);
+                }
+            }
+        }
+    }
+
+    #[test]
     fn sizes_are_torchvisions() {
         let at = |name: &str, side| family(name).preprocess(Shape::new(side, side, 3)).short_side;
         assert_eq!(at("resnet18", 224), 256);
         assert_eq!(at("inception-v3", 299), 342);
         assert_eq!(at("resnet20", 32), 0);
         assert_eq!(at("resnet18", 32), 0);
+        let others = [
+            ("efficientnet-b0", 224, 256),
+            ("efficientnet-b1", 240, 256),
+            ("efficientnet-b2", 288, 288),
+            ("efficientnet-b3", 300, 320),
+            ("efficientnet-b4", 380, 384),
+            ("convnext-tiny", 224, 236),
+            ("convnext-small", 224, 230),
+            ("shufflenet-v2-x1-0", 224, 256),
+            // timm's.
+            ("xception", 299, 333),
+            ("inception-resnet-v2", 299, 333),
+            ("resnetv2-50", 224, 235),
+            ("tf-efficientnet-b1", 240, 272),
+            ("tf-efficientnet-b4", 380, 412),
+        ];
+        for (name, side, short) in others {
+            assert_eq!(at(name, side), short, "{name}");
+        }
         assert_eq!(CAFFE.preprocess(Shape::new(227, 227, 3)).short_side, 256);
     }
 }

@@ -53,7 +53,7 @@ pub fn apart(got: &[f32], want: &[f32]) -> f32 {
     assert_eq!(got.len(), want.len());
     let largest = want.iter().fold(1e-6f32, |m, v| m.max(v.abs()));
     got.iter().zip(want).fold(0f32, |m, (g, w)| {
-        let d = if g == w { 0.0 } else { (g - w).abs() };
+        let d = if g == w || g.is_nan() && w.is_nan() { 0.0 } else { (g - w).abs() };
         if d.is_nan() { f32::INFINITY } else { m.max(d) }
     }) / largest
 }

@@ -34,7 +34,8 @@ impl PrecisionRecall {
     pub fn best(&self) -> Option<CurvePoint> {
         let f1 =
             |p: &CurvePoint| 2.0 * p.precision * p.recall / (p.precision + p.recall).max(1e-12);
-        self.points.iter().copied().max_by(|a, b| f1(a).total_cmp(&f1(b)))
+        // Of equals the one of the highest score, which comes first.
+        self.points.iter().copied().rev().max_by(|a, b| f1(a).total_cmp(&f1(b)))
     }
 }
 

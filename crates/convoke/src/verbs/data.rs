@@ -113,10 +113,8 @@ fn tell(r: &Report) {
     match r.verdict() {
         Verdict::Clean => println!("verdict: nothing is wrong{quick}"),
         Verdict::Usable => {
-            println!(
-                "verdict: can be trained on; {} things to look at{quick}",
-                r.count(Severity::Warning)
-            );
+            let warnings = counted(r.count(Severity::Warning), "warning");
+            println!("verdict: can be trained on, with {warnings}{quick}");
         }
         Verdict::Unfit => println!("verdict: not fit to train on{quick}"),
     }

@@ -107,7 +107,7 @@ fn plain(model: &str, side: Option<usize>, dataset: &Dataset) -> Result<Start> {
             if let Some(c) = wanted.map(|s| s.c).filter(|c| !matches!(c, 1 | 3)) {
                 bail!("the network takes {c} channels; pictures have 1 or 3");
             }
-            let network = source.build(wanted, Some(classes))?;
+            let network = source.build_to_train(wanted, Some(classes))?;
             Ok(Start { network, preprocess: None, fine_tune, weights: None, from: None })
         }
         Model::File(file, path) => {

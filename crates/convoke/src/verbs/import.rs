@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use convoke_data::{Filter, Preprocess};
 use convoke_engine::{Network, Shape};
 use convoke_formats::weights::{FitOptions, Fitted, adapt, compare, family, fit, suggest};
-use convoke_formats::{ModelFile, Weights, onnx};
+use convoke_formats::{ModelFile, Weights, onnx, reparameterise};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -27,6 +27,10 @@ pub struct Args {
     /// The model file to write [default: FILE's name, .convoke.safetensors, in this folder]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Sums of convolutions of one map, as RepVGG learns with, become one convolution each: it predicts the same,
+    /// faster, but does not learn as well any more
+    #[arg(long)]
+    reparameterise: bool,
     #[command(flatten)]
     pictures: Pictures,
 }
@@ -69,9 +73,16 @@ pub fn run(args: Args) -> Result<()> {
     let weights = Weights::open(&fetch::local(&args.file)?)?;
     let source = source_of(args.model.as_deref(), &weights)?;
     let size = args.pictures.size.map(|s| s as usize);
-    let network = network_for(&source, &weights, size)?;
-    let Fitted { params, state, folded, preprocess, .. } =
+    let mut network = network_for(&source, &weights, size)?;
+    let Fitted { mut params, mut state, folded, preprocess, .. } =
         fit(&network, &weights, FitOptions::default())?;
+    if args.reparameterise {
+        let plain = reparameterise(&network, &params, &state)?;
+        if plain.merged == 0 {
+            bail!("{} has no sums of convolutions of one map to reparameterise", network.name());
+        }
+        (network, params, state) = (plain.network, plain.params, plain.state);
+    }
     let published = fetch::preprocess_of(weights.path(), &preprocess);
     let preprocess = args.pictures.over(published.unwrap_or(preprocess))?;
     let classes = names(args.classes.as_deref(), &network)?;

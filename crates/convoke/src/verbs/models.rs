@@ -7,8 +7,12 @@ use anyhow::Result;
 use convoke_data::write_file;
 use convoke_engine::{Plan, PlanOptions};
 use convoke_vision::diagram::diagram;
+use convoke_zoo::{Entry, Options};
+use serde::Serialize;
 use serde_json::json;
+use std::panic::resume_unwind;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// List the networks that convoke knows by name, or get weights for them
 #[derive(clap::Args)]
@@ -85,53 +89,108 @@ pub fn run(args: Args) -> Result<()> {
     if let Some(Verb::Get(args)) = args.verb {
         return get(args);
     }
-    let mut list = Vec::new();
-    if !args.json {
-        println!(
-            "{:<15} {:>4} {:>12} {:>7} {:>11} {:>6} {:>7} {:>8}  what",
-            "name", "year", "parameters", "GMACs", "input", "MiB", "MiB, 32", "ImageNet"
-        );
-    }
-    for e in convoke_zoo::MODELS {
-        let net = convoke_zoo::build(e.name, &convoke_zoo::Options::default())?;
-        if let Some(folder) = &args.svg {
+    if let Some(folder) = &args.svg {
+        for e in convoke_zoo::MODELS {
+            let net = convoke_zoo::build(e.name, &Options::default())?;
             write_file(&folder.join(format!("{}.svg", e.name)), diagram(&net).as_bytes())?;
         }
-        let (parameters, macs) = (net.parameters(), net.macs());
-        // What predicting one picture, and 32 at a time, takes.
+    }
+    let rows = rows()?;
+    if args.json {
+        println!("{}", json!(rows));
+        return Ok(());
+    }
+    println!(
+        "{:<19} {:>4} {:>11} {:>7} {:>9} {:>5} {:>7} {:>8}  what",
+        "name", "year", "parameters", "GMACs", "input", "MiB", "MiB, 32", "ImageNet"
+    );
+    for row in rows {
+        let [h, w, c] = row.input;
+        let error = row.challenge_top5_error_percent.map_or(String::new(), |v| format!("{v} %"));
+        println!(
+            "{:<19} {:>4} {:>11} {:>7} {:>9} {:>5} {:>7} {error:>8}  {}",
+            row.name,
+            row.year,
+            thousands(row.parameters as u64),
+            match row.macs as f64 / 1e9 {
+                giga if giga < 0.01 => format!("{giga:.4}"),
+                giga => format!("{giga:.3}"),
+            },
+            format!("{h}x{w}x{c}"),
+            row.predict_memory_bytes >> 20,
+            row.predict_memory_bytes_batch_32 >> 20,
+            row.about
+        );
+    }
+    println!(
+        "MiB: predicting one picture, and 32 at a time. ImageNet: top-5 error in the year's challenge."
+    );
+    println!("papers and more: convoke models --json");
+    Ok(())
+}
+
+/// What is told of a network.
+#[derive(Serialize)]
+struct Row {
+    name: &'static str,
+    year: u16,
+    parameters: usize,
+    macs: u64,
+    /// Height, width, channels.
+    input: [usize; 3],
+    classes: usize,
+    paper: &'static str,
+    about: &'static str,
+    challenge_top5_error_percent: Option<f32>,
+    predict_memory_bytes: usize,
+    predict_memory_bytes_batch_32: usize,
+    /// Parameters with the auxiliary heads that training has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameters_with_heads: Option<usize>,
+}
+
+impl Row {
+    fn of(e: &'static Entry) -> Result<Self> {
+        let net = convoke_zoo::build(e.name, &Options::default())?;
+        let trained = convoke_zoo::build_to_train(e.name, &Options::default())?;
         let memory = |batch| {
             anyhow::Ok(Plan::compile(&net, &PlanOptions::predict(batch, 1))?.memory().total)
         };
-        let (one, many) = (memory(1)?, memory(32)?);
-        if args.json {
-            list.push(json!({"name": e.name, "year": e.year, "parameters": parameters, "macs": macs,
-                "input": [e.input.h, e.input.w, e.input.c], "classes": e.classes, "paper": e.paper, "about": e.about,
-                "challenge_top5_error_percent": e.challenge,
-                "predict_memory_bytes": one, "predict_memory_bytes_batch_32": many}));
-        } else {
-            let (input, parameters) = (e.input.to_string(), thousands(parameters as u64));
-            let error = e.challenge.map_or(String::new(), |v| format!("{v} %"));
-            println!(
-                "{:<15} {:>4} {parameters:>12} {:>7} {input:>11} {:>6} {:>7} {error:>8}  {}",
-                e.name,
-                e.year,
-                match macs as f64 / 1e9 {
-                    giga if giga < 0.01 => format!("{giga:.4}"),
-                    giga => format!("{giga:.3}"),
-                },
-                one >> 20,
-                many >> 20,
-                e.about
-            );
+        Ok(Row {
+            name: e.name,
+            year: e.year,
+            parameters: net.parameters(),
+            macs: net.macs(),
+            input: e.input.into(),
+            classes: e.classes,
+            paper: e.paper,
+            about: e.about,
+            challenge_top5_error_percent: e.challenge,
+            predict_memory_bytes: memory(1)?,
+            predict_memory_bytes_batch_32: memory(32)?,
+            parameters_with_heads: (!trained.heads().is_empty()).then(|| trained.parameters()),
+        })
+    }
+}
+
+/// All networks, the oldest first; planned on all cores, since each is planned twice.
+fn rows() -> Result<Vec<Row>> {
+    let mut entries: Vec<&'static Entry> = convoke_zoo::MODELS.iter().collect();
+    entries.sort_by_key(|e| e.year);
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(entry) = entries.get(at) else { return done };
+            done.push((at, Row::of(entry)));
         }
-    }
-    if !args.json {
-        println!(
-            "MiB: predicting one picture, and 32 at a time. ImageNet: top-5 error in the year's challenge."
-        );
-    }
-    if args.json {
-        println!("{}", json!(list));
-    }
-    Ok(())
+    };
+    let mut all: Vec<(usize, Result<Row>)> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|w| w.join().unwrap_or_else(|e| resume_unwind(e))).collect()
+    });
+    all.sort_by_key(|(at, _)| *at);
+    all.into_iter().map(|(_, row)| row).collect()
 }

@@ -315,13 +315,17 @@ impl<'a> Writer<'a> {
             if (first..end).contains(&j) { 1.0 / (end - first) as f32 } else { 0.0 }
         };
         let rows: Vec<f32> =
-            (0..to.h * from.h).map(|at| share(at / from.h, at % from.h, from.h, to.h)).collect();
+            (0..from.h * to.h).map(|at| share(at % to.h, at / to.h, from.h, to.h)).collect();
         let columns: Vec<f32> =
             (0..from.w * to.w).map(|at| share(at % to.w, at / to.w, from.w, to.w)).collect();
-        let rows = self.graph.floats(&format!("{name}/rows"), &[to.h, from.h], &rows);
-        let columns = self.graph.floats(&format!("{name}/columns"), &[from.w, to.w], &columns);
-        let narrow = self.graph.node("MatMul", &format!("{name}/narrow"), &[&x, &columns], vec![]);
-        self.op(id, "MatMul", &[&rows, &narrow], vec![], Form::Map)
+        let g = &mut self.graph;
+        let rows = g.floats(&format!("{name}/rows"), &[from.h, to.h], &rows);
+        let columns = g.floats(&format!("{name}/columns"), &[from.w, to.w], &columns);
+        let turn = || vec![ints("perm", &[0, 1, 3, 2])];
+        let narrow = g.node("MatMul", &format!("{name}/narrow"), &[&x, &columns], vec![]);
+        let turned = g.node("Transpose", &format!("{name}/turned"), &[&narrow], turn());
+        let low = g.node("MatMul", &format!("{name}/low"), &[&turned, &rows], vec![]);
+        self.op(id, "Transpose", &[&low], turn(), Form::Map)
     }
 
     /// Rows and columns by their numbers, the last one repeated where repeats run out.

@@ -121,6 +121,12 @@ fn every_layer_gives_the_engines_numbers() {
     check("means of given size", Shape::new(6, 4, 3), &|b| {
         b.layer(AdaptiveMeanPool { size: Hw { h: 3, w: 2 } }).flatten().dense(4);
     });
+    check("pixels repeated, to the size of another map too", s, &|b| {
+        let x = b.here();
+        let small = b.layer(MaxPool::new(2).stride(2).padding(Padding::Ceil)).here();
+        let back = b.join(Upsample::new(2), &[small, x]).here();
+        b.add(&[back, x]).layer(Upsample::new([1, 3]));
+    });
     check("a dense layer on a map", s, &|b| {
         b.conv(Conv::new(3, 3)).relu().dense(6).layer(Softmax {}).dropout(0.5);
     });

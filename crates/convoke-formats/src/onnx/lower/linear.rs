@@ -199,17 +199,33 @@ impl Lower<'_> {
     }
 
     pub fn matmul(&mut self, node: &Node) -> Said<Map> {
-        let m = self.map(node, 0)?;
-        let w = self.known(node, 1)?.ok_or("has no weights")?;
+        let Ok(Some(rows)) = self.known(node, 0) else {
+            let m = self.map(node, 0)?;
+            let w = self.known(node, 1)?.ok_or("has no weights")?;
+            return self.times(&m, &w);
+        };
+        // A · X is (Xᵀ · Aᵀ)ᵀ.
+        let m = self.map(node, 1)?;
+        let rank = m.axes.len();
+        if rows.rank() != 2 || rank < 2 {
+            return Err(format!("{:?} times {:?} is no dense layer", rows.shape, self.sizes(&m)));
+        }
+        let mut turn: Vec<usize> = (0..rank).collect();
+        turn.swap(rank - 1, rank - 2);
+        Ok(self.times(&m.transposed(&turn), &rows.transposed(&[1, 0]))?.transposed(&turn))
+    }
+
+    /// `m […, k] · w [k, n]`.
+    fn times(&mut self, m: &Map, w: &Tensor) -> Said<Map> {
         let rank = m.axes.len();
         if w.rank() != 2 || rank == 0 || w.shape[0] != m.size(rank - 1) {
-            return Err(format!("{:?} times {:?} is no dense layer", self.sizes(&m), w.shape));
+            return Err(format!("{:?} times {:?} is no dense layer", self.sizes(m), w.shape));
         }
         if rank == 1 {
-            return self.dense(&m, &w, None);
+            return self.dense(m, w, None);
         }
         // The same dense layer at every place: a convolution of one pixel.
-        let m = self.inmost(&m, &[rank - 1])?;
+        let m = self.inmost(m, &[rank - 1])?;
         let conv = Conv::new(w.shape[1], 1).valid().no_bias();
         let place = self.add_with(conv, &[m.place], vec![("weight", w.f32s()?.to_vec())])?;
         let line = self.line(&m, rank - 1)?;
