@@ -263,7 +263,7 @@ pub(crate) fn short(v: f32) -> String {
     let a = v.abs();
     match a {
         _ if a == 0.0 => "0".into(),
-        _ if a >= 10_000.0 || a < 0.001 => format!("{v:.1e}"),
+        _ if !(0.001..10_000.0).contains(&a) => format!("{v:.1e}"),
         _ if a >= 100.0 => format!("{v:.0}"),
         _ if a >= 10.0 => format!("{v:.1}"),
         _ => format!("{v:.2}"),

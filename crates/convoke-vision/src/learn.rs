@@ -165,6 +165,9 @@ const ALARMS: usize = 40;
 /// More alarms than this are thinned out.
 const MOST_ALARMS: usize = 200_000;
 
+/// Pictures and targets of a batch.
+type Made = Result<(Vec<f32>, Vec<f32>)>;
+
 impl Learner {
     /// Plans the run.
     ///
@@ -289,7 +292,7 @@ impl Learner {
         let (first, places) = (moment.step, tiles.grid.height * tiles.grid.width * (classes + BOX));
         std::thread::scope(|scope| {
             // Thread t makes every batch that leaves the remainder t: the order is always the same.
-            let makers: Vec<Receiver<Result<(Vec<f32>, Vec<f32>)>>> = (0..threads)
+            let makers: Vec<Receiver<Made>> = (0..threads)
                 .map(|t| {
                     let (send, receive) = sync_channel(1);
                     let tiles = &tiles;

@@ -138,7 +138,7 @@ fn signals_are_looked_into_as_well() {
     assert!(e.attributions.iter().all(|a| a.size.0 == 1 && a.values.iter().any(|v| *v != 0.0)));
     convoke_vision::look::explained_picture(&inside.seen(&x), &e).unwrap();
     let relu = inside.place("relu2").unwrap();
-    let field = inside.field(relu, &[x.clone()], None).unwrap();
+    let field = inside.field(relu, std::slice::from_ref(&x), None).unwrap();
     // 7, then a pool of 2, then 5 at stride 2.
     assert_eq!((field.field.w.size, field.field.h.size), (7 + 1 + 4 * 2, 1));
     assert!(field.effective.middle[3] <= 16 && field.effective.side >= 1.0, "{field:?}");

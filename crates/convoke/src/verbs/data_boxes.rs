@@ -90,6 +90,6 @@ fn draw(set: &BoxSet, out: &Path) -> Result<()> {
             &draw_boxes(&picture, &kept, &wrong),
         )?;
     }
-    println!("wrote {} and {drawn} pictures to {}", "faults.json", out.display());
+    println!("wrote faults.json and {drawn} pictures to {}", out.display());
     Ok(())
 }

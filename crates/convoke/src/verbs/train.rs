@@ -421,7 +421,7 @@ fn go(
     match outcome? {
         Outcome::Interrupted => {
             println!("interrupted; go on with: convoke train --resume {}", folder.path().display());
-            return Ok(None);
+            Ok(None)
         }
         Outcome::Done { last, best } => {
             let on = if dataset.val.is_some() { "validation" } else { "test" };

@@ -72,9 +72,11 @@ pub(super) fn round_even(x: f64) -> f64 {
     x.round_ties_even()
 }
 
+type Number = Box<dyn Fn(f64) -> f64>;
+
 /// The function of an op on one float, with its attributes read once.
-fn function(c: &Call) -> Option<Said<Box<dyn Fn(f64) -> f64>>> {
-    fn plain(f: impl Fn(f64) -> f64 + 'static) -> Option<Said<Box<dyn Fn(f64) -> f64>>> {
+fn function(c: &Call) -> Option<Said<Number>> {
+    fn plain(f: impl Fn(f64) -> f64 + 'static) -> Option<Said<Number>> {
         Some(Ok(Box::new(f)))
     }
     let number = |name: &str, default: f32| c.node.float(name, default).map(f64::from);

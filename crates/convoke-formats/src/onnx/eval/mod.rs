@@ -143,10 +143,11 @@ pub(super) fn split_at(shape: &[usize], axis: usize) -> (usize, usize, usize) {
 /// What is wrong, without the node.
 pub(super) fn call(c: &Call) -> Said<Vec<Tensor>> {
     let op = &c.node.op[..];
-    if !c.node.domain.is_empty() && !(c.node.domain == "ai.onnx.preview.training") {
+    if !c.node.domain.is_empty() && (c.node.domain != "ai.onnx.preview.training") {
         return unsupported();
     }
-    let families: [fn(&Call) -> Option<Said<Vec<Tensor>>>; 9] = [
+    type Family = fn(&Call) -> Option<Said<Vec<Tensor>>>;
+    let families: [Family; 9] = [
         math::call,
         shape::call,
         select::call,

@@ -81,7 +81,7 @@ pub(in super::super) fn plan(
             }
         }
         (None, Some(scales)) => {
-            if scales.len() != over.len() || scales.iter().any(|s| !(*s > 0.0)) {
+            if scales.len() != over.len() || scales.iter().any(|s| s.is_nan() || *s <= 0.0) {
                 return Err(wrong());
             }
             for (&a, &s) in over.iter().zip(&scales) {
@@ -200,7 +200,7 @@ fn weights(
     let mut all: Vec<(usize, f64)> = Vec::new();
     for i in from..=to {
         let inside = (0..n as i64).contains(&i);
-        if !inside && (s.exclude_outside || stretch < 1.0 && s.exclude_outside) {
+        if !inside && s.exclude_outside {
             continue;
         }
         let weight = kernel((x - i as f64).abs() * stretch);

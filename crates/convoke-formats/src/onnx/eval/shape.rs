@@ -106,7 +106,7 @@ pub(in super::super) fn reshape_to(
     let n: usize = from.iter().product();
     if let Some(i) = open {
         let known = super::count(&shape)?;
-        if known == 0 || n % known != 0 {
+        if known == 0 || !n.is_multiple_of(known) {
             return Err(format!("{from:?} cannot be read as {to:?}"));
         }
         shape[i] = n / known;
@@ -448,7 +448,7 @@ fn range(c: &Call) -> Said<Tensor> {
         return Err("a step of 0".into());
     }
     let n = ((f64::from(e) - f64::from(s)) / f64::from(d)).ceil().max(0.0);
-    if !(n < 1e8) {
+    if n.is_nan() || n >= 1e8 {
         return Err("is too long".into());
     }
     let n = c.budget.room(&[n as usize])?;

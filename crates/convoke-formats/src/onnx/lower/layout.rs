@@ -102,7 +102,7 @@ impl Map {
                 let &atom = order.get(next)?;
                 let n = map.atoms[atom];
                 if n > left || left % n != 0 {
-                    if n % left != 0 {
+                    if !n.is_multiple_of(left) {
                         return None;
                     }
                     map.split(atom, left);

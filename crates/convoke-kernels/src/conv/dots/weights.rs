@@ -138,7 +138,7 @@ impl DotWeights {
 
     /// Lines of a block of channels: an odd number, so that blocks lie in different places of the nearest cache.
     fn x_block(&self) -> usize {
-        self.slots() * self.phases.len() * self.x_pairs | 1
+        (self.slots() * self.phases.len() * self.x_pairs) | 1
     }
 
     fn panels(&self) -> usize {
