@@ -14,7 +14,7 @@ fn numbers(n: usize, seed: u32) -> Vec<f32> {
     (0..n).map(|_| next()).collect()
 }
 
-/// A bit of everything: norms, a residual, branches, dropout, pools, a gate.
+/// A bit of everything: norms, a residual, branches, dropout, pools, a scale, a gate.
 fn network() -> Network {
     let mut b = Builder::new("all", Shape::new(9, 8, 3));
     b.conv(Conv::new(6, 3)).batch_norm().relu().dropout(0.5);
@@ -27,6 +27,7 @@ fn network() -> Network {
     let p = b.layer(MaxPool::new(3).stride(2)).here();
     let q = b.at(x).conv(Conv::depthwise(3).valid().stride(2)).layer(Silu {}).here();
     b.concat(&[p, q]);
+    b.layer(LayerNorm::default()).layer(Scale { first: 0.5 });
     let maps = b.here();
     b.global_mean_pool().dense(12).layer(Sigmoid {});
     let gate = b.here();

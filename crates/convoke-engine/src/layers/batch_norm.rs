@@ -113,21 +113,16 @@ impl Rule for BatchNorm {
             mean: if kept { b.state(id, "running_mean")? } else { b.owned(id, "mean")? },
             invstd: b.owned(id, "invstd")?,
             gamma: b.param(id, "weight")?,
-            dgamma: Buf::NONE,
-            dbeta: Buf::NONE,
+            dgamma: b.param_grad(id, "weight")?,
+            dbeta: b.param_grad(id, "bias")?,
             dy: if writes { b.grad_mut(unit.output)? } else { b.grad(unit.output)? },
             dx: None,
             c,
             len,
             scratch,
         };
-        if b.learns() {
-            (back.dgamma, back.dbeta) = (b.param_grad(id, "weight")?, b.param_grad(id, "bias")?);
-            b.emit(id, "backward sums", Sums(back));
-        } else if writes {
-            // The sums go nowhere, but they mask the gradient on the way.
-            back.dgamma = b.own(id, "sum over weight", Kind::Step, c);
-            back.dbeta = b.own(id, "sum over bias", Kind::Step, c);
+        // Where nothing learns, the sums still mask the gradient on the way.
+        if b.learns() || writes {
             b.emit(id, "backward sums", Sums(back));
         }
         if kept {

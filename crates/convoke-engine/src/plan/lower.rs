@@ -82,8 +82,10 @@ impl<'a> Lower<'a> {
             lower.needs_grad[p.node.0] |= lower.learns() && options.tuning.rate(i) > 0.0;
             let len = p.spec.len();
             lower.own(p.node, &format!("param {}", p.spec.name), Kind::Param, len);
-            if lower.learns() {
-                lower.own(p.node, &format!("grad {}", p.spec.name), Kind::Grad, len);
+            if lower.backward() {
+                // Where nothing learns, what layers make of them is passed over.
+                let kind = if lower.learns() { Kind::Grad } else { Kind::Step };
+                lower.own(p.node, &format!("grad {}", p.spec.name), kind, len);
             }
         }
         for p in lower.state.clone() {

@@ -227,7 +227,9 @@ impl PlanOptions {
     pub(crate) fn fewer_products(&self) -> Option<Winograd> {
         let when = match self.mode {
             Mode::Predict => Winograd::Prediction,
-            Mode::Train { .. } | Mode::Explain { .. } => Winograd::Training,
+            Mode::Train { .. } => Winograd::Training,
+            // Small differences are what is asked for.
+            Mode::Explain { .. } => return None,
         };
         (self.precision != Precision::F32Direct).then_some(when)
     }
