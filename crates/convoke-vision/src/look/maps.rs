@@ -204,20 +204,55 @@ fn bars(title: &str, values: &[f32], names: Option<&[String]>) -> Picture {
     canvas.0
 }
 
+/// A signal `[w, c]` as lines over its places, a colour a channel.
+fn lines(values: &[f32], c: usize) -> Picture {
+    const COLOURS: [[u8; 3]; 6] = [
+        [70, 120, 190],
+        [205, 80, 60],
+        [80, 150, 90],
+        [150, 100, 180],
+        [200, 150, 40],
+        [90, 90, 90],
+    ];
+    let (width, height) = (640, 120);
+    let mut canvas = Canvas::new(width, height);
+    let low = values.iter().fold(f32::INFINITY, |m, v| m.min(*v));
+    let high = values.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v));
+    let range = (high - low).max(f32::MIN_POSITIVE);
+    let n = values.len() / c.max(1);
+    let y = |v: f32| ((high - v) / range * (height - 3) as f32) as usize;
+    for k in 0..c.min(COLOURS.len()) {
+        let at = |x: usize| {
+            // Between two places in a straight line.
+            let t = x as f32 * n.saturating_sub(1) as f32 / (width - 1) as f32;
+            let (i, share) = (t as usize, t.fract());
+            let next = values[(i + 1).min(n - 1) * c + k];
+            y(values[i * c + k] * (1.0 - share) + next * share)
+        };
+        for x in 0..width {
+            let (a, b) = (at(x.saturating_sub(1)), at(x));
+            canvas.fill(x, a.min(b), 1, a.abs_diff(b) + 2, COLOURS[k]);
+        }
+    }
+    canvas.0
+}
+
 /// The picture's way through the network on one sheet: six maps of each stage, the logits below.
 ///
 /// # Errors
 /// When a map cannot be resized.
 pub fn overview(seen: &Picture, layers: &[LayerMaps], names: &[String]) -> Result<Picture> {
-    let mut parts = vec![grid(
-        "From pixels to logits",
-        &[Tile::new(fit(seen, 160)?, &["what the network saw"])],
-        1,
-        Font::Plain,
-    )];
+    let input = layers.iter().find(|m| m.kind == "input").filter(|m| m.shape.h == 1);
+    let (title, first) = match input {
+        Some(m) => ("From numbers to logits", lines(&m.values, m.shape.c)),
+        None => ("From pixels to logits", fit(seen, 160)?),
+    };
+    let mut parts =
+        vec![grid(title, &[Tile::new(first, &["what the network saw"])], 1, Font::Plain)];
     // Maps at which the size changes, and the last of each size, tell the way.
+    let cut = ["input", "take", "spread", "mix", "rearrange", "constant"];
     let maps: Vec<&LayerMaps> =
-        layers.iter().filter(|m| m.kind != "input" && m.shape.pixels() > 1).collect();
+        layers.iter().filter(|m| !cut.contains(&m.kind) && m.shape.pixels() > 1).collect();
     for (i, m) in maps.iter().enumerate() {
         let last = maps.get(i + 1).is_none_or(|n| (n.shape.h, n.shape.w) != (m.shape.h, m.shape.w));
         if !last && maps.len() > 12 {
