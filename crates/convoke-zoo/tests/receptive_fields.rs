@@ -23,7 +23,11 @@ fn fields_are_the_published_ones() {
         ("vgg16", 212),
         ("vgg16-bn", 212),
         ("resnet50-v1", 483),
+        ("resnet101-v1", 1027),
+        ("resnet152-v1", 1507),
+        ("inception-v2", 699),
         ("inception-v3", 1311),
+        ("inception-resnet-v2", 3039),
         ("mobilenet-v1", 315),
     ] {
         assert_eq!(field(name), size, "{name}");
