@@ -227,7 +227,11 @@ fn mix(stops: &[[f32; 3]], t: f32) -> Rgb {
 /// Numbers `[h, w]` in colours: heat where none is negative, else blue and red around white.
 pub(crate) fn colours(values: &[f32], h: usize, w: usize) -> Picture {
     let most = values.iter().fold(0.0f32, |m, v| m.max(v.abs())).max(f32::MIN_POSITIVE);
-    let negative = values.iter().any(|v| *v < 0.0);
+    coloured(values, h, w, most, values.iter().any(|v| *v < 0.0))
+}
+
+/// The same for numbers up to `most`, in the colours of numbers with or without a sign.
+pub(crate) fn coloured(values: &[f32], h: usize, w: usize, most: f32, negative: bool) -> Picture {
     let of = |v: &f32| if negative { signed(v / most) } else { heat(v / most) };
     Picture { width: w, height: h, channels: 3, data: values.iter().flat_map(of).collect() }
 }

@@ -2,7 +2,7 @@
 
 use super::inside::{Inside, Weights};
 use crate::canvas::{
-    Canvas, Font, GAP, INK, LINE, SOFT, Tile, colours, enlarge, fit, grid, short, stack,
+    Canvas, Font, GAP, INK, LINE, SOFT, Tile, coloured, enlarge, fit, grid, short, stack,
 };
 use crate::error::Result;
 use convoke_data::Picture;
@@ -110,10 +110,13 @@ impl LayerMaps {
 fn plane_picture(maps: &LayerMaps, k: usize, side: usize) -> Result<Picture> {
     let (h, w) = (maps.shape.h, maps.shape.w);
     let plane = maps.plane(k);
+    // All maps of a layer in the same colours, each by its own largest number.
+    let most = plane.iter().fold(0.0f32, |m, v| m.max(v.abs())).max(f32::MIN_POSITIVE);
+    let picture = coloured(&plane, h, w, most, maps.range[0] < 0.0);
     if h > 1 {
-        return fit(&colours(&plane, h, w), side);
+        return fit(&picture, side);
     }
-    let strip = colours(&plane, 1, w);
+    let strip = picture;
     let rows = 24;
     let data = strip.data.repeat(rows);
     let tall = Picture { height: rows, data, ..strip };
@@ -172,9 +175,16 @@ fn bars(title: &str, values: &[f32], names: Option<&[String]>) -> Picture {
     let Some(names) = names else {
         let thin = (768 / values.len().max(1)).clamp(1, 12);
         let (width, half) = (values.len().min(1024) * thin, 70);
-        let mut canvas =
-            Canvas::new((width + 2 * GAP).max(2 * GAP + 9 * title.len()), head + 2 * half + GAP);
-        canvas.text(title, GAP, GAP, Font::Bold, INK);
+        let below = if values.iter().any(|v| *v < 0.0) { half } else { 0 };
+        let title = match values.len() {
+            n if n > 1024 => format!("{title}, the first 1024"),
+            _ => title.into(),
+        };
+        let mut canvas = Canvas::new(
+            (width + 2 * GAP).max(2 * GAP + 9 * title.len()),
+            head + half + below + GAP,
+        );
+        canvas.text(&title, GAP, GAP, Font::Bold, INK);
         for (i, v) in values.iter().take(1024).enumerate() {
             let long = ((v.abs() / most) * half as f32).round() as usize;
             let top = if *v < 0.0 { head + half } else { head + half - long };
