@@ -110,8 +110,8 @@ pub(super) fn look_at(samples: &[Sample], options: CheckOptions) -> Vec<Seen> {
 
 /// Files longer than this are not read whole.
 const MAX_BYTES: u64 = 1 << 30;
-/// Bytes of a header; profiles and thumbnails come before the size.
-const HEADER: u64 = 256 << 10;
+/// Bytes of a header; profiles and thumbnails come before the size, and profiles of inks are long.
+const HEADER: u64 = 4 << 20;
 
 pub(super) fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();

@@ -150,7 +150,7 @@ pub fn check(path: &Path, options: CheckOptions) -> Report {
 
 /// Checks the pictures of something that is no data set.
 fn unopened(path: &Path, why: &str, options: CheckOptions) -> Report {
-    let split = Split::unlabelled(path).ok();
+    let split = Split::unlabelled(path).ok().filter(|_| path.is_dir());
     let splits: Vec<_> = split.iter().map(|s| ("pictures", s)).collect();
     let mut samples = samples(&splits);
     for s in &mut samples {
