@@ -140,6 +140,15 @@ const PLANTS: &[Plant] = &[
     (Kind::Misnamed, "train/ant/p.jpg_large", |p| save(p, &jpeg(&scene(903, 120, 90)))),
     (Kind::Loose, "p.png", |p| write_png(p, &scene(904, 120, 90)).unwrap()),
     (Kind::Cmyk, "train/ant/p.jpg", |p| save(p, include_bytes!("fixtures/odd/cmyk.jpg"))),
+    (Kind::Cmyk, "train/ant/p.jpg", |p| {
+        // Behind a long profile, as those of inks are.
+        let part = [&b"ICC_PROFILE\0\x01\x0a"[..], &[7; 60_000]].concat();
+        let mut bytes = include_bytes!("fixtures/odd/cmyk.jpg").to_vec();
+        for _ in 0..10 {
+            bytes = with_segment(&bytes, 0xE2, &part);
+        }
+        save(p, &bytes);
+    }),
     (Kind::OtherColours, "train/ant/p.jpg", |p| {
         let profile = b"ICC_PROFILE\0\x01\x01....desc....Adobe RGB (1998)";
         save(p, &with_segment(&jpeg(&scene(905, 120, 90)), 0xE2, profile));
