@@ -10,6 +10,7 @@ mod loader;
 mod picture;
 mod rows;
 pub mod scene;
+mod series;
 mod transform;
 mod truth;
 
@@ -25,4 +26,8 @@ pub use picture::{
     read_picture, read_size, resize, write_file, write_png,
 };
 pub use rows::Rows;
+pub use series::{
+    Fit, Norm, Regression, SignalPreprocess, Signals, Table, is_regression, read_signals,
+    regression,
+};
 pub use transform::{Augment, Preprocess, statistics};

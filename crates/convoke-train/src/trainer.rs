@@ -18,7 +18,7 @@ use convoke_formats::ModelFile;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Everything that a run is told; kept as `args.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -59,6 +59,9 @@ pub struct TrainOptions {
     pub optimizer: Optimizer,
     /// Random changes of the training pictures.
     pub augment: Augment,
+    /// Epochs between two evaluations; the last is always evaluated.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub judge_every: usize,
     /// Which layers learn when and how fast, for networks that have learnt already.
     #[serde(default, skip_serializing_if = "FineTune::is_default")]
     pub fine_tune: FineTune,
@@ -70,6 +73,17 @@ const SGD: f32 = 0.1 / 128.0;
 fn five_minutes() -> u64 {
     300
 }
+
+fn one() -> usize {
+    1
+}
+
+fn is_one(n: &usize) -> bool {
+    *n == 1
+}
+
+/// Files are not written more often: epochs of small sets take milliseconds.
+const WRITE_EVERY: Duration = Duration::from_secs(1);
 
 impl TrainOptions {
     /// What works for most sets: SGD with momentum and Nesterov, one cycle, decay on weights alone,
@@ -89,6 +103,7 @@ impl TrainOptions {
             cache: 1 << 30,
             balanced: false,
             checkpoint_seconds: five_minutes(),
+            judge_every: 1,
             schedule: Schedule::OneCycle,
             optimizer: Optimizer::Sgd { momentum: 0.9, nesterov: true, weight_decay: 5e-4 },
             augment: Augment::suited(pre.height, pre.width, pre.channels),
@@ -172,6 +187,10 @@ pub struct Trainer<'a> {
     /// What the model is to say of itself further.
     facts: BTreeMap<String, String>,
     saved: Instant,
+    /// Models of the last and the best epoch that are not written yet.
+    pending: [Option<ModelFile>; 2],
+    /// When they were written last.
+    written: Option<Instant>,
 }
 
 impl<'a> Trainer<'a> {
@@ -236,6 +255,8 @@ impl<'a> Trainer<'a> {
             rows: Vec::new(),
             facts: BTreeMap::new(),
             saved: Instant::now(),
+            pending: [None, None],
+            written: None,
             network,
             dataset,
             preprocess,
@@ -319,7 +340,11 @@ impl<'a> Trainer<'a> {
             let start = Instant::now();
             self.enter(self.at.epoch < self.options.fine_tune.head_epochs)?;
             let speed = self.epoch(progress, stop)?;
-            let judged = if speed.is_some() { self.judge(stop)? } else { None };
+            let judged = match speed {
+                Some(_) if !self.judges() => Some(None),
+                Some(_) => self.judge(stop)?,
+                None => None,
+            };
             let (Some(speed), Some(evaluation)) = (speed, judged) else {
                 self.checkpoint()?;
                 return Ok(Outcome::Interrupted);
@@ -478,6 +503,12 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
+    /// Whether this epoch is evaluated.
+    fn judges(&self) -> bool {
+        let epoch = self.at.epoch + 1;
+        epoch == self.options.epochs || epoch.is_multiple_of(self.options.judge_every.max(1))
+    }
+
     /// Evaluates where there is a split to judge by; `None` when it was asked to stop.
     fn judge(&mut self, stop: &AtomicBool) -> Result<Option<Option<Evaluation>>> {
         let Some((session, loader)) = &mut self.judge else { return Ok(Some(None)) };
@@ -508,7 +539,10 @@ impl<'a> Trainer<'a> {
 
     fn finish_epoch(&mut self, row: EpochRow, e: Option<&Evaluation>) -> Result<()> {
         let top1 = e.map_or(row.train_top1, |e| e.top1);
-        let better = self.at.best.is_none_or(|(best, _)| top1 > best);
+        let judged = e.is_some() || self.judge.is_none();
+        // Of signals without a validation part the last epoch is taken: choosing by the test part would flatter.
+        let latest = self.dataset.is_signals() && self.dataset.val.is_none();
+        let better = judged && (latest || self.at.best.is_none_or(|(best, _)| top1 > best));
         if better {
             self.at.best = Some((top1, row.epoch));
         }
@@ -516,12 +550,27 @@ impl<'a> Trainer<'a> {
         (self.at.epoch, self.at.batch) = (self.at.epoch + 1, 0);
         (self.at.loss, self.at.correct) = (0.0, 0);
         let model = self.model(e);
-        model.save(&self.folder.last())?;
         if better {
-            model.save(&self.folder.best())?;
+            self.pending[1] = Some(model.clone());
         }
-        self.folder.write_rows(&self.rows)?;
-        self.checkpoint()
+        self.pending[0] = Some(model);
+        let last = self.at.epoch == self.options.epochs;
+        if last || self.written.is_none_or(|w| w.elapsed() >= WRITE_EVERY) {
+            self.checkpoint()?;
+        }
+        Ok(())
+    }
+
+    /// Writes what epochs have left to write.
+    fn write(&mut self) -> Result<()> {
+        let [last, best] = std::mem::take(&mut self.pending);
+        let Some(last) = last else { return Ok(()) };
+        last.save(&self.folder.last())?;
+        if let Some(best) = best {
+            best.save(&self.folder.best())?;
+        }
+        self.written = Some(Instant::now());
+        self.folder.write_rows(&self.rows)
     }
 
     fn model(&self, e: Option<&Evaluation>) -> ModelFile {
@@ -544,6 +593,7 @@ impl<'a> Trainer<'a> {
 
     /// Writes what [`Trainer::resume`] needs.
     fn checkpoint(&mut self) -> Result<()> {
+        self.write()?;
         let mut model = self.model(None);
         let optimizer = self.session.optimizer_state();
         checkpoint::write(&mut model, &self.at, self.session.steps(), &self.terms, optimizer);
@@ -554,7 +604,7 @@ impl<'a> Trainer<'a> {
 }
 
 /// The plan of a step; `head` where only the last layer learns.
-fn plan(network: &Network, options: &TrainOptions, head: bool) -> Result<Plan> {
+pub(crate) fn plan(network: &Network, options: &TrainOptions, head: bool) -> Result<Plan> {
     let mode = Mode::Train {
         loss: Loss::SoftmaxCrossEntropy { label_smoothing: options.label_smoothing },
         optimizer: options.optimizer,

@@ -34,6 +34,9 @@ enum Verb {
     #[command(subcommand)]
     Data(verbs::data::Verb),
     Report(verbs::report::Args),
+    Tune(verbs::tune::Args),
+    Compare(verbs::compare::Args),
+    Forecast(verbs::forecast::Args),
 }
 
 fn main() -> ExitCode {
@@ -58,6 +61,9 @@ fn main() -> ExitCode {
         Verb::Bench(a) => verbs::bench::run(a),
         Verb::Data(v) => verbs::data::run(v),
         Verb::Report(a) => verbs::report::run(a),
+        Verb::Tune(a) => verbs::tune::run(a),
+        Verb::Compare(a) => verbs::compare::run(a),
+        Verb::Forecast(a) => verbs::forecast::run(a),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

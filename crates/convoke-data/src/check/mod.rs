@@ -227,7 +227,7 @@ fn samples(splits: &[(&'static str, &Split)]) -> Vec<Sample> {
         for (index, &label) in split.labels.iter().enumerate() {
             let path = match &split.source {
                 Source::Files(files) => files[index].clone(),
-                Source::Memory { .. } => PathBuf::from(format!("{name} {index}")),
+                _ => PathBuf::from(format!("{name} {index}")),
             };
             let folder = path.parent().and_then(Path::file_name);
             let class_name = folder.map_or(String::new(), |f| f.to_string_lossy().into_owned());
@@ -268,6 +268,12 @@ fn look_at(
                     let part = &pixels[sample.index * len..][..len];
                     let (digest, size) = (Some(twins::digest(part)), Some((*width, *height)));
                     Seen { digest, size, blank: is_blank(part, *channels), ..Seen::default() }
+                }
+                Source::Signals(all) => {
+                    let bytes: Vec<u8> =
+                        all.get(sample.index).iter().flat_map(|v| v.to_le_bytes()).collect();
+                    let (digest, size) = (twins::digest(&bytes), (all.length(sample.index), 1));
+                    Seen { digest: Some(digest), size: Some(size), ..Seen::default() }
                 }
             };
             mine.push((i, seen));

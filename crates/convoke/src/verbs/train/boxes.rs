@@ -68,7 +68,7 @@ pub fn fresh(args: &Args, data: &Path) -> Result<()> {
     let things: usize = examples.iter().map(|e| e.things.len()).sum();
     let default = LearnOptions::default();
     let learn = LearnOptions {
-        epochs: args.epochs as usize,
+        epochs: args.epochs.unwrap_or(10) as usize,
         steps: (250 + things / 20).min(3000),
         lr: match args.lr {
             Some(Lr::Rate(lr)) => lr,
@@ -76,7 +76,7 @@ pub fn fresh(args: &Args, data: &Path) -> Result<()> {
             None => default.lr,
         },
         weight_decay: args.weight_decay.unwrap_or(default.weight_decay),
-        minings: default.minings.min(args.epochs as usize - 1),
+        minings: default.minings.min(args.epochs.unwrap_or(10) as usize - 1),
         precision: args.arithmetic.precision(),
         seed,
         threads: args.threads.count(),
