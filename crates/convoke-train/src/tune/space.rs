@@ -86,6 +86,11 @@ pub struct Space {
 /// their list.
 pub type Point = Vec<Option<f64>>;
 
+/// A number with 15 digits, which every reader of JSON gives back as it was.
+pub(super) fn short(v: f64) -> f64 {
+    format!("{v:.14e}").parse().unwrap_or(v)
+}
+
 /// More dimensions are refused.
 const MAX_DIMENSIONS: usize = 1000;
 
@@ -117,7 +122,7 @@ impl Kind {
     pub(super) fn of_scale(&self, s: f64) -> f64 {
         let v = if self.log() { s.exp() } else { s };
         match *self {
-            Kind::Float { low, high, .. } => v.clamp(low, high),
+            Kind::Float { low, high, .. } => short(v).clamp(low, high),
             Kind::Int { low, high, step, .. } => {
                 let steps = ((v - low as f64) / step as f64).round();
                 (low as f64 + steps * step as f64).clamp(low as f64, high as f64)

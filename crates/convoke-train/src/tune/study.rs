@@ -4,7 +4,7 @@
 
 use super::halving::Halving;
 use super::sampler::Sampler;
-use super::space::{Point, Space};
+use super::space::{Point, Space, short};
 use crate::error::{Result, TrainError, other};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -270,6 +270,8 @@ impl Study {
         loss: f64,
         seconds: f64,
     ) -> Result<()> {
+        // What is in memory is what the file gives back.
+        let [value, loss, seconds] = [value, loss, seconds].map(short);
         self.append(&json!({"trial": number, "epoch": epoch, "value": value, "loss": loss,
             "seconds": seconds}))?;
         self.note_epoch(number, epoch, value, loss, seconds);
