@@ -368,7 +368,11 @@ fn open(data: &Path, seed: u64, val_fraction: f64) -> Result<Dataset> {
         thousands(count(dataset.val.as_ref()) as u64),
         thousands(count(dataset.test.as_ref()) as u64)
     );
-    if dataset.val.is_none() && dataset.test.is_some() {
+    if dataset.val.is_none() && dataset.test.is_some() && dataset.is_signals() {
+        eprintln!(
+            "note     no validation part: the last epoch is kept, so nothing is chosen by the test signals"
+        );
+    } else if dataset.val.is_none() && dataset.test.is_some() {
         eprintln!(
             "note     no validation part: the best epoch is chosen on the test pictures, so its figure \
              there flatters"
