@@ -382,9 +382,9 @@ mod tests {
 
     #[test]
     fn a_wave_is_forecast_and_chance_is_not() {
-        let w = walk(&table(300, wave), 30);
+        let w = walk(&table(300, wave), 80);
         for e in &w.errors {
-            assert!(e.rmse < 0.3 * e.rmse_naive && e.direction > 0.9, "{e:?}");
+            assert!(e.rmse < 0.4 * e.rmse_naive && e.direction > 0.9, "{e:?}");
         }
         // A walk by chance: nothing is better than that all stays.
         let mut seed = 1u64;
