@@ -104,7 +104,8 @@ impl Preprocess {
         let Some(s) = self.signal else {
             return wrong("cannot be seen by a model for pictures".into());
         };
-        if channels != self.channels || signal.is_empty() || signal.len() % channels != 0 {
+        if channels != self.channels || signal.is_empty() || !signal.len().is_multiple_of(channels)
+        {
             return wrong(format!("has {channels} channels; the model takes {}", self.channels));
         }
         s.apply(signal, &self.mean, &self.std, &mut out[..self.sample_len()]);

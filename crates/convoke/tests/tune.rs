@@ -289,6 +289,8 @@ fn signals_are_trained_judged_and_named() {
         "pad",
         "--members",
         "2",
+        "--threads",
+        "1",
         "--out",
         "r",
     ];

@@ -102,11 +102,10 @@ impl Trial {
     /// Best value so far and its epoch, from 1.
     pub fn best(&self) -> Option<(f64, usize)> {
         let numbers = self.values.iter().enumerate().filter(|v| !v.1.is_nan());
-        let best = numbers.fold(None, |best: Option<(f64, usize)>, (i, &v)| match best {
+        numbers.fold(None, |best: Option<(f64, usize)>, (i, &v)| match best {
             Some(b) if b.0 >= v => best,
             _ => Some((v, i + 1)),
-        });
-        best
+        })
     }
 
     /// What it is ranked by.

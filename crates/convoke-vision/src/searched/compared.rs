@@ -152,7 +152,7 @@ fn chart(rows: &[Compared]) -> String {
         std::iter::once("as it is".to_string()).chain(names).enumerate().filter(|_| bars > 1)
     {
         let paint = COLOURS[k % COLOURS.len()];
-        let _ = writeln!(t, "<text x=\"{at:.1}\" y=\"18\" fill=\"{paint}\">{word}</text>");
+        let _ = writeln!(t, "<text x=\"{at:.1}\" y=\"18\" style=\"fill:{paint}\">{word}</text>");
         at += 7.0 * word.len() as f64 + 14.0;
     }
     t.push_str("</svg>");
