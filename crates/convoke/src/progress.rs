@@ -77,7 +77,7 @@ impl Progress for Bar {
     }
 
     fn epoch(&mut self, r: &EpochRow) {
-        if self.every > 1 && r.val_top1.is_none() && r.epoch % self.every != 0 {
+        if self.every > 1 && r.val_top1.is_none() && !r.epoch.is_multiple_of(self.every) {
             return;
         }
         let val = match (r.val_top1, r.val_loss) {

@@ -115,7 +115,7 @@ fn count(text: &str) -> Result<u64, String> {
         _ => return Err("write a number such as 30M, 100k or 512MiB".into()),
     };
     let value = number.trim().parse::<f64>().map(|v| v * scale).unwrap_or(f64::NAN);
-    match value >= 1.0 && value < 1e18 {
+    match (1.0..1e18).contains(&value) {
         true => Ok(value as u64),
         false => Err("write a number such as 30M, 100k or 512MiB".into()),
     }
