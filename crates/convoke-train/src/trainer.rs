@@ -460,22 +460,32 @@ impl<'a> Trainer<'a> {
         self.loader.recycle(batch);
         let report = self.session.step(lr)?;
         if !report.loss.is_finite() {
-            let checkpoint = self.folder.checkpoint();
-            let kept = match checkpoint.is_file() {
-                true => format!("; the last good weights are in {}", checkpoint.display()),
-                false => String::new(),
-            };
-            return other(format!(
-                "the loss is no number any more at epoch {}, batch {}; use a lower --lr than {}{kept}",
-                self.at.epoch + 1,
-                self.at.batch + 1,
-                self.options.lr,
-            ));
+            return Err(self.diverged());
         }
         self.at.batch += 1;
         self.at.loss += f64::from(report.loss);
         self.at.correct += report.correct;
         Ok(())
+    }
+
+    /// Numbers that are none any more: where, when, and what is still good.
+    fn diverged(&self) -> TrainError {
+        // Without memory for all maps the place stays unknown.
+        let place = self.session.first_not_finite().ok().flatten();
+        let place = place.map_or(String::new(), |p| format!(", first in `{p}`"));
+        let checkpoint = self.folder.checkpoint();
+        let kept = match checkpoint.is_file() {
+            true => format!("; the last good weights are in {}", checkpoint.display()),
+            false => String::new(),
+        };
+        TrainError::Other(format!(
+            "the loss is no number any more at epoch {}, batch {} (step {}){place}; use a lower --lr \
+             than {}{kept}",
+            self.at.epoch + 1,
+            self.at.batch + 1,
+            self.session.steps() + 1,
+            self.options.lr,
+        ))
     }
 
     /// Evaluates where there is a split to judge by; `None` when it was asked to stop.
@@ -507,6 +517,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn finish_epoch(&mut self, row: EpochRow, e: Option<&Evaluation>) -> Result<()> {
+        self.check_weights()?;
         let top1 = e.map_or(row.train_top1, |e| e.top1);
         let better = self.at.best.is_none_or(|(best, _)| top1 > best);
         if better {
@@ -542,8 +553,20 @@ impl<'a> Trainer<'a> {
         }
     }
 
+    /// Weights that are no numbers replace no good ones on disk.
+    fn check_weights(&self) -> Result<()> {
+        match self.session.params().iter().all(|p| p.is_finite()) {
+            true => Ok(()),
+            false => Err(self.diverged()),
+        }
+    }
+
     /// Writes what [`Trainer::resume`] needs.
-    fn checkpoint(&mut self) -> Result<()> {
+    ///
+    /// # Errors
+    /// When the weights are no numbers any more, or the folder cannot be written.
+    pub fn checkpoint(&mut self) -> Result<()> {
+        self.check_weights()?;
         let mut model = self.model(None);
         let optimizer = self.session.optimizer_state();
         checkpoint::write(&mut model, &self.at, self.session.steps(), &self.terms, optimizer);

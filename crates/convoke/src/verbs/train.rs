@@ -90,9 +90,38 @@ pub struct Args {
     #[arg(long)]
     bare: bool,
     /// Go on with an interrupted run; only --threads may be given beside
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["data", "out"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = WITHOUT_RESUME)]
     resume: Option<PathBuf>,
 }
+
+/// What a run that goes on has settled already.
+const WITHOUT_RESUME: [&str; 25] = [
+    "data",
+    "model",
+    "epochs",
+    "batch",
+    "lr",
+    "schedule",
+    "warmup",
+    "optimizer",
+    "momentum",
+    "weight_decay",
+    "label_smoothing",
+    "size",
+    "no_augment",
+    "val_fraction",
+    "seed",
+    "pretrained",
+    "freeze",
+    "head_epochs",
+    "early_rate",
+    "freeze_norms",
+    "precision",
+    "out",
+    "balance",
+    "folds",
+    "bare",
+];
 
 #[derive(Clone, Copy)]
 enum Lr {
@@ -278,13 +307,15 @@ fn one(
         eprintln!("rate     {:.2e}, see {}", curve.lr, folder.path().join("lr.png").display());
     }
     let text = toml::to_string(&saved).context("settings cannot be written")?;
-    folder.write("args.toml", &text)?;
+    // With args.toml the folder holds a run, and a run can be resumed.
+    trainer.checkpoint()?;
     folder.write("split.csv", &dataset.split_csv())?;
+    folder.write("args.toml", &text)?;
     go(trainer, dataset, &folder, &saved, stop)
 }
 
 fn resume(path: &Path, threads: Threads) -> Result<()> {
-    let folder = RunFolder::open(path)?;
+    let folder = RunFolder::resume(path)?;
     let text = common::read_text(&folder.path().join("args.toml"))?;
     if let Some(done) = boxes::resume(&folder, &text, threads) {
         return done;
