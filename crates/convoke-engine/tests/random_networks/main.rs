@@ -148,22 +148,23 @@ fn off(got: &[f32], want: &[f64]) -> f64 {
     if apart.is_finite() { apart / (size + 1e-6) } else { f64::INFINITY }
 }
 
-/// How far off may be: what the worst network may reach, where sums nearly cancel or norms divide by little, and what
-/// half of all networks stay below.
+/// How far off networks may be: half of them, 99 of 100, and the worst. Where sums nearly cancel the narrow numbers of
+/// bf16 leave nothing of a gradient, so its worst only has to be finite.
 struct Bound {
-    worst: f64,
     median: f64,
+    most: f64,
+    worst: f64,
 }
 
 fn bound(precision: Precision, gradients: bool) -> Bound {
-    let (worst, median) = match (precision, gradients) {
-        (Precision::F32 | Precision::F32Direct, false) => (2e-5, 1e-6),
-        (Precision::F32 | Precision::F32Direct, true) => (1e-3, 2e-6),
-        (Precision::Bf16, false) => (0.1, 1e-2),
-        (Precision::Bf16, true) => (1.0, 2e-2),
-        (Precision::Int8, _) => (0.3, 3e-2),
+    let (median, most, worst) = match (precision, gradients) {
+        (Precision::F32 | Precision::F32Direct, false) => (5e-7, 2e-6, 2e-5),
+        (Precision::F32 | Precision::F32Direct, true) => (5e-7, 1e-5, 1e-3),
+        (Precision::Bf16, false) => (1e-2, 5e-2, 0.1),
+        (Precision::Bf16, true) => (1e-2, 0.3, f64::MAX),
+        (Precision::Int8, _) => (2e-2, 0.1, 0.3),
     };
-    Bound { worst, median }
+    Bound { median, most, worst }
 }
 
 /// What was found in all networks.
@@ -280,12 +281,16 @@ fn plans_give_what_the_definitions_give() {
     println!("{tried} networks; {near} more had decisions too near to call");
     for ((precision, gradients), mut all) in found.off {
         all.sort_by(f64::total_cmp);
-        let (median, most) = (all[all.len() / 2], all[all.len() - 1]);
+        let at = |share: f64| all[((all.len() - 1) as f64 * share) as usize];
+        let (median, most, worst) = (at(0.5), at(0.99), at(1.0));
         let what = if gradients { "training" } else { "outputs" };
-        let line =
-            format!("{precision:?} {what}: {} off by {median:.1e}, at most {most:.1e}", all.len());
+        let line = format!(
+            "{precision:?} {what}: {} off by {median:.1e}, 99 of 100 by {most:.1e}, at most {worst:.1e}",
+            all.len()
+        );
         println!("{line}");
-        if median > bound(precision, gradients).median {
+        let bound = bound(precision, gradients);
+        if median > bound.median || most > bound.most {
             wrong.push(line);
         }
     }
