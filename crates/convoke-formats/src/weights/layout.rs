@@ -22,9 +22,15 @@ pub fn save_torch(path: &Path, model: &ModelFile) -> Result<(), ModelError> {
     for (params, values) in [(network.params(), &model.params), (network.state(), &model.state)] {
         for p in params {
             let map = if p.spec.shape.len() == 2 { flattened(network, p.node) } else { None };
-            let (shape, turned) = to_torch(&p.spec.shape, &values[p.range], map);
+            let (mut shape, turned) = to_torch(&p.spec.shape, &values[p.range], map);
             let bytes: Vec<u8> = turned.iter().flat_map(|v| v.to_le_bytes()).collect();
-            tensors.push((p.name, shape, bytes));
+            let mut name = p.name;
+            // ConvNeXt's scales are no layers in torchvision, and have the axes of a map.
+            if let Some(block) = name.strip_suffix(".layer_scale.weight") {
+                name = format!("{block}.layer_scale");
+                shape.extend([1, 1]);
+            }
+            tensors.push((name, shape, bytes));
         }
     }
     let views: Result<Vec<_>, _> = tensors
