@@ -246,14 +246,15 @@ fn two_senets_differ_in_more_than_names() {
 #[test]
 fn scales_of_convnext_are_written_as_torchvision_has_them() {
     let mut b = convoke_engine::Builder::new("convnext-small", Shape::new(2, 2, 3));
-    b.scope("features.1.0").then("layer_scale", convoke_engine::layers::Scale { first: 0.5 });
+    b.scope("features.1.0").then("block.3", convoke_engine::layers::Conv::new(3, 1).no_bias());
+    b.then("layer_scale", convoke_engine::layers::Scale { first: 0.5 });
     let network = b.build().unwrap();
     let model = convoke_formats::ModelFile {
         network,
         classes: vec![],
         preprocess: convoke_data::Preprocess::plain(2, 2, 3),
         task: "features".into(),
-        params: vec![0.5, 0.25, 0.125],
+        params: (0..12).map(|i| i as f32).collect(),
         state: vec![],
         facts: Default::default(),
         extra: Default::default(),
@@ -264,7 +265,8 @@ fn scales_of_convnext_are_written_as_torchvision_has_them() {
     let bytes = std::fs::read(&path).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let scale = file.tensor("features.1.0.layer_scale").unwrap();
-    assert_eq!((scale.shape(), floats(scale.data())), (&[3, 1, 1][..], model.params.clone()));
+    assert_eq!((scale.shape(), floats(scale.data())), (&[3, 1, 1][..], vec![9.0, 10.0, 11.0]));
+    assert_eq!(file.tensor("features.1.0.block.3.weight").unwrap().shape(), [3, 3]);
     let weights = Weights::open(&path).unwrap();
     let again = fit(&model.network, &weights, FitOptions::default()).unwrap();
     assert_eq!(again.params, model.params);
