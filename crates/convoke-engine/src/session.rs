@@ -27,6 +27,7 @@ pub struct Session {
     pool: Pool,
     arena: MmapMut,
     labels: Vec<u32>,
+    class_weights: Vec<f32>,
     seed: u64,
     steps: u64,
     /// Weights have changed since the filters were packed.
@@ -72,7 +73,17 @@ impl Session {
         let _ = arena.advise(Advice::HugePage);
         let pool = Pool::new(plan.options().threads);
         let labels = vec![0; plan.labels];
-        Ok(Session { plan, pool, arena, labels, seed: 0, steps: 0, stale: true, seconds: None })
+        Ok(Session {
+            plan,
+            pool,
+            arena,
+            labels,
+            class_weights: Vec::new(),
+            seed: 0,
+            steps: 0,
+            stale: true,
+            seconds: None,
+        })
     }
 
     /// The plan that runs.
@@ -194,6 +205,41 @@ impl Session {
     /// Where to write labels, one per output pixel `[N, H, W]` (softmax cross-entropy; else empty).
     pub fn labels_mut(&mut self) -> &mut [u32] {
         &mut self.labels
+    }
+
+    /// What each class weighs in softmax cross-entropy, for sets that hold more of one than of another: the loss of
+    /// a sample is multiplied by its label's weight, and the mean is over the weights (PyTorch's `weight`). None
+    /// for all alike.
+    ///
+    /// # Errors
+    /// When the plan's loss is another, or there is not one finite weight ≥ 0 for each class.
+    pub fn set_class_weights(&mut self, weights: &[f32]) -> Result<()> {
+        if weights.is_empty() {
+            self.class_weights.clear();
+            return Ok(());
+        }
+        if self.plan.labels == 0 {
+            return Err(Error::Plan(
+                "class weights are for plans that train by softmax cross-entropy".into(),
+            ));
+        }
+        let classes = self.plan.network().output_shape().c;
+        let heads = self.plan.network().heads().iter();
+        let alike = heads.clone().all(|h| self.plan.network().node(h.place).shape.c == classes);
+        if weights.len() != classes || !alike {
+            return Err(Error::Plan(format!(
+                "{} class weights were given but the output has {classes} classes",
+                weights.len()
+            )));
+        }
+        let good = |w: &f32| w.is_finite() && *w >= 0.0;
+        if !weights.iter().all(good) || weights.iter().all(|w| *w == 0.0) {
+            return Err(Error::Plan(
+                "class weights must be numbers from 0 on, and not all of them 0".into(),
+            ));
+        }
+        self.class_weights = weights.to_vec();
+        Ok(())
     }
 
     /// Where to write targets, shaped as the output (other losses; else empty).
@@ -364,7 +410,7 @@ impl Session {
     }
 
     fn run(&mut self, phases: &[Phase], n: usize, lr: f32) -> StepReport {
-        let Session { plan, pool, arena, labels, seed, steps, seconds, .. } = self;
+        let Session { plan, pool, arena, labels, class_weights, seed, steps, seconds, .. } = self;
         let mut memory = Memory { data: bytemuck::cast_slice_mut(arena), layout: &plan.layout };
         let mut exec = Exec {
             cx: Ctx { pool, isa: plan.isa() },
@@ -373,6 +419,7 @@ impl Session {
             samples: n,
             share: 1.0,
             labels,
+            class_weights,
             seed: *seed,
             step: *steps,
             lr,

@@ -47,6 +47,9 @@ pub struct TrainOptions {
     /// Whether every class comes equally often in training.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub balanced: bool,
+    /// Whether the loss of rare classes weighs more: by `samples / (classes · samples of the class)`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub class_weights: bool,
     /// Seconds between two checkpoints within an epoch; there is one after every epoch anyway.
     #[serde(default = "five_minutes")]
     pub checkpoint_seconds: u64,
@@ -88,6 +91,7 @@ impl TrainOptions {
             precision: Precision::F32,
             cache: 1 << 30,
             balanced: false,
+            class_weights: false,
             checkpoint_seconds: five_minutes(),
             schedule: Schedule::OneCycle,
             optimizer: Optimizer::Sgd { momentum: 0.9, nesterov: true, weight_decay: 5e-4 },
@@ -201,7 +205,7 @@ impl<'a> Trainer<'a> {
         options.fine_tune.check(&network).map_err(TrainError::Other)?;
         let (batch, threads) = (options.batch, options.threads);
         let head = options.fine_tune.head_epochs > 0;
-        let mut session = Session::new(plan(&network, &options, head)?)?;
+        let mut session = session(&network, &options, dataset, head)?;
         session.init(options.seed);
         let loader_options = LoaderOptions {
             batch,
@@ -344,7 +348,7 @@ impl<'a> Trainer<'a> {
         if self.head == head {
             return Ok(());
         }
-        let mut session = Session::new(plan(&self.network, &self.options, head)?)?;
+        let mut session = session(&self.network, &self.options, self.dataset, head)?;
         session.set_params(self.session.params())?;
         session.set_state(self.session.state())?;
         session.resume(self.session.optimizer_state(), self.session.steps())?;
@@ -587,6 +591,34 @@ fn plan(network: &Network, options: &TrainOptions, head: bool) -> Result<Plan> {
     let predict = PlanOptions::predict(options.batch, options.threads);
     let precision = options.precision;
     Ok(Plan::compile(network, &PlanOptions { mode, precision, tuning, ..predict })?)
+}
+
+/// The session of a step.
+fn session(
+    network: &Network,
+    options: &TrainOptions,
+    dataset: &Dataset,
+    head: bool,
+) -> Result<Session> {
+    let mut session = Session::new(plan(network, options, head)?)?;
+    if options.class_weights {
+        let counts = dataset.train.counts(dataset.classes.len());
+        session.set_class_weights(&class_weights(&counts))?;
+    }
+    Ok(session)
+}
+
+/// Weights by which all classes count alike in the sum of losses: `samples / (classes · samples of the class)`,
+/// 1 on average over the samples (scikit-learn's `balanced`). A class without samples weighs nothing and is not
+/// counted.
+pub fn class_weights(counts: &[usize]) -> Vec<f32> {
+    let all: usize = counts.iter().sum();
+    let classes = counts.iter().filter(|n| **n > 0).count();
+    let weight = |n: &usize| match *n {
+        0 => 0.0,
+        n => (all as f64 / (classes * n) as f64) as f32,
+    };
+    counts.iter().map(weight).collect()
 }
 
 /// Whether pictures fit the network's input and classes its output.

@@ -9,7 +9,7 @@ use crate::verbs::import::told;
 use crate::verbs::report::{self, Recorder};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use convoke_data::check::{CheckOptions, Kind, Severity, Verdict, check_dataset};
+use convoke_data::check::{CheckOptions, Kind, Report, Severity, Verdict, check_dataset};
 use convoke_data::{Augment, BoxSet, Dataset, OpenOptions, Preprocess, statistics};
 use convoke_engine::{Optimizer, Plan, PlanOptions};
 use convoke_formats::ModelFile;
@@ -79,9 +79,17 @@ pub struct Args {
     /// Folder of the run [default: runs/classify/<model>-<data>, runs/find/<data>]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Every class comes equally often: for unbalanced data
-    #[arg(long)]
-    balance: bool,
+    /// For unbalanced data: every class comes equally often (`draw`), or all pictures come as often as ever and
+    /// those of rare classes weigh more in the loss (`weights`)
+    #[arg(
+        long,
+        value_enum,
+        value_name = "HOW",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "draw"
+    )]
+    balance: Option<Balance>,
     /// Train so many times, each time judging by another part of the pictures (k-fold cross-validation): for tiny
     /// sets. The runs are OUT/fold-1 and so on
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(2..=100))]
@@ -142,6 +150,12 @@ enum ScheduleArg {
     Step,
     Cosine,
     OneCycle,
+}
+
+#[derive(Clone, Copy, ValueEnum, PartialEq)]
+enum Balance {
+    Draw,
+    Weights,
 }
 
 #[derive(Clone, Copy, ValueEnum, PartialEq)]
@@ -226,7 +240,11 @@ fn fresh(args: &Args) -> Result<()> {
 
 /// A quick look at the data: what is wrong is told, and training goes on.
 fn quick_check(data: &Path, dataset: &Dataset, threads: usize) {
-    let report = check_dataset(Some(data), dataset, CheckOptions { quick: true, threads });
+    tell_problems(data, &check_dataset(Some(data), dataset, CheckOptions { quick: true, threads }));
+}
+
+/// What a check found, in one line a kind.
+pub(crate) fn tell_problems(data: &Path, report: &Report) {
     for (kind, findings) in report.by_kind() {
         // The strangers are told with the data.
         if kind.severity() == Severity::Note || kind == Kind::Stranger {
@@ -409,7 +427,8 @@ fn options(args: &Args, start: &Start, pre: &Preprocess, samples: usize) -> Resu
         optimizer,
         augment: if args.no_augment { Augment::default() } else { suited.augment.clone() },
         fine_tune: start.fine_tune,
-        balanced: args.balance,
+        balanced: args.balance == Some(Balance::Draw),
+        class_weights: args.balance == Some(Balance::Weights),
         precision: args.arithmetic.precision(),
         ..suited
     })
