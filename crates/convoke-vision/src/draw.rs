@@ -117,8 +117,9 @@ fn heat(found: &Found) -> Vec<f32> {
         let (w, h) = (found.object.0 / map.scale, found.object.1 / map.scale);
         for (place, logit) in map.values.iter().enumerate() {
             // Half the logit: embers show what else was looked at twice.
-            let p = (1.0 / (1.0 + (-0.5 * logit).exp())).min(EMBER);
-            if p > 0.12 {
+            let p = 1.0 / (1.0 + (-0.5 * logit).exp());
+            let p = ((p - COLD) / (EMBER - COLD)).min(1.0) * EMBER;
+            if p > 0.0 {
                 let (row, column) = (place / map.grid.width, place % map.grid.width);
                 let (x, y) = map.grid.point(row as f64, column as f64);
                 spread(&mut heat, (width, height), (x / map.scale, y / map.scale), (w, h), p);
@@ -141,6 +142,9 @@ fn heat(found: &Found) -> Vec<f32> {
 
 /// Strongest answer that is no find.
 const EMBER: f32 = 0.42;
+/// Answers up to this (a tenth of a probability, halved as logits) leave no ember: in a crowd, much looks a
+/// little like the thing.
+const COLD: f32 = 0.25;
 
 /// Lays a hill of height `p` over the map: flat over the thing, gone one size further out.
 fn spread(
