@@ -257,7 +257,7 @@ impl Learner {
             object: self.regime.sides,
             scales: self.regime.scales.clone(),
             sizes: self.regime.sizes,
-            threshold: 0.3,
+            threshold: 0.4,
         }
     }
 
