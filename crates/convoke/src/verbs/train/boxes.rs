@@ -73,7 +73,7 @@ pub fn fresh(args: &Args, data: &Path) -> Result<()> {
     let default = LearnOptions::default();
     let learn = LearnOptions {
         epochs: args.epochs as usize,
-        steps: (250 + things / 20).min(3000),
+        steps: (500 + things / 20).min(3000),
         lr: match args.lr {
             Some(Lr::Rate(lr)) => lr,
             Some(Lr::Find) => bail!("--lr find is for classes; give a number"),
