@@ -479,5 +479,5 @@ fn known_faults_of_real_data_are_found() {
     let names = |f: &&convoke_data::check::Finding| {
         f.files[0].file_name().is_some_and(|n| n.to_string_lossy().starts_with('x'))
     };
-    assert!(broken.iter().all(|f| names(f)), "{broken:?}");
+    assert!(broken.iter().all(names), "{broken:?}");
 }

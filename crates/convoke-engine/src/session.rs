@@ -298,6 +298,7 @@ impl Session {
         s.set_params(params)?;
         s.set_state(self.state())?;
         (s.seed, s.steps) = (self.seed, self.steps);
+        s.class_weights = self.class_weights.clone();
         let place = |plan: &Plan, b: Buf| plan.layout.places[b.0].clone();
         let input = self.data()[place(&self.plan, self.plan.input)].to_vec();
         s.input_mut().copy_from_slice(&input);

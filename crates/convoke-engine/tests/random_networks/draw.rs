@@ -124,7 +124,7 @@ impl Drawing<'_> {
             0 | 1 => Conv { filters: 0, groups: 0, ..conv },
             2 => {
                 let groups = self.r.of(&[2, 3, 4]);
-                if c % groups == 0 {
+                if c.is_multiple_of(groups) {
                     Conv { groups, filters: groups * (1 + self.r.below(9)), ..conv }
                 } else {
                     conv

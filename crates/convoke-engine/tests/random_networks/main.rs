@@ -179,7 +179,7 @@ struct Found {
 impl Found {
     fn note(&mut self, told: &str, what: &str, precision: Precision, gradients: bool, off: f64) {
         self.off.entry((precision, gradients)).or_default().push(off);
-        if !(off <= bound(precision, gradients).worst) {
+        if off.is_nan() || off > bound(precision, gradients).worst {
             self.wrong.push(format!("{told}: {what} off by {off:.1e}"));
         }
     }

@@ -378,7 +378,7 @@ fn softmax(t: &mut Tape, row: &[Var]) -> Vec<Var> {
 }
 
 /// A function of single numbers: value, derivative, and distance to its nearest kink.
-fn function(layer: &Layer) -> Box<dyn Fn(&mut Tape, Var) -> Var> {
+fn function(layer: &Layer) -> impl Fn(&mut Tape, Var) -> Var + use<> {
     let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
     let of: Box<dyn Fn(f64) -> (f64, f64, f64)> = match layer.clone() {
         Layer::Relu(l) => {
@@ -420,11 +420,11 @@ fn function(layer: &Layer) -> Box<dyn Fn(&mut Tape, Var) -> Var> {
         }
         other => panic!("{} has no definition here", other.kind()),
     };
-    Box::new(move |t, v| {
+    move |t, v| {
         let (y, slope, distance) = of(t.value(v));
         t.decided_by(distance);
         t.push(y, [(v, slope)])
-    })
+    }
 }
 
 /// By its Taylor series; beyond 5 it is ±1 to 12 digits.
