@@ -22,8 +22,8 @@ pub use dataset::{Dataset, OpenOptions, Source, Split};
 pub use error::{DataError, Result};
 pub use loader::{Batch, Loader, LoaderOptions, Problem};
 pub use picture::{
-    Area, Facts, Filter, MAX_SIDE, Picture, decode_picture, encode_jpeg, encode_png, read_facts,
-    read_picture, read_size, resize, write_file, write_png,
+    Area, Facts, Filter, MAX_SIDE, Picture, decode_picture, encode_jpeg, encode_png, is_unfinished,
+    read_facts, read_picture, read_size, resize, write_file, write_png,
 };
 pub use rows::Rows;
 pub use series::{

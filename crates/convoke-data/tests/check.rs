@@ -140,6 +140,15 @@ const PLANTS: &[Plant] = &[
     (Kind::Misnamed, "train/ant/p.jpg_large", |p| save(p, &jpeg(&scene(903, 120, 90)))),
     (Kind::Loose, "p.png", |p| write_png(p, &scene(904, 120, 90)).unwrap()),
     (Kind::Cmyk, "train/ant/p.jpg", |p| save(p, include_bytes!("fixtures/odd/cmyk.jpg"))),
+    (Kind::Cmyk, "train/ant/p.jpg", |p| {
+        // Behind a long profile, as those of inks are.
+        let part = [&b"ICC_PROFILE\0\x01\x0a"[..], &[7; 60_000]].concat();
+        let mut bytes = include_bytes!("fixtures/odd/cmyk.jpg").to_vec();
+        for _ in 0..10 {
+            bytes = with_segment(&bytes, 0xE2, &part);
+        }
+        save(p, &bytes);
+    }),
     (Kind::OtherColours, "train/ant/p.jpg", |p| {
         let profile = b"ICC_PROFILE\0\x01\x01....desc....Adobe RGB (1998)";
         save(p, &with_segment(&jpeg(&scene(905, 120, 90)), 0xE2, profile));
@@ -212,6 +221,186 @@ fn every_planted_fault_is_found() {
     assert!(planted.len() >= 26, "{} kinds", planted.len());
 }
 
+/// Twelve pictures with two boxes each in a CSV, nothing wrong; `more` rows are added.
+fn boxes(more: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let mut table = String::from("filename,width,height,class,xmin,ymin,xmax,ymax\n");
+    for i in 0..12 {
+        write_png(&folder.path().join(format!("pages/{i:02}.png")), &scene(300 + i, 120, 90))
+            .unwrap();
+        table += &format!("{i:02}.png,120,90,disc,{},20,60,50\n", 10 + i);
+        table += &format!("{i:02}.png,120,90,ring,{},40,100,80\n", 70 + i);
+    }
+    std::fs::write(folder.path().join("boxes.csv"), table + more).unwrap();
+    folder
+}
+
+#[test]
+fn pictures_with_boxes_are_looked_at_as_well() {
+    let r = check(boxes("").path(), FULL);
+    assert_eq!((r.findings.as_slice(), r.verdict()), (&[][..], Verdict::Clean));
+    assert_eq!(r.boxes.unwrap().classes[1].median, Some((25.0, 40.0)));
+
+    // What is planted, the file, its rows in the table.
+    type PlantBox = (Kind, &'static str, fn(&str) -> String, fn(&Path));
+    let plants: &[PlantBox] = &[
+        (Kind::Empty, "p.png", |_| String::new(), |p| save(p, b"")),
+        (Kind::NotAPicture, "p.jpg", |_| String::new(), |p| save(p, b"<html>404</html>")),
+        (Kind::Misnamed, "p.png", |_| String::new(), |p| save(p, &jpeg(&scene(902, 120, 90)))),
+        (Kind::Foreign, "p.tif", |_| String::new(), |p| save(p, b"II*\0\x08\0\0\0junk")),
+        (
+            Kind::Cmyk,
+            "p.jpg",
+            |_| String::new(),
+            |p| save(p, include_bytes!("fixtures/odd/cmyk.jpg")),
+        ),
+        (
+            Kind::Turned,
+            "p.jpg",
+            |_| String::new(),
+            |p| {
+                save(p, &with_segment(&jpeg(&scene(906, 120, 90)), 0xE1, EXIF));
+            },
+        ),
+        (
+            Kind::OtherBoxes,
+            "p.png",
+            |f| format!("{f},120,90,disc,1,2,30,40\n"),
+            |p| {
+                std::fs::copy(p.with_file_name("03.png"), p).unwrap();
+            },
+        ),
+        (
+            Kind::Duplicate,
+            "p.png",
+            |_| String::new(),
+            |p| {
+                std::fs::copy(p.with_file_name("03.png"), p).unwrap();
+            },
+        ),
+        (
+            Kind::NearDuplicate,
+            "p.jpg",
+            |_| String::new(),
+            |p| {
+                let p0 = convoke_data::read_picture(&p.with_file_name("07.png"), 3).unwrap();
+                save(p, &jpeg(&p0));
+            },
+        ),
+        (
+            Kind::Broken,
+            "p.jpg",
+            |_| String::new(),
+            |p| {
+                let bytes = jpeg(&scene(901, 120, 90));
+                save(p, &bytes[..bytes.len() * 2 / 3]);
+            },
+        ),
+        (
+            Kind::Blank,
+            "p.png",
+            |_| String::new(),
+            |p| write_png(p, &Picture::filled(120, 90, [7, 8, 9])).unwrap(),
+        ),
+        (Kind::MissingPicture, "boxes.csv", |_| "gone.png,120,90,disc,1,2,30,40\n".into(), |_| {}),
+        (Kind::Box, "05.png", |f| format!("{f},120,90,disc,10,20,10,50\n"), |_| {}),
+        (Kind::Box, "05.png", |f| format!("{f},120,90,disc,100,20,190,50\n"), |_| {}),
+        (Kind::TinyClass, "", |_| "05.png,120,90,dot,10,20,15,50\n".into(), |_| {}),
+    ];
+    for (kind, file, rows, plant) in plants {
+        let folder = boxes(&rows(file));
+        plant(&folder.path().join("pages").join(file));
+        let r = check(folder.path(), FULL);
+        let found: Vec<_> = r.findings.iter().filter(|f| f.kind == *kind).collect();
+        let names = |f: &&convoke_data::check::Finding| f.files.iter().any(|p| p.ends_with(file));
+        assert!(
+            found.iter().any(|f| names(f) || f.files.is_empty()),
+            "{kind:?} in {file}: {:?}",
+            r.findings
+        );
+        let others: Vec<Kind> =
+            kinds(&r).into_iter().filter(|k| k != kind && *k != Kind::Imbalance).collect();
+        assert!(others.is_empty(), "{kind:?} in {file} also gives {others:?}: {:?}", r.findings);
+    }
+    // In two parts of a set the same picture is a leak.
+    let folder = boxes("");
+    let root = folder.path().join("parts");
+    for part in ["train", "val"] {
+        for i in 0..12 {
+            let name = format!("{part}/images/{part}{i}.png");
+            write_png(
+                &root.join(&name),
+                &scene(if i == 5 { 500 } else { 600 + i + 40 * part.len() }, 120, 90),
+            )
+            .unwrap();
+            save(&root.join(format!("{part}/labels/{part}{i}.txt")), b"0 0.5 0.5 0.2 0.3\n");
+        }
+    }
+    save(&root.join("data.yaml"), b"train: train/images\nval: val/images\nnames: [disc]\n");
+    let r = check(&root, FULL);
+    assert_eq!((kinds(&r), r.verdict()), (vec![Kind::Leak], Verdict::Unfit), "{:?}", r.findings);
+    assert_eq!(r.findings[0].told, "in train, val");
+}
+
+/// Digits as IDX files hold them: one is in both parts, another nearly so.
+#[test]
+fn the_same_and_nearly_the_same_are_found_in_memory() {
+    let small = |seed| {
+        convoke_data::resize(
+            &scene(seed, 56, 56),
+            convoke_data::Area { left: 0.0, top: 0.0, width: 56.0, height: 56.0 },
+            28,
+            28,
+            convoke_data::Filter::Bilinear,
+        )
+        .unwrap()
+    };
+    let split = |from: usize, n: usize| {
+        let mut pixels: Vec<u8> = (from..from + n).flat_map(|i| small(i).data).collect();
+        if from == 0 {
+            pixels.extend(&small(1003).data);
+            pixels.extend(
+                small(1004).data.iter().enumerate().map(|(i, v)| v.saturating_add((i % 3) as u8)),
+            );
+        }
+        let n = pixels.len() / (28 * 28 * 3);
+        convoke_data::Split {
+            labels: (0..n as u32).map(|i| i % 2).collect(),
+            source: convoke_data::Source::Memory {
+                pixels: pixels.into(),
+                width: 28,
+                height: 28,
+                channels: 3,
+            },
+        }
+    };
+    let set = convoke_data::Dataset {
+        kind: "made",
+        classes: vec!["even".into(), "odd".into()],
+        train: split(0, 41),
+        val: None,
+        test: Some(split(1000, 20)),
+        channels: 3,
+        size: Some((28, 28)),
+        ignored: 0,
+    };
+    let r = convoke_data::check::check_dataset(None, &set, FULL);
+    assert_eq!(kinds(&r), [Kind::Leak, Kind::NearLeak], "{:?}", r.findings);
+    assert_eq!(r.findings[0].files, [PathBuf::from("train 41"), PathBuf::from("test 3")]);
+    assert_eq!(r.findings[1].files, [PathBuf::from("train 42"), PathBuf::from("test 4")]);
+}
+
+#[test]
+fn a_folder_that_is_no_data_set_has_its_pictures_looked_at() {
+    let folder = tempfile::tempdir().unwrap();
+    for i in 0..3 {
+        write_png(&folder.path().join(format!("{i}.png")), &scene(i, 120, 90)).unwrap();
+    }
+    save(&folder.path().join("3.png"), b"no");
+    let r = check(folder.path(), FULL);
+    assert_eq!(kinds(&r), [Kind::Layout, Kind::NotAPicture], "{:?}", r.findings);
+}
+
 #[test]
 fn the_quick_form_finds_what_headers_and_bytes_tell() {
     let quick = [
@@ -267,6 +456,28 @@ fn known_faults_of_real_data_are_found() {
         r.findings
     );
     assert_eq!(r.count(convoke_data::check::Severity::Error), 0, "{:?}", r.findings);
-    let r = check(&data.join("eurosat-2k"), FULL);
-    assert_eq!(r.findings, []);
+    for clean in ["eurosat-2k", "mnist"] {
+        assert_eq!(check(&data.join(clean), FULL).findings, [], "{clean}");
+    }
+    let r = check(&data.join("waldo"), FULL);
+    let told = |k: Kind| -> Vec<&str> {
+        r.findings.iter().filter(|f| f.kind == k).map(|f| f.told.as_str()).collect()
+    };
+    assert_eq!(told(Kind::Cmyk).len(), 1, "{:?}", r.findings);
+    assert!(told(Kind::MissingPicture)[0].contains("23.jpg"), "{:?}", r.findings);
+    assert!(told(Kind::Box)[0].starts_with("wrong picture size"), "{:?}", r.findings);
+    let r = check(&data.join("bccd"), FULL);
+    let empty = |f: &&convoke_data::check::Finding| f.told.starts_with("box without area");
+    assert_eq!(r.findings.iter().filter(empty).count(), 2, "{:?}", r.findings);
+    // All that the suite says are broken, and none of the others.
+    let r = check(&data.join("pngsuite"), FULL);
+    let broken: Vec<_> = r
+        .findings
+        .iter()
+        .filter(|f| f.kind == Kind::Broken || f.kind == Kind::NotAPicture)
+        .collect();
+    let names = |f: &&convoke_data::check::Finding| {
+        f.files[0].file_name().is_some_and(|n| n.to_string_lossy().starts_with('x'))
+    };
+    assert!(broken.iter().all(names), "{broken:?}");
 }

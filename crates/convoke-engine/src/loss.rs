@@ -88,6 +88,7 @@ impl Op for LossOp {
                     &e.labels[..rows],
                     self.classes,
                     label_smoothing,
+                    e.class_weights,
                     &mut dy[..len],
                     scratch,
                 );

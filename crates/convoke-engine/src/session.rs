@@ -1,11 +1,11 @@
 //! A plan with its memory and threads: predict, step.
 
 use crate::layers::Init;
-use crate::plan::arena::{Kind, Memory};
+use crate::plan::arena::{Buf, Kind, Memory};
 use crate::plan::lower::SCRATCH;
 use crate::plan::op::{Call, Exec, Phase};
-use crate::plan::{Mode, Plan};
-use crate::{Error, NodeId, Result};
+use crate::plan::{Mode, Plan, PlanOptions};
+use crate::{Error, NodeId, Result, available};
 use convoke_kernels::{Ctx, Pool};
 use memmap2::{Advice, MmapMut};
 use rand::{Rng, SeedableRng};
@@ -27,6 +27,7 @@ pub struct Session {
     pool: Pool,
     arena: MmapMut,
     labels: Vec<u32>,
+    class_weights: Vec<f32>,
     seed: u64,
     steps: u64,
     /// Weights have changed since the filters were packed.
@@ -57,6 +58,9 @@ impl Session {
     /// When the machine does not give the memory.
     pub fn new(plan: Plan) -> Result<Self> {
         let bytes = plan.memory().total.max(64);
+        if available::memory().is_some_and(|free| bytes as u64 > free) {
+            return Err(too_large(&plan));
+        }
         let arena = MmapMut::map_anon(bytes).map_err(|e| {
             Error::Plan(format!(
                 "cannot get {} MiB of memory ({e}); use a smaller batch",
@@ -69,7 +73,17 @@ impl Session {
         let _ = arena.advise(Advice::HugePage);
         let pool = Pool::new(plan.options().threads);
         let labels = vec![0; plan.labels];
-        Ok(Session { plan, pool, arena, labels, seed: 0, steps: 0, stale: true, seconds: None })
+        Ok(Session {
+            plan,
+            pool,
+            arena,
+            labels,
+            class_weights: Vec::new(),
+            seed: 0,
+            steps: 0,
+            stale: true,
+            seconds: None,
+        })
     }
 
     /// The plan that runs.
@@ -193,18 +207,57 @@ impl Session {
         &mut self.labels
     }
 
+    /// What each class weighs in softmax cross-entropy, for sets that hold more of one than of another: the loss of
+    /// a sample is multiplied by its label's weight, and the mean is over the weights (PyTorch's `weight`). None
+    /// for all alike.
+    ///
+    /// # Errors
+    /// When the plan's loss is another, or there is not one finite weight ≥ 0 for each class.
+    pub fn set_class_weights(&mut self, weights: &[f32]) -> Result<()> {
+        if weights.is_empty() {
+            self.class_weights.clear();
+            return Ok(());
+        }
+        if self.plan.labels == 0 {
+            return Err(Error::Plan(
+                "class weights are for plans that train by softmax cross-entropy".into(),
+            ));
+        }
+        let classes = self.plan.network().output_shape().c;
+        let heads = self.plan.network().heads().iter();
+        let alike = heads.clone().all(|h| self.plan.network().node(h.place).shape.c == classes);
+        if weights.len() != classes || !alike {
+            return Err(Error::Plan(format!(
+                "{} class weights were given but the output has {classes} classes",
+                weights.len()
+            )));
+        }
+        let good = |w: &f32| w.is_finite() && *w >= 0.0;
+        if !weights.iter().all(good) || weights.iter().all(|w| *w == 0.0) {
+            return Err(Error::Plan(
+                "class weights must be numbers from 0 on, and not all of them 0".into(),
+            ));
+        }
+        self.class_weights = weights.to_vec();
+        Ok(())
+    }
+
     /// Where to write targets, shaped as the output (other losses; else empty).
     pub fn targets_mut(&mut self) -> &mut [f32] {
         let range = self.plan.targets.map_or(0..0, |t| self.plan.layout.places[t.0].clone());
         &mut self.data_mut()[range]
     }
 
-    /// Forward, loss, backward, update with learning rate `lr`.
+    /// Forward, loss, backward, update with learning rate `lr`. Where the loss is no finite number the weights stay
+    /// what they were.
     ///
     /// # Errors
     /// When the plan does not train, or a label is no class.
     pub fn step(&mut self, lr: f32) -> Result<StepReport> {
         let report = self.backward()?;
+        if !report.loss.is_finite() {
+            return Ok(report);
+        }
         self.steps += 1;
         self.run(&[Phase::Update, Phase::Prepare], self.plan.options().batch, lr);
         self.stale = false;
@@ -225,6 +278,38 @@ impl Session {
         }
         self.refresh();
         Ok(self.run(&[Phase::Forward, Phase::Backward], self.plan.options().batch, 0.0))
+    }
+
+    /// Where the last step's numbers ceased to be finite: the first weights, else the first map, that hold one that is
+    /// not; nothing where all are finite. Runs forward once more in a session of its own that keeps all maps.
+    ///
+    /// # Errors
+    /// When the plan does not train, or the memory for all maps is not to be had.
+    pub fn first_not_finite(&self) -> Result<Option<String>> {
+        let broken = |v: &[f32]| v.iter().any(|v| !v.is_finite());
+        let params = self.params();
+        if let Some(p) = self.plan.params().iter().find(|p| broken(&params[p.range.clone()])) {
+            return Ok(Some(p.name.clone()));
+        }
+        let net = self.plan.network();
+        let keep = net.iter().map(|(id, _)| id).collect();
+        let options = PlanOptions { keep, ..self.plan.options().clone() };
+        let mut s = Session::new(Plan::compile(net, &options)?)?;
+        s.set_params(params)?;
+        s.set_state(self.state())?;
+        (s.seed, s.steps) = (self.seed, self.steps);
+        s.class_weights = self.class_weights.clone();
+        let place = |plan: &Plan, b: Buf| plan.layout.places[b.0].clone();
+        let input = self.data()[place(&self.plan, self.plan.input)].to_vec();
+        s.input_mut().copy_from_slice(&input);
+        s.labels_mut().copy_from_slice(&self.labels);
+        if let Some(targets) = self.plan.targets {
+            let targets = self.data()[place(&self.plan, targets)].to_vec();
+            s.targets_mut().copy_from_slice(&targets);
+        }
+        s.backward()?;
+        let mut maps = net.iter().filter(|(id, _)| s.map(*id).is_some_and(broken));
+        Ok(maps.next().map(|(_, node)| node.name.clone()))
     }
 
     /// Predicts the first `n` samples of the input: the output `[n, H, W, C]`.
@@ -326,7 +411,7 @@ impl Session {
     }
 
     fn run(&mut self, phases: &[Phase], n: usize, lr: f32) -> StepReport {
-        let Session { plan, pool, arena, labels, seed, steps, seconds, .. } = self;
+        let Session { plan, pool, arena, labels, class_weights, seed, steps, seconds, .. } = self;
         let mut memory = Memory { data: bytemuck::cast_slice_mut(arena), layout: &plan.layout };
         let mut exec = Exec {
             cx: Ctx { pool, isa: plan.isa() },
@@ -335,6 +420,7 @@ impl Session {
             samples: n,
             share: 1.0,
             labels,
+            class_weights,
             seed: *seed,
             step: *steps,
             lr,
@@ -354,6 +440,31 @@ impl Session {
         }
         StepReport { loss: exec.loss, correct: exec.correct }
     }
+}
+
+/// A plan that the machine has no memory for, with the batch that it has.
+fn too_large(plan: &Plan) -> Error {
+    let free = available::memory().unwrap_or(u64::MAX);
+    let fits = |batch: usize| {
+        let options = PlanOptions { batch, ..plan.options().clone() };
+        Plan::compile(plan.network(), &options).is_ok_and(|p| p.memory().total as u64 <= free)
+    };
+    // Memory grows with the batch.
+    let (mut low, mut high) = (0, plan.options().batch);
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        if fits(middle) { low = middle } else { high = middle }
+    }
+    let advice = match low {
+        0 => "not even a batch of 1 fits; use a smaller input or network".into(),
+        n => format!("use a batch of {n} or less"),
+    };
+    Error::Plan(format!(
+        "needs {} MiB of memory for a batch of {} but {} MiB are free; {advice}",
+        plan.memory().total >> 20,
+        plan.options().batch,
+        free >> 20
+    ))
 }
 
 /// First values of one tensor. Each tensor has a stream of its own, so a layer more or less leaves

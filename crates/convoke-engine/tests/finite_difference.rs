@@ -387,6 +387,11 @@ fn losses() {
     let net = b.build().unwrap();
     check("softmax", &net, Loss::SoftmaxCrossEntropy { label_smoothing: 0.0 });
     check("smoothed", &net, Loss::SoftmaxCrossEntropy { label_smoothing: 0.2 });
+    for label_smoothing in [0.0, 0.2] {
+        let mut s = session(&net, Loss::SoftmaxCrossEntropy { label_smoothing }, 2);
+        s.set_class_weights(&[0.2, 3.0, 0.0, 1.0, 0.7]).unwrap();
+        check_session("weighted", &net, s);
+    }
     check("sigmoid", &net, Loss::SigmoidCrossEntropy { positive_weight: 3.0 });
     check("squares", &net, MSE);
     for boxes in [BoxLoss::Giou, BoxLoss::Diou] {

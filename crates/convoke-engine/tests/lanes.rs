@@ -62,15 +62,21 @@ fn close(what: &str, a: &[f32], b: &[f32]) {
 fn loss_gradients_and_output_are_those_of_the_other_layout() {
     for net in nets() {
         for batch in [16, 5, 40] {
-            for loss in [CROSS, Loss::MeanSquaredError] {
+            for (loss, weighted) in [(CROSS, false), (CROSS, true), (Loss::MeanSquaredError, false)]
+            {
                 let mut pair = [true, false].map(|lanes| {
                     let options = PlanOptions::train(batch, 2, loss, SGD);
                     let mut s = session(&net, options, lanes);
                     fill(&mut s, &net);
+                    if weighted {
+                        let weights: Vec<f32> =
+                            (0..net.output_shape().c).map(|k| 0.2 + k as f32 * 0.7).collect();
+                        s.set_class_weights(&weights).unwrap();
+                    }
                     let report = s.backward().unwrap();
                     (s, report)
                 });
-                let name = |what| format!("{} {batch} {loss:?} {what}", net.name());
+                let name = |what| format!("{} {batch} {loss:?} {weighted} {what}", net.name());
                 let [(a, ra), (b, rb)] = &mut pair;
                 close(&name("output"), a.output(), b.output());
                 close(&name("gradients"), a.grads(), b.grads());

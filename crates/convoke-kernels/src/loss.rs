@@ -27,21 +27,43 @@ pub struct Classified {
     pub correct: usize,
 }
 
+/// What rows of labels count together in a mean: their number, or the sum of their classes' weights;
+/// `u32::MAX` counts nothing.
+pub fn counted(labels: &[u32], weights: &[f32]) -> f64 {
+    let labels = labels.iter().filter(|&&l| l != u32::MAX);
+    match weights {
+        [] => labels.count() as f64,
+        _ => labels.map(|&l| f64::from(weights[l as usize])).sum(),
+    }
+}
+
 /// Softmax cross-entropy of `logits [rows, classes]` against one label a row; `u32::MAX` leaves a row
 /// out. With smoothing `s` the target is `1 − s` at the label plus `s / classes` everywhere
-/// (Szegedy et al. 2016; PyTorch's `label_smoothing`). Writes `dlogits` of the mean loss.
+/// (Szegedy et al. 2016; PyTorch's `label_smoothing`). With `weights [classes]` every class's part of the target
+/// is multiplied by its weight, and the mean is over the weights of the labels (PyTorch's `weight`); empty for
+/// none. Writes `dlogits` of the mean loss.
+#[expect(clippy::too_many_arguments, reason = "one call of a plan, all of it needed")]
 pub fn softmax_cross_entropy(
     cx: Ctx,
     logits: &[f32],
     labels: &[u32],
     classes: usize,
     smoothing: f32,
+    weights: &[f32],
     dlogits: &mut [f32],
     scratch: &mut [f32],
 ) -> Classified {
     assert!(logits.len() == labels.len() * classes && dlogits.len() == logits.len());
-    let counted = labels.iter().filter(|&&l| l != u32::MAX).count();
-    let share = 1.0 / counted.max(1) as f32;
+    assert!(weights.is_empty() || weights.len() == classes, "a weight for each class");
+    let counted = counted(labels, weights);
+    if counted == 0.0 {
+        // Of nothing that counts there is no mean.
+        dlogits.fill(0.0);
+        return Classified { loss: 0.0, correct: 0 };
+    }
+    let share = 1.0 / counted as f32;
+    // Σ of the weights: what an evenly spread target holds, times `classes`.
+    let all: f32 = weights.iter().sum();
     let rows = rows_per_item(classes);
     let items = labels.len().div_ceil(rows);
     let partial = SharedMut::new(&mut scratch[..2 * items]);
@@ -49,8 +71,14 @@ pub fn softmax_cross_entropy(
         let n = d.len() / classes;
         let x = &logits[i * rows * classes..][..d.len()];
         let labels = &labels[i * rows..][..n];
-        let (loss, correct) = multiversion!(cx.isa, rows_body(x: &[f32], labels: &[u32], classes: usize,
-            smoothing: f32, share: f32, d: &mut [f32]) -> (f32, usize));
+        let (loss, correct) = match weights {
+            [] => multiversion!(cx.isa, rows_body(x: &[f32], labels: &[u32], classes: usize,
+                smoothing: f32, share: f32, d: &mut [f32]) -> (f32, usize)),
+            w => {
+                multiversion!(cx.isa, weighted_body(x: &[f32], labels: &[u32], w: &[f32], all: f32,
+                smoothing: f32, share: f32, d: &mut [f32]) -> (f32, usize))
+            }
+        };
         // SAFETY: every item has its own two numbers.
         let out = unsafe { partial.slice(2 * i..2 * i + 2) };
         out[0] = loss;
@@ -59,7 +87,7 @@ pub fn softmax_cross_entropy(
     let sums = &scratch[..2 * items];
     let loss: f64 = sums.iter().step_by(2).map(|&v| f64::from(v)).sum();
     let correct: f64 = sums.iter().skip(1).step_by(2).map(|&v| f64::from(v)).sum();
-    Classified { loss: (loss / counted.max(1) as f64) as f32, correct: correct as usize }
+    Classified { loss: (loss / counted) as f32, correct: correct as usize }
 }
 
 #[inline(always)]
@@ -90,6 +118,43 @@ fn rows_body(
             *v = settled((*v - even) * share);
         }
         d[label] -= (1.0 - smoothing) * share;
+    }
+    (loss, correct)
+}
+
+/// The same with a weight `w` for each class, `all` their sum.
+#[inline(always)]
+fn weighted_body(
+    x: &[f32],
+    labels: &[u32],
+    w: &[f32],
+    all: f32,
+    smoothing: f32,
+    share: f32,
+    d: &mut [f32],
+) -> (f32, usize) {
+    let (mut loss, mut correct) = (0.0, 0);
+    let classes = w.len();
+    let even = smoothing / classes as f32;
+    for ((x, d), &label) in x.chunks_exact(classes).zip(d.chunks_exact_mut(classes)).zip(labels) {
+        if label == u32::MAX {
+            d.fill(0.0);
+            continue;
+        }
+        let label = label as usize;
+        let (largest, sum) = softmax_row(x, d);
+        let log_sum = largest + sum.ln();
+        let own = (1.0 - smoothing) * w[label];
+        let whole = own + even * all;
+        loss += own * (log_sum - x[label]);
+        if smoothing > 0.0 {
+            loss += even * x.iter().zip(w).map(|(x, w)| w * (log_sum - x)).sum::<f32>();
+        }
+        correct += usize::from(x.iter().position(|&v| v == largest) == Some(label));
+        for (v, w) in d.iter_mut().zip(w) {
+            *v = settled((*v * whole - even * w) * share);
+        }
+        d[label] -= own * share;
     }
     (loss, correct)
 }

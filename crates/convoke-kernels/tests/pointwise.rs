@@ -444,7 +444,7 @@ fn losses() {
         let results = everywhere(|cx| {
             let mut scratch = vec![f32::NAN; loss::scratch_len(rows * c, c)];
             let [mut a, mut b, mut d] = std::array::from_fn(|_| vec![f32::NAN; rows * c]);
-            let r = loss::softmax_cross_entropy(cx, &x, &labels, c, 0.1, &mut a, &mut scratch);
+            let r = loss::softmax_cross_entropy(cx, &x, &labels, c, 0.1, &[], &mut a, &mut scratch);
             let s = loss::sigmoid_cross_entropy(cx, &x, &targets, 3.0, &mut b, &mut scratch);
             let m = loss::mean_squared_error(cx, &x, &targets, &mut d, &mut scratch);
             vec![vec![r.loss, s, m], a, b, d, vec![r.correct as f32]]
@@ -480,6 +480,55 @@ fn losses() {
                 close(&format!("{isa:?} {rows}x{c} gradient {k}"), &r[1 + k], &grads[k], 1e-5);
             }
             assert_eq!(r[4], [correct], "{isa:?} {rows}x{c}");
+        }
+    }
+}
+
+#[test]
+fn losses_with_class_weights() {
+    for (rows, c, smoothing) in [(1, 2, 0.0), (7, 10, 0.2), (100, 3, 0.1), (33, 1000, 0.0)] {
+        let x: Vec<f32> = numbers(rows * c, 1).iter().map(|v| v * 9.0).collect();
+        // One class weighs nothing.
+        let weights: Vec<f32> = (0..c).map(|k| (k % 7) as f32 * 0.3).collect();
+        let labels: Vec<u32> = (0..rows as u32)
+            .map(|i| if i % 5 == 4 { u32::MAX } else { (i * 7 + 1) % c as u32 })
+            .collect();
+        let results = everywhere(|cx| {
+            let mut scratch = vec![f32::NAN; loss::scratch_len(rows * c, c)];
+            let mut d = vec![f32::NAN; rows * c];
+            let r = loss::softmax_cross_entropy(
+                cx,
+                &x,
+                &labels,
+                c,
+                smoothing,
+                &weights,
+                &mut d,
+                &mut scratch,
+            );
+            vec![vec![r.loss], d]
+        });
+        let counted: f64 =
+            labels.iter().filter_map(|&l| weights.get(l as usize)).map(|w| f64::from(*w)).sum();
+        assert!((counted - loss::counted(&labels, &weights)).abs() < 1e-9);
+        let (mut sum, mut gradient) = (0.0, Vec::new());
+        for (row, &label) in x.chunks_exact(c).zip(&labels) {
+            if label == u32::MAX {
+                gradient.extend(vec![0.0; c]);
+                continue;
+            }
+            let (l, g) = reference::pointwise::weighted_cross_entropy(
+                row,
+                label as usize,
+                f64::from(smoothing),
+                &weights,
+            );
+            sum += l / counted;
+            gradient.extend(g.iter().map(|v| v / counted));
+        }
+        for (isa, r) in results {
+            close(&format!("{isa:?} {rows}x{c} loss"), &r[0], &[sum], 1e-5);
+            close(&format!("{isa:?} {rows}x{c} gradient"), &r[1], &gradient, 1e-5);
         }
     }
 }

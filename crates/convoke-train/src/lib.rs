@@ -26,5 +26,5 @@ pub use quantize::{Quantized, quantize};
 pub use range_test::{RateCurve, RatePoint};
 pub use run::{EpochRow, RunFolder};
 pub use schedule::{Rates, Schedule};
-pub use trainer::{BatchInfo, Outcome, Progress, TrainOptions, Trainer};
+pub use trainer::{BatchInfo, Outcome, Progress, TrainOptions, Trainer, class_weights};
 pub use tuning::{FineTune, layers};

@@ -47,6 +47,9 @@ pub struct TrainOptions {
     /// Whether every class comes equally often in training.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub balanced: bool,
+    /// Whether the loss of rare classes weighs more: by `samples / (classes · samples of the class)`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub class_weights: bool,
     /// Seconds between two checkpoints within an epoch; there is one after every epoch anyway.
     #[serde(default = "five_minutes")]
     pub checkpoint_seconds: u64,
@@ -102,6 +105,7 @@ impl TrainOptions {
             precision: Precision::F32,
             cache: 1 << 30,
             balanced: false,
+            class_weights: false,
             checkpoint_seconds: five_minutes(),
             judge_every: 1,
             schedule: Schedule::OneCycle,
@@ -220,7 +224,7 @@ impl<'a> Trainer<'a> {
         options.fine_tune.check(&network).map_err(TrainError::Other)?;
         let (batch, threads) = (options.batch, options.threads);
         let head = options.fine_tune.head_epochs > 0;
-        let mut session = Session::new(plan(&network, &options, head)?)?;
+        let mut session = session(&network, &options, dataset, head)?;
         session.init(options.seed);
         let loader_options = LoaderOptions {
             batch,
@@ -369,7 +373,7 @@ impl<'a> Trainer<'a> {
         if self.head == head {
             return Ok(());
         }
-        let mut session = Session::new(plan(&self.network, &self.options, head)?)?;
+        let mut session = session(&self.network, &self.options, self.dataset, head)?;
         session.set_params(self.session.params())?;
         session.set_state(self.session.state())?;
         session.resume(self.session.optimizer_state(), self.session.steps())?;
@@ -485,17 +489,7 @@ impl<'a> Trainer<'a> {
         self.loader.recycle(batch);
         let report = self.session.step(lr)?;
         if !report.loss.is_finite() {
-            let checkpoint = self.folder.checkpoint();
-            let kept = match checkpoint.is_file() {
-                true => format!("; the last good weights are in {}", checkpoint.display()),
-                false => String::new(),
-            };
-            return other(format!(
-                "the loss is no number any more at epoch {}, batch {}; use a lower --lr than {}{kept}",
-                self.at.epoch + 1,
-                self.at.batch + 1,
-                self.options.lr,
-            ));
+            return Err(self.diverged());
         }
         self.at.batch += 1;
         self.at.loss += f64::from(report.loss);
@@ -507,6 +501,26 @@ impl<'a> Trainer<'a> {
     fn judges(&self) -> bool {
         let epoch = self.at.epoch + 1;
         epoch == self.options.epochs || epoch.is_multiple_of(self.options.judge_every.max(1))
+    }
+
+    /// Numbers that are none any more: where, when, and what is still good.
+    fn diverged(&self) -> TrainError {
+        // Without memory for all maps the place stays unknown.
+        let place = self.session.first_not_finite().ok().flatten();
+        let place = place.map_or(String::new(), |p| format!(", first in `{p}`"));
+        let checkpoint = self.folder.checkpoint();
+        let kept = match checkpoint.is_file() {
+            true => format!("; the last good weights are in {}", checkpoint.display()),
+            false => String::new(),
+        };
+        TrainError::Other(format!(
+            "the loss is no number any more at epoch {}, batch {} (step {}){place}; use a lower --lr \
+             than {}{kept}",
+            self.at.epoch + 1,
+            self.at.batch + 1,
+            self.session.steps() + 1,
+            self.options.lr,
+        ))
     }
 
     /// Evaluates where there is a split to judge by; `None` when it was asked to stop.
@@ -538,6 +552,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn finish_epoch(&mut self, row: EpochRow, e: Option<&Evaluation>) -> Result<()> {
+        self.check_weights()?;
         let top1 = e.map_or(row.train_top1, |e| e.top1);
         let judged = e.is_some() || self.judge.is_none();
         // Of signals without a validation part the last epoch is taken: choosing by the test part would flatter.
@@ -591,8 +606,20 @@ impl<'a> Trainer<'a> {
         }
     }
 
+    /// Weights that are no numbers replace no good ones on disk.
+    fn check_weights(&self) -> Result<()> {
+        match self.session.params().iter().all(|p| p.is_finite()) {
+            true => Ok(()),
+            false => Err(self.diverged()),
+        }
+    }
+
     /// Writes what [`Trainer::resume`] needs.
-    fn checkpoint(&mut self) -> Result<()> {
+    ///
+    /// # Errors
+    /// When the weights are no numbers any more, or the folder cannot be written.
+    pub fn checkpoint(&mut self) -> Result<()> {
+        self.check_weights()?;
         self.write()?;
         let mut model = self.model(None);
         let optimizer = self.session.optimizer_state();
@@ -614,6 +641,34 @@ pub(crate) fn plan(network: &Network, options: &TrainOptions, head: bool) -> Res
     let predict = PlanOptions::predict(options.batch, options.threads);
     let precision = options.precision;
     Ok(Plan::compile(network, &PlanOptions { mode, precision, tuning, ..predict })?)
+}
+
+/// The session of a step.
+fn session(
+    network: &Network,
+    options: &TrainOptions,
+    dataset: &Dataset,
+    head: bool,
+) -> Result<Session> {
+    let mut session = Session::new(plan(network, options, head)?)?;
+    if options.class_weights {
+        let counts = dataset.train.counts(dataset.classes.len());
+        session.set_class_weights(&class_weights(&counts))?;
+    }
+    Ok(session)
+}
+
+/// Weights by which all classes count alike in the sum of losses: `samples / (classes · samples of the class)`,
+/// 1 on average over the samples (scikit-learn's `balanced`). A class without samples weighs nothing and is not
+/// counted.
+pub fn class_weights(counts: &[usize]) -> Vec<f32> {
+    let all: usize = counts.iter().sum();
+    let classes = counts.iter().filter(|n| **n > 0).count();
+    let weight = |n: &usize| match *n {
+        0 => 0.0,
+        n => (all as f64 / (classes * n) as f64) as f32,
+    };
+    counts.iter().map(weight).collect()
 }
 
 /// Whether pictures fit the network's input and classes its output.

@@ -1,7 +1,7 @@
 //! Confusion, per-class figures, top-k, calibration and temperature equal scikit-learn's, numpy's and scipy's, on
 //! a fixture made by `fixtures/figures.py`.
 
-use convoke_train::{Answer, Calibration, Evaluation, class_figures};
+use convoke_train::{Answer, Calibration, Evaluation, class_figures, class_weights};
 use serde_json::Value;
 
 #[test]
@@ -38,6 +38,10 @@ fn figures_equal_those_of_others() {
             assert!((got - want).abs() < 1e-12, "{what} of {c}: {got}, not {want}");
         }
         assert_eq!(figures.n as f64, list(&f["support"])[c]);
+    }
+    let counts: Vec<usize> = list(&f["support"]).iter().map(|n| *n as usize).collect();
+    for (got, want) in class_weights(&counts).iter().zip(list(&f["class_weights"])) {
+        assert!((f64::from(*got) - want).abs() < 1e-6, "class weight: {got}, not {want}");
     }
     let plain = Calibration::of(&answers, 1.0);
     near("ece", plain.ece, 1e-6);

@@ -155,12 +155,26 @@ pub(crate) fn stack(parts: &[Picture]) -> Picture {
 
 /// The picture at a size that fits into a square of `side`: enlarged by whole pixels, shrunk by averages.
 pub(crate) fn fit(p: &Picture, side: usize) -> Result<Picture> {
+    if p.height == 1 && p.width > 24 {
+        let wide = enlarge(p, (side / p.width).max(1));
+        let row =
+            Picture { height: 1, data: wide.data[..wide.width * wide.channels].to_vec(), ..wide };
+        return Ok(strip(row, 24));
+    }
     let longest = p.width.max(p.height).max(1);
     if longest > side {
         let to = |n: usize| (n * side / longest).max(1);
         return Ok(resize(p, Area::whole(p), to(p.width), to(p.height), Filter::Bilinear)?);
     }
     Ok(enlarge(p, side / longest))
+}
+
+/// A picture of one row, drawn `rows` tall; others as they are.
+pub(crate) fn strip(p: Picture, rows: usize) -> Picture {
+    match p.height {
+        1 => Picture { height: rows.max(1), data: p.data.repeat(rows.max(1)), ..p },
+        _ => p,
+    }
 }
 
 /// Each pixel as a square of `times` pixels.
@@ -213,7 +227,11 @@ fn mix(stops: &[[f32; 3]], t: f32) -> Rgb {
 /// Numbers `[h, w]` in colours: heat where none is negative, else blue and red around white.
 pub(crate) fn colours(values: &[f32], h: usize, w: usize) -> Picture {
     let most = values.iter().fold(0.0f32, |m, v| m.max(v.abs())).max(f32::MIN_POSITIVE);
-    let negative = values.iter().any(|v| *v < 0.0);
+    coloured(values, h, w, most, values.iter().any(|v| *v < 0.0))
+}
+
+/// The same for numbers up to `most`, in the colours of numbers with or without a sign.
+pub(crate) fn coloured(values: &[f32], h: usize, w: usize, most: f32, negative: bool) -> Picture {
     let of = |v: &f32| if negative { signed(v / most) } else { heat(v / most) };
     Picture { width: w, height: h, channels: 3, data: values.iter().flat_map(of).collect() }
 }

@@ -1,10 +1,11 @@
 //! What `data check` found, as a picture: classes and sizes as bars, and the pictures that are wrong.
 
+use crate::bounds::Bounds;
 use crate::canvas::{Canvas, Font, GAP, INK, LINE, SOFT, Tile, fit, grid, stack};
-use crate::draw::Rgb;
+use crate::draw::{Rgb, draw_boxes};
 use crate::error::Result;
 use convoke_data::check::{Report, Severity, SplitFacts};
-use convoke_data::{Picture, read_picture};
+use convoke_data::{Area, Filter, Picture, read_picture, resize};
 use std::path::Path;
 
 const BAR: usize = 360;
@@ -25,7 +26,11 @@ pub fn check_sheet(report: &Report) -> Result<Picture> {
         for f in findings.iter().take(SHOWN) {
             for file in f.files.iter().take(2) {
                 let Ok(p) = read_picture(file, 3) else { continue };
-                tiles.push(Tile::new(fit(&p, 120)?, &[&name(file), &shortened(&f.told, 26)]));
+                let p = match f.area {
+                    Some(area) => near(&p, area)?,
+                    None => fit(&p, TILE)?,
+                };
+                tiles.push(Tile::new(p, &[&name(file), &shortened(&f.told, 26)]));
             }
         }
         let title = format!("{} ({})", kind.words(), findings.len());
@@ -52,6 +57,28 @@ pub fn check_sheet(report: &Report) -> Result<Picture> {
         });
     }
     Ok(stack(&parts))
+}
+
+/// Sides of the pictures that are shown.
+const TILE: usize = 120;
+
+/// The surroundings of a wrong box, with the box in red.
+fn near(p: &Picture, box_: Area) -> Result<Picture> {
+    let (w, h) = (p.width as f64, p.height as f64);
+    let side = (4.0 * box_.width.abs().max(box_.height.abs())).max(w.min(h) / 5.0).min(w.min(h));
+    let (x, y) = (box_.left + box_.width / 2.0, box_.top + box_.height / 2.0);
+    let left = (x - side / 2.0).clamp(0.0, w - side);
+    let top = (y - side / 2.0).clamp(0.0, h - side);
+    let area = Area { left, top, width: side, height: side };
+    let shown = resize(p, area, TILE, TILE, Filter::Bilinear)?;
+    let zoom = TILE as f64 / side;
+    let wrong = Bounds {
+        left: (box_.left - left) * zoom,
+        top: (box_.top - top) * zoom,
+        width: box_.width * zoom,
+        height: box_.height * zoom,
+    };
+    Ok(draw_boxes(&shown, &[], &[wrong]))
 }
 
 fn name(path: &Path) -> String {
@@ -93,7 +120,13 @@ fn classes(r: &Report) -> Picture {
     let head = GAP + Font::Bold.size().1 + height + 6;
     let mut canvas = Canvas::new(GAP + words + GAP + BAR + 90, head + n * row + GAP);
     canvas.text(
-        &shortened(&format!("{}: {} classes", r.kind, r.classes.len()), 60),
+        &shortened(
+            &match r.boxes {
+                Some(_) => format!("{}: boxes of {} classes", r.kind, r.classes.len()),
+                None => format!("{}: {} classes", r.kind, r.classes.len()),
+            },
+            60,
+        ),
         GAP,
         GAP,
         Font::Bold,
@@ -102,7 +135,10 @@ fn classes(r: &Report) -> Picture {
     let mut x = GAP;
     for (s, colour) in r.splits.iter().zip(COLOURS) {
         canvas.fill(x, GAP + 22, 10, 10, colour);
-        let told = format!("{} {}", s.name, s.n);
+        let told = match r.boxes {
+            Some(_) => format!("{} {} pictures", s.name, s.n),
+            None => format!("{} {}", s.name, s.n),
+        };
         canvas.text(&told, x + 14, GAP + 20, Font::Plain, SOFT);
         x += 14 + letter * (told.len() + 2);
     }

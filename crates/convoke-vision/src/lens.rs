@@ -363,7 +363,9 @@ pub fn panel(picture: &Picture, slid: &Slid) -> Result<Picture> {
             &[&format!("after {kind} pooling {n}x{n}"), &sizes(p)],
         ));
     }
-    Ok(grid("A filter slid over a picture", &tiles, 3, Font::Plain))
+    // In one row, or in two with the pooled map.
+    let columns = if tiles.len() == 4 { 4 } else { 3 };
+    Ok(grid("A filter slid over a picture", &tiles, columns, Font::Plain))
 }
 
 /// The pixels under the lens at the strongest answer, in a picture of `side` pixels at most.

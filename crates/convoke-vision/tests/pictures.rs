@@ -6,6 +6,7 @@ mod common;
 
 use convoke_data::check::{CheckOptions, check};
 use convoke_data::{Area, Filter, Picture, resize, write_png};
+use convoke_vision::diagram::diagram;
 use convoke_vision::lens::{Lens, Pooling, Slide, panel, slide};
 use convoke_vision::look::{
     Method, explained_picture, field_picture, map_sheet, overview, patch_sheet,
@@ -58,6 +59,19 @@ fn pictures_look_as_they_did() {
     }
 }
 
+/// Drawings are text: they are as they were, letter by letter.
+#[test]
+fn networks_are_drawn_as_they_were() {
+    let (_, inside, ..) = common::open();
+    let svg = diagram(inside.network());
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/diagram.svg");
+    if std::env::var_os("CONVOKE_PICTURES").is_some() {
+        std::fs::write(file, svg).unwrap();
+        return;
+    }
+    assert!(std::fs::read_to_string(file).unwrap() == svg, "the network is drawn differently");
+}
+
 fn pictures() -> Vec<(&'static str, Picture)> {
     let (_, inside, x, target) = common::open();
     let scene = common::scene(5, 120, 90);
@@ -84,7 +98,35 @@ fn pictures() -> Vec<(&'static str, Picture)> {
     let picture = |i: usize| Ok(inside.seen(&inputs[i]));
     all.push(("patches", patch_sheet("relu3", &found, 8, &picture).unwrap()));
     all.push(("check", checked()));
+    all.push(("check-boxes", checked_boxes()));
+    let (inside, x) = common::signal();
+    let layers = inside.shown_layers();
+    let maps = inside.maps(&x, &layers).unwrap();
+    let seen = inside.seen(&x);
+    all.push(("signal-way", overview(&seen, &maps, &inside.model().classes).unwrap()));
+    let place = inside.last_map().unwrap();
+    let report = inside.field(place, std::slice::from_ref(&x), None).unwrap();
+    all.push(("signal-field", field_picture(&seen, &[report]).unwrap()));
+    let target = inside.target(&x, None).unwrap();
+    let explained = inside.explained(&x, &target, &Method::ALL).unwrap();
+    all.push(("signal-decision", explained_picture(&seen, &explained).unwrap()));
     all
+}
+
+/// Pictures with boxes, two of which are wrong.
+fn checked_boxes() -> Picture {
+    let folder = tempfile::tempdir().unwrap();
+    let mut table = String::from("filename,width,height,class,xmin,ymin,xmax,ymax\n");
+    for i in 0..12 {
+        let p = common::scene(700 + i, 160, 120);
+        write_png(&folder.path().join(format!("pages/{i:02}.png")), &p).unwrap();
+        table += &format!("{i:02}.png,160,120,disc,{},20,60,50\n", 10 + i);
+        table += &format!("{i:02}.png,160,120,ring,{},40,100,80\n", 70 + i);
+    }
+    table += "05.png,160,120,disc,100,20,100,50\n06.png,160,120,ring,120,20,190,50\n";
+    table += "gone.png,160,120,disc,1,2,30,40\n";
+    std::fs::write(folder.path().join("boxes.csv"), table).unwrap();
+    check_sheet(&check(folder.path(), CheckOptions { quick: false, threads: 1 })).unwrap()
 }
 
 /// A data set with something wrong.

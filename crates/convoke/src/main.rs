@@ -6,6 +6,7 @@ mod progress;
 mod verbs;
 
 use clap::{Parser, Subcommand};
+use std::io::Write;
 use std::process::ExitCode;
 
 /// Convolutional networks: train, find, look inside, know the cost.
@@ -74,14 +75,18 @@ fn main() -> ExitCode {
     }
 }
 
-/// Ends quietly when the reader of our output has gone (`convoke models | head`), instead of with a
-/// panic's text.
+/// Ends quietly when the reader of our output has gone (`convoke models | head`), and in one line when it takes no
+/// more (a full disk), instead of with a panic's text.
 fn quiet_pipes() {
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         let text = info.payload().downcast_ref::<String>().cloned().unwrap_or_default();
         if text.contains("Broken pipe") {
             std::process::exit(0);
+        }
+        if let Some(why) = text.strip_prefix("failed printing to stdout: ") {
+            let _ = writeln!(std::io::stderr(), "error: the output cannot be written: {why}");
+            std::process::exit(1);
         }
         default(info);
     }));

@@ -449,6 +449,26 @@ fn tiny_sets_are_judged_by_folds_and_unbalanced_ones_dealt_evenly() {
     );
     let (code, _, err) = convoke(f, &["report", "runs/fold-2"]);
     assert_eq!(code, 0, "{err}");
+    let settings = |run: &str| std::fs::read_to_string(f.join(run).join("args.toml")).unwrap();
+    assert!(settings("runs/fold-1").contains("balanced = true"));
+    let weigh = [
+        "train",
+        "photos",
+        "--model",
+        "net.toml",
+        "--epochs",
+        "1",
+        "--batch",
+        "8",
+        "--out",
+        "weighed",
+        "--balance=weights",
+        "--bare",
+    ];
+    let (code, _, err) = convoke(f, &weigh);
+    assert_eq!(code, 0, "{err}");
+    assert!(settings("weighed").contains("class_weights = true"));
+    assert!(!settings("weighed").contains("balanced"));
 }
 
 #[test]

@@ -137,7 +137,7 @@ fn jpeg(bytes: &[u8]) -> Facts {
             }
             0xE2 if body.starts_with(b"ICC_PROFILE\0") => {
                 let length = usize::from(u16::from_be_bytes([high, low]));
-                facts.other_colours =
+                facts.other_colours |=
                     is_other(body.get(..length.min(body.len())).unwrap_or_default());
             }
             0xDA => break,

@@ -1,8 +1,8 @@
 //! What is made of what was seen.
 
-use super::twins;
-use super::{Finding, Format, Kind, Sample, Seen, Sizes};
-use crate::dataset::{Dataset, Split};
+use super::look::{Sample, Seen};
+use super::{Finding, Format, Kind, Sizes, SplitFacts, twins};
+use crate::picture::read_picture;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
@@ -57,11 +57,16 @@ pub(super) fn files(samples: &[Sample], seen: &[Seen]) -> Vec<Finding> {
     all
 }
 
-/// What is wrong with the classes.
-pub(super) fn classes(set: &Dataset, splits: &[(&'static str, &Split)]) -> Vec<Finding> {
+/// What is wrong with the classes; what is counted is called `one` and `more`.
+pub(super) fn classes(
+    names: &[String],
+    splits: &[SplitFacts],
+    (one, more): (&str, &str),
+) -> Vec<Finding> {
     let mut all = Vec::new();
-    let counts = set.train.counts(set.classes.len());
-    let class = |i: usize| format!("`{}`", set.classes[i]);
+    let Some(counts) = splits.first().map(|s| &s.per_class) else { return all };
+    let class = |i: usize| format!("`{}`", names[i]);
+    let many = |n: usize| format!("{n} {}", if n == 1 { one } else { more });
     let (Some(most), Some(least)) = (
         (0..counts.len()).max_by_key(|&i| counts[i]),
         (0..counts.len()).min_by_key(|&i| (counts[i], i)),
@@ -70,36 +75,32 @@ pub(super) fn classes(set: &Dataset, splits: &[(&'static str, &Split)]) -> Vec<F
     };
     if counts[most] > BALANCE * counts[least].max(1) {
         let told = format!(
-            "{} has {} pictures to train on, {} has {}",
+            "{} has {} to train on, {} has {}",
             class(most),
-            counts[most],
+            many(counts[most]),
             class(least),
             counts[least]
         );
         all.push(Finding::new(Kind::Imbalance, vec![], told));
     }
     for (i, n) in counts.iter().enumerate().filter(|c| *c.1 < TINY) {
-        let told = format!("{} has {n} pictures to train on", class(i));
+        let told = format!("{} has {} to train on", class(i), many(*n));
         all.push(Finding::new(Kind::TinyClass, vec![], told));
     }
-    for (name, split) in splits.iter().filter(|s| s.0 != "train") {
-        for (i, _) in split.counts(set.classes.len()).iter().enumerate().filter(|c| *c.1 == 0) {
-            all.push(Finding::new(
-                Kind::MissingClass,
-                vec![],
-                format!("{} has no picture in {name}", class(i)),
-            ));
+    for split in &splits[1..] {
+        for (i, _) in split.per_class.iter().enumerate().filter(|c| *c.1 == 0) {
+            let told = format!("{} has no {one} in {}", class(i), split.name);
+            all.push(Finding::new(Kind::MissingClass, vec![], told));
         }
     }
     let plain = |s: &str| {
         let s: String = s.to_lowercase().chars().filter(|c| c.is_alphanumeric()).collect();
         s.strip_suffix('s').map_or(s.clone(), String::from)
     };
-    for i in 0..set.classes.len() {
-        let same = |&j: &usize| {
-            !plain(&set.classes[i]).is_empty() && plain(&set.classes[j]) == plain(&set.classes[i])
-        };
-        if let Some(j) = (i + 1..set.classes.len()).find(same) {
+    for i in 0..names.len() {
+        let same =
+            |&j: &usize| !plain(&names[i]).is_empty() && plain(&names[j]) == plain(&names[i]);
+        if let Some(j) = (i + 1..names.len()).find(same) {
             all.push(Finding::new(
                 Kind::SameName,
                 vec![],
@@ -162,47 +163,53 @@ pub(super) fn sizes(samples: &[Sample], seen: &[Seen]) -> Vec<Finding> {
     found
 }
 
-/// Pictures that are the same, or nearly.
-pub(super) fn twins(samples: &[Sample], seen: &[Seen]) -> Vec<Finding> {
+/// Pictures that are the same, or nearly; the same marked in several ways are a `conflict`.
+pub(super) fn twins(samples: &[Sample], seen: &[Seen], conflict: Kind) -> Vec<Finding> {
     // A blank picture says nothing, even twice.
     let digests: Vec<_> = seen.iter().map(|s| s.digest.filter(|_| !s.blank)).collect();
     let groups = twins::equal(&digests);
     let mut all = Vec::new();
     for group in &groups {
         let splits: BTreeSet<usize> = group.iter().map(|&i| samples[i].split).collect();
-        let labels: BTreeSet<u32> = group.iter().map(|&i| samples[i].label).collect();
+        let labels: BTreeSet<u64> = group.iter().filter_map(|&i| samples[i].label).collect();
         let (files, told) = told(samples, group);
         let kind = match (labels.len(), splits.len()) {
-            (1, 1) => Kind::Duplicate,
-            (1, _) => Kind::Leak,
-            _ => Kind::Conflict,
+            (0 | 1, 1) => Kind::Duplicate,
+            (0 | 1, _) => Kind::Leak,
+            _ => conflict,
         };
         all.push(Finding::new(kind, files, told));
     }
-    let traces: Vec<_> = seen.iter().map(|s| s.trace.clone()).collect();
-    for (i, j) in twins::near(&traces) {
-        if seen[i].digest == seen[j].digest {
-            continue;
-        }
+    let near = |i: usize, j: usize, how: &str| {
         let (files, told) = told(samples, &[i, j]);
         let apart = samples[i].split != samples[j].split;
         let kind = if apart { Kind::NearLeak } else { Kind::NearDuplicate };
-        all.push(Finding::new(kind, files, told));
+        Finding::new(kind, files, format!("{told}{how}"))
+    };
+    let unequal = |p: &(usize, usize)| seen[p.0].digest != seen[p.1].digest;
+    let traces: Vec<_> = seen.iter().map(|s| s.trace.clone()).collect();
+    all.extend(twins::near(&traces).into_iter().filter(unequal).map(|(i, j)| near(i, j, "")));
+    let sketches: Vec<_> = seen.iter().map(|s| s.sketch.filter(|_| !s.blank)).collect();
+    for (i, j) in twins::near_small(&sketches).into_iter().filter(unequal) {
+        let (Some(a), Some(b)) = (pixels(&samples[i]), pixels(&samples[j])) else { continue };
+        let off = twins::difference(&a, &b);
+        if off <= twins::allowed(&sketches[i], &sketches[j]) {
+            all.push(near(i, j, &format!("; {off:.1} of 255 apart on average")));
+        }
     }
     all
 }
 
+fn pixels(sample: &Sample) -> Option<Vec<u8>> {
+    match sample.pixels {
+        Some((.., pixels)) => Some(pixels.to_vec()),
+        None => read_picture(&sample.path, 3).ok().map(|p| p.data),
+    }
+}
+
 fn told(samples: &[Sample], group: &[usize]) -> (Vec<PathBuf>, String) {
     let files = group.iter().map(|&i| samples[i].path.clone()).collect();
-    let place = |&i: &usize| {
-        let s = &samples[i];
-        if s.class_name.is_empty() {
-            format!("{} class {}", s.split_name, s.label)
-        } else {
-            format!("{} {}", s.split_name, s.class_name)
-        }
-    };
-    let mut places: Vec<String> = group.iter().map(place).collect();
+    let mut places: Vec<&str> = group.iter().map(|&i| samples[i].place.as_str()).collect();
     places.dedup();
     (files, format!("in {}", places.join(", ")))
 }

@@ -58,6 +58,8 @@ kinds! {
     Leak Error "same picture in several splits: leakage" "delete it from all but one";
     /// The same picture has several classes.
     Conflict Error "same picture in several classes" "delete the wrong ones";
+    /// The same picture has several sets of boxes.
+    OtherBoxes Error "same picture with other boxes" "delete all but the right one";
     /// Content and name tell different formats.
     Misnamed Warning "content and name tell different formats" "rename it";
     /// Pictures beside the class folders.
@@ -92,6 +94,8 @@ kinds! {
     TinyClass Warning "class of few pictures" "collect more, or judge by --folds";
     /// A class is missing in a split.
     MissingClass Warning "class missing in a split" "move some of its pictures there";
+    /// Boxes are told of a picture that is not there.
+    MissingPicture Warning "boxes of a picture that is not there" "bring the picture, or delete its boxes";
     /// Two classes are named nearly the same.
     SameName Warning "classes of nearly the same name" "join their folders if they are one";
     /// A box that cannot be.

@@ -3,24 +3,24 @@
 //! [`check`] opens a data set, looks at every file and gives a [`Report`], which is data first; the quick form
 //! reads headers alone and compares only files of equal length.
 
+mod boxes;
 mod facts;
 mod judge;
 mod kind;
+mod look;
 mod twins;
 
+pub use boxes::{BoxFacts, ClassFacts, check_boxes};
 pub use facts::{Facts, Format};
 pub use kind::{Kind, Severity};
 
-use crate::dataset::{Dataset, OpenOptions, Source, Split};
-use crate::picture::{Picture, read_picture, read_size};
-use crate::{DataError, Result};
+use crate::boxes::BoxSet;
+use crate::dataset::{Dataset, OpenOptions, Split};
+use crate::picture::Area;
+use look::{Sample, Seen, look_at, read, samples};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashSet};
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use twins::Trace;
 
 /// How to check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub struct CheckOptions {
 }
 
 /// Something that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Finding {
     /// What.
     pub kind: Kind,
@@ -40,13 +40,16 @@ pub struct Finding {
     pub severity: Severity,
     /// The files, or `train 17` for samples that have none.
     pub files: Vec<PathBuf>,
+    /// Where in the first file, for boxes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub area: Option<Area>,
     /// Details in one line.
     pub told: String,
 }
 
 impl Finding {
     pub(crate) fn new(kind: Kind, files: Vec<PathBuf>, told: impl Into<String>) -> Self {
-        Finding { kind, severity: kind.severity(), files, told: told.into() }
+        Finding { kind, severity: kind.severity(), files, area: None, told: told.into() }
     }
 }
 
@@ -57,7 +60,7 @@ pub struct SplitFacts {
     pub name: &'static str,
     /// Samples.
     pub n: usize,
-    /// Samples per class.
+    /// Samples per class; boxes where there are boxes.
     pub per_class: Vec<usize>,
 }
 
@@ -77,7 +80,7 @@ pub struct Sizes {
 }
 
 /// What was found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     /// What was recognised.
     pub kind: String,
@@ -91,6 +94,9 @@ pub struct Report {
     pub formats: BTreeMap<String, usize>,
     /// Everything that is wrong, the worst first.
     pub findings: Vec<Finding>,
+    /// Facts of the boxes, where there are boxes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boxes: Option<BoxFacts>,
     /// Whether only headers were read.
     pub quick: bool,
 }
@@ -131,24 +137,37 @@ impl Report {
     }
 }
 
-/// Checks what lies at `path`. What cannot even be opened is a finding, too.
+/// Checks what lies at `path`, with classes or with boxes. What cannot even be opened is a finding, too; its
+/// pictures are then looked at one by one.
 pub fn check(path: &Path, options: CheckOptions) -> Report {
-    match Dataset::open(path, &OpenOptions { seed: 0, val_fraction: 0.0 }) {
-        Ok(set) => check_dataset(Some(path), &set, options),
-        Err(e) => {
-            let told = e.to_string();
-            let empty = Report {
-                kind: "not recognised".into(),
-                classes: Vec::new(),
-                splits: Vec::new(),
-                sizes: Sizes::default(),
-                formats: BTreeMap::new(),
-                findings: Vec::new(),
-                quick: options.quick,
-            };
-            Report { findings: vec![Finding::new(Kind::Layout, vec![path.into()], told)], ..empty }
-        }
+    let opened = match BoxSet::is_one(path) {
+        true => BoxSet::open(path).map(|set| check_boxes(Some(path), &set, options)),
+        false => Dataset::open(path, &OpenOptions { seed: 0, val_fraction: 0.0 })
+            .map(|set| check_dataset(Some(path), &set, options)),
+    };
+    opened.unwrap_or_else(|e| unopened(path, &e.to_string(), options))
+}
+
+/// Checks the pictures of something that is no data set.
+fn unopened(path: &Path, why: &str, options: CheckOptions) -> Report {
+    let split = Split::unlabelled(path).ok().filter(|_| path.is_dir());
+    let splits: Vec<_> = split.iter().map(|s| ("pictures", s)).collect();
+    let mut samples = samples(&splits);
+    for s in &mut samples {
+        (s.label, s.place) = (None, "the folder".into());
     }
+    let seen = look_at(&samples, options);
+    let mut findings = on_files(&samples, &seen, Kind::Conflict);
+    findings.push(Finding::new(Kind::Layout, vec![path.into()], why));
+    let facts =
+        |s: &(&'static str, &Split)| SplitFacts { name: s.0, n: s.1.len(), per_class: vec![] };
+    let of = Told {
+        kind: "not recognised",
+        classes: &[],
+        splits: splits.iter().map(facts).collect(),
+        boxes: None,
+    };
+    report(of, &seen, findings, options)
 }
 
 /// Checks an opened data set; `path`, if given, is also searched for files that are left out.
@@ -158,11 +177,15 @@ pub fn check_dataset(path: Option<&Path>, set: &Dataset, options: CheckOptions) 
     let splits: Vec<(&'static str, &Split)> =
         splits.into_iter().filter_map(|(n, s)| Some((n, s?))).collect();
     let samples = samples(&splits);
-    let seen = look_at(&splits, &samples, options);
-    let mut findings = judge::files(&samples, &seen);
-    findings.extend(judge::classes(set, &splits));
-    findings.extend(judge::sizes(&samples, &seen));
-    findings.extend(judge::twins(&samples, &seen));
+    let seen = look_at(&samples, options);
+    let of = |(name, split): &(&'static str, &Split)| SplitFacts {
+        name,
+        n: split.len(),
+        per_class: split.counts(set.classes.len()),
+    };
+    let facts: Vec<SplitFacts> = splits.iter().map(of).collect();
+    let mut findings = on_files(&samples, &seen, Kind::Conflict);
+    findings.extend(judge::classes(&set.classes, &facts, ("picture", "pictures")));
     let stranger = |(file, kind, others)| {
         Finding::new(Kind::Stranger, vec![file], format!("a {kind} among {others}"))
     };
@@ -170,212 +193,45 @@ pub fn check_dataset(path: Option<&Path>, set: &Dataset, options: CheckOptions) 
     if let Some(path) = path {
         findings.extend(strays(path, &samples));
     }
+    let of = Told { kind: set.kind, classes: &set.classes, splits: facts, boxes: None };
+    report(of, &seen, findings, options)
+}
+
+/// What is wrong with pictures, whatever they are marked with.
+fn on_files(samples: &[Sample], seen: &[Seen], conflict: Kind) -> Vec<Finding> {
+    let mut findings = judge::files(samples, seen);
+    findings.extend(judge::sizes(samples, seen));
+    findings.extend(judge::twins(samples, seen, conflict));
+    findings
+}
+
+/// What a set says of itself.
+struct Told<'a> {
+    kind: &'a str,
+    classes: &'a [String],
+    splits: Vec<SplitFacts>,
+    boxes: Option<BoxFacts>,
+}
+
+fn report(of: Told, seen: &[Seen], mut findings: Vec<Finding>, options: CheckOptions) -> Report {
     findings.sort_by(|a, b| {
         b.severity.cmp(&a.severity).then(a.kind.cmp(&b.kind)).then(a.files.cmp(&b.files))
     });
     let mut formats = BTreeMap::new();
-    for s in &seen {
+    for s in seen {
         let name = s.format.map_or("in memory", Format::name);
         *formats.entry(name.to_string()).or_default() += 1;
     }
-    let of = |(name, split): &(&'static str, &Split)| SplitFacts {
-        name,
-        n: split.len(),
-        per_class: split.counts(set.classes.len()),
-    };
     Report {
-        kind: set.kind.into(),
-        classes: set.classes.clone(),
-        splits: splits.iter().map(of).collect(),
-        sizes: judge::sizes_of(&seen),
+        kind: of.kind.into(),
+        classes: of.classes.to_vec(),
+        splits: of.splits,
+        sizes: judge::sizes_of(seen),
         formats,
         findings,
+        boxes: of.boxes,
         quick: options.quick,
     }
-}
-
-/// One sample of a split.
-#[derive(Debug, Clone)]
-pub(crate) struct Sample {
-    pub split: usize,
-    pub split_name: &'static str,
-    pub index: usize,
-    pub label: u32,
-    pub class_name: String,
-    /// The file, or a name for a sample in memory.
-    pub path: PathBuf,
-}
-
-/// What was seen of a sample.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Seen {
-    pub format: Option<Format>,
-    pub facts: Facts,
-    /// Width and height as shown.
-    pub size: Option<(usize, usize)>,
-    pub turned: bool,
-    pub digest: Option<u128>,
-    pub trace: Option<Trace>,
-    pub blank: bool,
-    /// What is wrong with the file.
-    pub wrong: Option<(Kind, String)>,
-}
-
-fn samples(splits: &[(&'static str, &Split)]) -> Vec<Sample> {
-    let mut all = Vec::new();
-    for (number, (name, split)) in splits.iter().enumerate() {
-        for (index, &label) in split.labels.iter().enumerate() {
-            let path = match &split.source {
-                Source::Files(files) => files[index].clone(),
-                _ => PathBuf::from(format!("{name} {index}")),
-            };
-            let folder = path.parent().and_then(Path::file_name);
-            let class_name = folder.map_or(String::new(), |f| f.to_string_lossy().into_owned());
-            all.push(Sample { split: number, split_name: name, index, label, class_name, path });
-        }
-    }
-    all
-}
-
-/// Looks at every sample, on all threads.
-fn look_at(
-    splits: &[(&'static str, &Split)],
-    samples: &[Sample],
-    options: CheckOptions,
-) -> Vec<Seen> {
-    // In the quick form only files of a length that another has, too, can be equal.
-    let lengths: Vec<u64> =
-        samples.iter().map(|s| std::fs::metadata(&s.path).map_or(0, |m| m.len())).collect();
-    let (mut once, mut twice) = (HashSet::new(), HashSet::new());
-    for n in &lengths {
-        if !once.insert(*n) {
-            twice.insert(*n);
-        }
-    }
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut mine = Vec::new();
-        loop {
-            let i = next.fetch_add(1, Ordering::Relaxed);
-            let Some(sample) = samples.get(i) else { return mine };
-            let seen = match &splits[sample.split].1.source {
-                Source::Files(_) if options.quick => {
-                    header(&sample.path, twice.contains(&lengths[i]))
-                }
-                Source::Files(_) => whole(&sample.path),
-                Source::Memory { pixels, width, height, channels } => {
-                    let len = width * height * channels;
-                    let part = &pixels[sample.index * len..][..len];
-                    let (digest, size) = (Some(twins::digest(part)), Some((*width, *height)));
-                    Seen { digest, size, blank: is_blank(part, *channels), ..Seen::default() }
-                }
-                Source::Signals(all) => {
-                    let bytes: Vec<u8> =
-                        all.get(sample.index).iter().flat_map(|v| v.to_le_bytes()).collect();
-                    let (digest, size) = (twins::digest(&bytes), (all.length(sample.index), 1));
-                    Seen { digest: Some(digest), size: Some(size), ..Seen::default() }
-                }
-            };
-            mine.push((i, seen));
-        }
-    };
-    let mut all = vec![Seen::default(); samples.len()];
-    std::thread::scope(|s| {
-        let threads: Vec<_> = (0..options.threads.max(1)).map(|_| s.spawn(work)).collect();
-        for thread in threads {
-            for (i, seen) in thread.join().unwrap_or_default() {
-                all[i] = seen;
-            }
-        }
-    });
-    all
-}
-
-/// Files longer than this are not read whole.
-const MAX_BYTES: u64 = 1 << 30;
-/// Bytes of a header; profiles and thumbnails come before the size.
-const HEADER: u64 = 256 << 10;
-
-fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|e| DataError::io(path, e))?;
-    file.take(most).read_to_end(&mut bytes).map_err(|e| DataError::io(path, e))?;
-    Ok(bytes)
-}
-
-/// What the file's first bytes tell, and what is wrong with them.
-fn first_look(path: &Path, bytes: &[u8]) -> Seen {
-    let format = Format::of(bytes);
-    let facts = format.map_or(Facts::default(), |f| Facts::of(f, bytes));
-    let wrong = match format {
-        None if bytes.is_empty() => Some((Kind::Empty, "holds nothing".to_string())),
-        None => Some((Kind::NotAPicture, format!("begins with {}", beginning(bytes)))),
-        Some(Format::Foreign) => Some((Kind::Foreign, format!("is a {}", Format::Foreign.name()))),
-        Some(_) => None,
-    };
-    let turned = format == Some(Format::Jpeg) && crate::picture::is_turned(path);
-    Seen { format, facts, wrong, turned, ..Seen::default() }
-}
-
-/// The first letters of a file, for people.
-fn beginning(bytes: &[u8]) -> String {
-    let shown = |b: &u8| if b.is_ascii_graphic() || *b == b' ' { char::from(*b) } else { '.' };
-    format!("`{}`", bytes.iter().take(16).map(shown).collect::<String>())
-}
-
-fn unreadable(e: &DataError, path: &Path) -> (Kind, String) {
-    let told = e.to_string();
-    let told = told.strip_prefix(&format!("{}: ", path.display())).unwrap_or(&told);
-    (Kind::Broken, told.to_string())
-}
-
-fn header(path: &Path, with_digest: bool) -> Seen {
-    let most = if with_digest { MAX_BYTES } else { HEADER };
-    let bytes = match read(path, most) {
-        Ok(bytes) => bytes,
-        Err(e) => return Seen { wrong: Some(unreadable(&e, path)), ..Seen::default() },
-    };
-    let mut seen = first_look(path, &bytes);
-    if seen.wrong.is_none() {
-        match read_size(path) {
-            Ok((w, h)) => seen.size = Some(if seen.turned { (h, w) } else { (w, h) }),
-            Err(e) => seen.wrong = Some(unreadable(&e, path)),
-        }
-        seen.digest = with_digest.then(|| twins::digest(&bytes));
-    }
-    seen
-}
-
-fn whole(path: &Path) -> Seen {
-    let bytes = match read(path, HEADER) {
-        Ok(bytes) => bytes,
-        Err(e) => return Seen { wrong: Some(unreadable(&e, path)), ..Seen::default() },
-    };
-    let mut seen = first_look(path, &bytes);
-    if seen.wrong.is_some() {
-        return seen;
-    }
-    match read_picture(path, 3) {
-        Ok(p) => {
-            seen.size = Some((p.width, p.height));
-            seen.digest = Some(pixel_digest(&p));
-            seen.blank = is_blank(&p.data, 3);
-            seen.trace = Trace::of(&p);
-        }
-        Err(e) => seen.wrong = Some(unreadable(&e, path)),
-    }
-    seen
-}
-
-/// Equal for the same pixels, whatever file they lie in.
-fn pixel_digest(p: &Picture) -> u128 {
-    twins::digest(&p.data) ^ (p.width as u128) << 96
-}
-
-/// Whether all pixels are one colour, but for the noise of a JPEG.
-fn is_blank(pixels: &[u8], channels: usize) -> bool {
-    let Some(first) = pixels.get(..channels) else { return true };
-    pixels.chunks_exact(channels).all(|p| p.iter().zip(first).all(|(a, b)| a.abs_diff(*b) <= 3))
 }
 
 /// Files of the folder that are no sample of any split.

@@ -9,7 +9,7 @@ const SIDE: usize = 16;
 const BITS: u32 = 6;
 /// Pieces of a hash; two hashes that differ in at most `BITS` bits share one whole.
 const PIECES: u32 = BITS + 1;
-/// Sides below which pictures are not compared: too many small ones look alike.
+/// Sides below which pictures are compared pixel by pixel: too many small ones look alike from afar.
 const LEAST: usize = 48;
 
 /// What is kept of a picture to compare it.
@@ -108,6 +108,93 @@ pub(crate) fn near(traces: &[Option<Trace>]) -> Vec<(usize, usize)> {
     pairs
 }
 
+/// Random directions along which small pictures are measured.
+const DIRECTIONS: usize = 8;
+
+/// What is kept of a small picture to compare it: its numbers summed along random directions. Two pictures whose
+/// numbers differ by `r` (root of the mean of squares) differ by about `r` along each, so that few pairs are left
+/// to be compared pixel by pixel.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sketch {
+    along: [f32; DIRECTIONS],
+    size: [u16; 3],
+    /// Deviation of the numbers.
+    contrast: f32,
+}
+
+impl Sketch {
+    /// The sketch of `[h, w, c]` numbers; none for pictures that are large enough for a [`Trace`], and for tiny ones.
+    pub fn of(w: usize, h: usize, c: usize, pixels: &[u8]) -> Option<Self> {
+        if !(8..LEAST).contains(&w.min(h)) || w.max(h) > 4 * LEAST {
+            return None;
+        }
+        let (mut along, mut sum, mut squares) = ([0.0f32; DIRECTIONS], 0.0f64, 0.0f64);
+        for (i, v) in pixels.iter().enumerate() {
+            let bits = (i as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            let bits = (bits ^ bits >> 29).wrapping_mul(0xBF58_476D_1CE4_E5B9) >> 40;
+            let v = f32::from(*v);
+            for (k, a) in along.iter_mut().enumerate() {
+                *a += if bits >> k & 1 == 0 { v } else { -v };
+            }
+            (sum, squares) = (sum + f64::from(v), squares + f64::from(v * v));
+        }
+        let n = pixels.len() as f64;
+        let contrast = (squares / n - (sum / n).powi(2)).max(0.0).sqrt() as f32;
+        let along = along.map(|a| a / (n as f32).sqrt());
+        let size = [w, h, c].map(|v| v as u16);
+        (contrast >= 10.0).then_some(Sketch { along, size, contrast })
+    }
+
+    /// By how much another may differ and still show the same: a twentieth of the contrast, as the noise of a JPEG
+    /// does. Of the digits of MNIST no two are nearer than a seventh.
+    fn limit(&self) -> f32 {
+        (0.05 * self.contrast).min(6.0)
+    }
+}
+
+/// By how much two small pictures may differ.
+pub(crate) fn allowed(a: &Option<Sketch>, b: &Option<Sketch>) -> f32 {
+    let limit = |s: &Option<Sketch>| s.map_or(0.0, |s| s.limit());
+    limit(a).min(limit(b))
+}
+
+/// Root of the mean of squared differences; infinite for other lengths.
+pub(crate) fn difference(a: &[u8], b: &[u8]) -> f32 {
+    if a.len() != b.len() || a.is_empty() {
+        return f32::INFINITY;
+    }
+    let squares: u64 = a.iter().zip(b).map(|(a, b)| u64::from(a.abs_diff(*b)).pow(2)).sum();
+    (squares as f64 / a.len() as f64).sqrt() as f32
+}
+
+/// Pairs that are looked at before it is given up; a hundred thousand pictures need a tenth of it.
+const MOST: usize = 20_000_000_000;
+
+/// Pairs of small pictures that may be near twins, smaller number first: they are to be compared with
+/// [`difference`].
+pub(crate) fn near_small(sketches: &[Option<Sketch>]) -> Vec<(usize, usize)> {
+    let mut all: Vec<(Sketch, usize)> =
+        sketches.iter().enumerate().filter_map(|(i, s)| Some((s.as_ref().copied()?, i))).collect();
+    all.sort_by(|a, b| a.0.along[0].total_cmp(&b.0.along[0]));
+    let (mut pairs, mut looked) = (Vec::new(), 0);
+    for (k, (a, i)) in all.iter().enumerate() {
+        // Three deviations: of a hundred twins two are missed.
+        let reach = 3.0 * a.limit();
+        let within = |b: &Sketch| (0..DIRECTIONS).all(|d| (a.along[d] - b.along[d]).abs() <= reach);
+        for (b, j) in all[k + 1..].iter().take_while(|b| b.0.along[0] - a.along[0] <= reach) {
+            looked += 1;
+            if within(b) && a.size == b.size {
+                pairs.push((*i.min(j), *i.max(j)));
+            }
+        }
+        if looked > MOST || pairs.len() > 1 << 20 {
+            break;
+        }
+    }
+    pairs.sort_unstable();
+    pairs
+}
+
 /// 128 bits of a hash that differs for different bytes (two of FNV-1a with other offsets, by words): not for
 /// secrets, for telling files apart.
 pub(crate) fn digest(bytes: &[u8]) -> u128 {
@@ -169,6 +256,32 @@ mod tests {
         let traces: Vec<_> = all.iter().map(Trace::of).collect();
         assert_eq!(near(&traces), [(4, 30)]);
         assert!(Trace::of(&scene(1, 40, 60)).is_none());
+    }
+
+    #[test]
+    fn small_pictures_are_twins_when_they_differ_by_noise_alone() {
+        let mut all: Vec<Picture> = (0..60).map(|i| scene(i, 28, 28)).collect();
+        let mut noisy = all[7].clone();
+        for (i, v) in noisy.data.iter_mut().enumerate() {
+            *v = v.saturating_add((i * 7 % 5) as u8).saturating_sub(2);
+        }
+        all.push(noisy);
+        // The same in another size is not found, nor the same at another place.
+        all.push(scene(9, 27, 28));
+        let mut moved = all[11].clone();
+        moved.data.rotate_right(3);
+        all.push(moved);
+        let sketches: Vec<_> =
+            all.iter().map(|p| Sketch::of(p.width, p.height, 3, &p.data)).collect();
+        let near: Vec<_> = near_small(&sketches)
+            .into_iter()
+            .filter(|&(i, j)| {
+                difference(&all[i].data, &all[j].data) <= allowed(&sketches[i], &sketches[j])
+            })
+            .collect();
+        assert_eq!(near, [(7, 60)]);
+        assert!(Sketch::of(64, 64, 3, &scene(1, 64, 64).data).is_none());
+        assert!(Sketch::of(16, 16, 3, &[9; 768]).is_none());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::Result;
 use crate::layers::Layer;
 use crate::network::{Network, NodeId};
 use convoke_kernels::lanes::{self, LANES};
-use convoke_kernels::{Ctx, Isa, Pool};
+use convoke_kernels::{Ctx, Isa, Pool, loss};
 
 /// Filters up to which a convolution is narrow.
 const NARROW: usize = 16;
@@ -231,7 +231,7 @@ impl Op for Groups {
         let groups = n.div_ceil(LANES);
         let shards = groups.div_ceil(self.per_shard);
         let memory = &mut memory[..shards * self.shard_len];
-        let counted = e.labels.iter().filter(|&&l| l != u32::MAX).count();
+        let counted = loss::counted(e.labels, e.class_weights);
         {
             let given = Given { params, x, targets, counted, e };
             e.cx.pool.for_chunks_mut(memory, self.shard_len, |shard, memory, _| {
@@ -270,8 +270,8 @@ struct Given<'a, 'b> {
     params: &'a [f32],
     x: &'a [f32],
     targets: &'a [f32],
-    /// Labels of the batch that count.
-    counted: usize,
+    /// What the labels of the batch count together.
+    counted: f64,
     e: &'a Exec<'b>,
 }
 
@@ -295,8 +295,8 @@ impl Groups {
             }
             let labels = given.e.labels.get(of(self.labels)).unwrap_or_default();
             if !labels.is_empty() {
-                let counted = labels.iter().filter(|&&l| l != u32::MAX).count();
-                share = counted as f32 / given.counted.max(1) as f32;
+                let counted = loss::counted(labels, given.e.class_weights);
+                share = if counted > 0.0 { counted as f32 / given.counted as f32 } else { 0.0 };
             }
             let mut exec = Exec {
                 cx: Ctx { pool: &self.solo, isa: given.e.cx.isa },
@@ -305,6 +305,7 @@ impl Groups {
                 samples: samples.len(),
                 share,
                 labels,
+                class_weights: given.e.class_weights,
                 // Every group has dropout of its own.
                 seed: given.e.seed.wrapping_add((g as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)),
                 step: given.e.step,

@@ -26,7 +26,8 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "kebab-case", tag = "kind")]
 pub enum Loss {
     /// Softmax cross-entropy over the channels of every output pixel, against one label each
-    /// ([`crate::Session::labels_mut`]; `u32::MAX` leaves a pixel out). Mean over pixels.
+    /// ([`crate::Session::labels_mut`]; `u32::MAX` leaves a pixel out). Mean over pixels; classes may weigh
+    /// differently ([`crate::Session::set_class_weights`]).
     SoftmaxCrossEntropy {
         /// Share of the target spread evenly over all classes (Szegedy et al. 2016); 0 for none.
         label_smoothing: f32,
@@ -134,7 +135,7 @@ pub enum Mode {
 }
 
 /// What sums of products are made in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Precision {
     /// 32-bit floats. Where the processor multiplies bf16 on matrix tiles (AMX), large convolutions are

@@ -42,6 +42,8 @@ pub(crate) struct Exec<'a> {
     pub share: f32,
     /// Labels, one per output pixel.
     pub labels: &'a [u32],
+    /// What each class weighs in softmax cross-entropy; empty for all alike.
+    pub class_weights: &'a [f32],
     /// Seed and number of the step, for dropout.
     pub seed: u64,
     pub step: u64,

@@ -110,6 +110,23 @@ pub fn softmax_cross_entropy(x: &[f32], label: usize, smoothing: f64) -> (f64, V
     (loss, (0..x.len()).map(|c| p[c] - target(c)).collect())
 }
 
+/// The same with a weight for each class, not yet divided by the weights of the labels.
+pub fn weighted_cross_entropy(
+    x: &[f32],
+    label: usize,
+    smoothing: f64,
+    weights: &[f32],
+) -> (f64, Vec<f64>) {
+    let p = softmax(x);
+    let target = |c: usize| {
+        let share = smoothing / x.len() as f64 + if c == label { 1.0 - smoothing } else { 0.0 };
+        share * f64::from(weights[c])
+    };
+    let whole: f64 = (0..x.len()).map(target).sum();
+    let loss = (0..x.len()).map(|c| -target(c) * p[c].ln()).sum();
+    (loss, (0..x.len()).map(|c| p[c] * whole - target(c)).collect())
+}
+
 /// Loss of one number of logistic cross-entropy, and its gradient.
 pub fn sigmoid_cross_entropy(x: f64, t: f64, positive_weight: f64) -> (f64, f64) {
     let p = 1.0 / (1.0 + (-x).exp());

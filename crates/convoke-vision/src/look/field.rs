@@ -2,7 +2,7 @@
 
 use super::inside::{Inside, Weights};
 use crate::bounds::Bounds;
-use crate::canvas::{Canvas, Font, GAP, INK, SOFT, Tile, fit, grid, stack, veil};
+use crate::canvas::{Canvas, Font, GAP, INK, SOFT, Tile, fit, grid, stack, strip, veil};
 use crate::draw::{BEST, FURTHER, frame, in_colour};
 use crate::error::{Result, other};
 use convoke_data::Picture;
@@ -195,9 +195,13 @@ pub fn field_picture(seen: &Picture, reports: &[FieldReport]) -> Result<Picture>
     let mut tiles = Vec::new();
     let scale = (260 / seen.width.max(seen.height).max(1)).max(1);
     for r in reports {
-        let mut p = crate::canvas::enlarge(&veil(&in_colour(seen), &r.effective.values), scale);
+        let veiled = veil(&in_colour(seen), &r.effective.values);
+        let signal = veiled.height == 1;
+        let mut p = crate::canvas::enlarge(&strip(veiled, 24 / scale), scale);
         let s = scale as f64;
         let (top, left, h, w) = r.sees;
+        // A signal has one row, drawn tall.
+        let (top, h) = if signal { (0, 24 / scale.min(24)) } else { (top, h) };
         let bounds = Bounds {
             left: left as f64 * s,
             top: top as f64 * s,
@@ -206,10 +210,21 @@ pub fn field_picture(seen: &Picture, reports: &[FieldReport]) -> Result<Picture>
         };
         frame(&mut p, &bounds, 0, 1, FURTHER);
         let [top, left, h, w] = r.effective.middle.map(|v| v as f64 * s);
+        let (top, h) = if signal { (0.0, p.height as f64) } else { (top, h) };
         frame(&mut p, &Bounds { left, top, width: w, height: h }, 0, 1, BEST);
-        let field =
-            format!("can see {}x{}, stride {}", r.field.h.size, r.field.w.size, r.field.h.stride);
-        let sees = format!("looks at about {0:.0}x{0:.0}", r.effective.side);
+        let field = match signal {
+            true => format!("can see {} places, stride {}", r.field.w.size, r.field.w.stride),
+            false => {
+                format!(
+                    "can see {}x{}, stride {}",
+                    r.field.h.size, r.field.w.size, r.field.h.stride
+                )
+            }
+        };
+        let sees = match signal {
+            true => format!("looks at about {} places", r.effective.middle[3]),
+            false => format!("looks at about {0:.0}x{0:.0}", r.effective.side),
+        };
         tiles.push(Tile::new(fit(&p, 300)?, &[&r.layer, &field, &sees]));
     }
     let picture = grid("What one place sees of the picture", &tiles, 4, Font::Plain);

@@ -74,9 +74,21 @@ impl Inside {
         Ok(x)
     }
 
-    /// An input `[h, w, c]` as the picture that the network saw.
+    /// An input `[h, w, c]` as the picture that the network saw. A signal, or what has not the channels of a
+    /// picture, is grey, from its least number to its largest.
     pub fn seen(&self, x: &[f32]) -> Picture {
-        self.model.preprocess.seen(x)
+        let s = self.network().input_shape();
+        if s.h > 1 && matches!(s.c, 1 | 3) {
+            return self.model.preprocess.seen(x);
+        }
+        let means: Vec<f32> =
+            x.chunks_exact(s.c).map(|p| p.iter().sum::<f32>() / s.c as f32).collect();
+        let low = means.iter().fold(f32::INFINITY, |m, v| m.min(*v));
+        let high = means.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v));
+        let range = (high - low).max(f32::MIN_POSITIVE);
+        let level = |v: &f32| (255.0 * (v - low) / range).round() as u8;
+        let data = means.iter().map(level).collect();
+        Picture { width: s.w, height: s.h, channels: 1, data }
     }
 
     /// The first convolution's filters as tiles, in the colours that they look for.
@@ -119,21 +131,9 @@ impl Inside {
     pub fn last_map(&self) -> Result<NodeId> {
         let net = self.network();
         let logits = self.logits();
-        let layer_fits = |layer: &Layer| {
-            !matches!(
-                layer,
-                Layer::MaxPool(_)
-                    | Layer::MeanPool(_)
-                    | Layer::GlobalMeanPool(_)
-                    | Layer::Dropout(_)
-                    | Layer::StochasticDepth(_)
-                    | Layer::LocalResponseNorm(_)
-                    | Layer::Flatten(_)
-            )
-        };
         let fits = |id: NodeId| {
             let node = net.node(id);
-            id < logits && node.shape.pixels() > 1 && node.layer.as_ref().is_some_and(layer_fits)
+            id < logits && node.shape.pixels() > 1 && self.has_own_maps(id)
         };
         let found = net.iter().map(|(id, _)| id).filter(|&id| fits(id)).last();
         match found {
@@ -143,6 +143,63 @@ impl Inside {
                 net.name()
             )),
         }
+    }
+
+    /// Whether the maps of a place say something of their own: not those of the input, nor of layers that only
+    /// pool, pass on, cut up and join again, or make probabilities.
+    pub fn has_own_maps(&self, id: NodeId) -> bool {
+        !matches!(
+            self.network().node(id).layer,
+            None | Some(
+                Layer::MaxPool(_)
+                    | Layer::MeanPool(_)
+                    | Layer::GlobalMeanPool(_)
+                    | Layer::Dropout(_)
+                    | Layer::StochasticDepth(_)
+                    | Layer::LocalResponseNorm(_)
+                    | Layer::Flatten(_)
+                    | Layer::Softmax(_)
+                    | Layer::Take(_)
+                    | Layer::Spread(_)
+                    | Layer::Mix(_)
+                    | Layer::Rearrange(_)
+                    | Layer::Constant(_)
+            )
+        )
+    }
+
+    /// The last maps of each size, the last of all at the end.
+    pub fn stages(&self) -> Vec<NodeId> {
+        let net = self.network();
+        let Ok(last) = self.last_map() else { return Vec::new() };
+        let size = |id: NodeId| (net.node(id).shape.h, net.node(id).shape.w);
+        let own = |id: &NodeId| *id <= last && self.has_own_maps(*id);
+        let ids: Vec<NodeId> = net.iter().map(|(id, _)| id).filter(own).collect();
+        let ends = ids.windows(2).filter(|p| size(p[0]) != size(p[1])).map(|p| p[0]);
+        let mut all: Vec<NodeId> = ends.chain([last]).collect();
+        all.dedup();
+        all
+    }
+
+    /// Where the class activation map of a number is drawn from: the last map, or, where the number does not depend
+    /// on it (a detector has several ends), the last of another size on which it does.
+    ///
+    /// # Errors
+    /// When the network has no map with more than one place.
+    pub fn cam_map(&self, x: &[f32], target: &Target) -> Result<NodeId> {
+        let last = self.last_map()?;
+        let stages = self.stages();
+        if stages.len() < 2 {
+            return Ok(last);
+        }
+        let mut s = self.gradients(self.logits(), &stages, 1, false, Weights::Learned)?;
+        s.input_mut().copy_from_slice(x);
+        s.predict(1)?;
+        s.seed_mut().fill(0.0);
+        s.seed_mut()[target.index] = 1.0;
+        s.explain(1)?;
+        let moves = |id: &NodeId| s.gradient(*id).is_some_and(|g| g.iter().any(|v| *v != 0.0));
+        Ok(stages.iter().rev().copied().find(moves).unwrap_or(last))
     }
 
     /// A place by its layer's name.

@@ -2,7 +2,7 @@
 
 use super::inside::{Inside, Weights};
 use crate::canvas::{
-    Canvas, Font, GAP, INK, LINE, SOFT, Tile, colours, enlarge, fit, grid, short, stack,
+    Canvas, Font, GAP, INK, LINE, SOFT, Tile, coloured, enlarge, fit, grid, short, stack,
 };
 use crate::error::Result;
 use convoke_data::Picture;
@@ -110,10 +110,13 @@ impl LayerMaps {
 fn plane_picture(maps: &LayerMaps, k: usize, side: usize) -> Result<Picture> {
     let (h, w) = (maps.shape.h, maps.shape.w);
     let plane = maps.plane(k);
+    // All maps of a layer in the same colours, each by its own largest number.
+    let most = plane.iter().fold(0.0f32, |m, v| m.max(v.abs())).max(f32::MIN_POSITIVE);
+    let picture = coloured(&plane, h, w, most, maps.range[0] < 0.0);
     if h > 1 {
-        return fit(&colours(&plane, h, w), side);
+        return fit(&picture, side);
     }
-    let strip = colours(&plane, 1, w);
+    let strip = picture;
     let rows = 24;
     let data = strip.data.repeat(rows);
     let tall = Picture { height: rows, data, ..strip };
@@ -172,9 +175,16 @@ fn bars(title: &str, values: &[f32], names: Option<&[String]>) -> Picture {
     let Some(names) = names else {
         let thin = (768 / values.len().max(1)).clamp(1, 12);
         let (width, half) = (values.len().min(1024) * thin, 70);
-        let mut canvas =
-            Canvas::new((width + 2 * GAP).max(2 * GAP + 9 * title.len()), head + 2 * half + GAP);
-        canvas.text(title, GAP, GAP, Font::Bold, INK);
+        let below = if values.iter().any(|v| *v < 0.0) { half } else { 0 };
+        let title = match values.len() {
+            n if n > 1024 => format!("{title}, the first 1024"),
+            _ => title.into(),
+        };
+        let mut canvas = Canvas::new(
+            (width + 2 * GAP).max(2 * GAP + 9 * title.len()),
+            head + half + below + GAP,
+        );
+        canvas.text(&title, GAP, GAP, Font::Bold, INK);
         for (i, v) in values.iter().take(1024).enumerate() {
             let long = ((v.abs() / most) * half as f32).round() as usize;
             let top = if *v < 0.0 { head + half } else { head + half - long };
@@ -204,20 +214,55 @@ fn bars(title: &str, values: &[f32], names: Option<&[String]>) -> Picture {
     canvas.0
 }
 
+/// A signal `[w, c]` as lines over its places, a colour a channel.
+fn lines(values: &[f32], c: usize) -> Picture {
+    const COLOURS: [[u8; 3]; 6] = [
+        [70, 120, 190],
+        [205, 80, 60],
+        [80, 150, 90],
+        [150, 100, 180],
+        [200, 150, 40],
+        [90, 90, 90],
+    ];
+    let (width, height) = (640, 120);
+    let mut canvas = Canvas::new(width, height);
+    let low = values.iter().fold(f32::INFINITY, |m, v| m.min(*v));
+    let high = values.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v));
+    let range = (high - low).max(f32::MIN_POSITIVE);
+    let n = values.len() / c.max(1);
+    let y = |v: f32| ((high - v) / range * (height - 3) as f32) as usize;
+    for k in 0..c.min(COLOURS.len()) {
+        let at = |x: usize| {
+            // Between two places in a straight line.
+            let t = x as f32 * n.saturating_sub(1) as f32 / (width - 1) as f32;
+            let (i, share) = (t as usize, t.fract());
+            let next = values[(i + 1).min(n - 1) * c + k];
+            y(values[i * c + k] * (1.0 - share) + next * share)
+        };
+        for x in 0..width {
+            let (a, b) = (at(x.saturating_sub(1)), at(x));
+            canvas.fill(x, a.min(b), 1, a.abs_diff(b) + 2, COLOURS[k]);
+        }
+    }
+    canvas.0
+}
+
 /// The picture's way through the network on one sheet: six maps of each stage, the logits below.
 ///
 /// # Errors
 /// When a map cannot be resized.
 pub fn overview(seen: &Picture, layers: &[LayerMaps], names: &[String]) -> Result<Picture> {
-    let mut parts = vec![grid(
-        "From pixels to logits",
-        &[Tile::new(fit(seen, 160)?, &["what the network saw"])],
-        1,
-        Font::Plain,
-    )];
+    let input = layers.iter().find(|m| m.kind == "input").filter(|m| m.shape.h == 1);
+    let (title, first) = match input {
+        Some(m) => ("From numbers to logits", lines(&m.values, m.shape.c)),
+        None => ("From pixels to logits", fit(seen, 160)?),
+    };
+    let mut parts =
+        vec![grid(title, &[Tile::new(first, &["what the network saw"])], 1, Font::Plain)];
     // Maps at which the size changes, and the last of each size, tell the way.
+    let cut = ["input", "take", "spread", "mix", "rearrange", "constant"];
     let maps: Vec<&LayerMaps> =
-        layers.iter().filter(|m| m.kind != "input" && m.shape.pixels() > 1).collect();
+        layers.iter().filter(|m| !cut.contains(&m.kind) && m.shape.pixels() > 1).collect();
     for (i, m) in maps.iter().enumerate() {
         let last = maps.get(i + 1).is_none_or(|n| (n.shape.h, n.shape.w) != (m.shape.h, m.shape.w));
         if !last && maps.len() > 12 {

@@ -37,7 +37,7 @@ impl Inside {
         let mut all = Explained {
             target: target.clone(),
             blank: self.logit(&vec![0.0; x.len()], target)?,
-            cam_layer: self.network().node(self.last_map()?).name.clone(),
+            cam_layer: self.network().node(self.cam_map(x, target)?).name.clone(),
             completeness: 0.0,
             sanity: Vec::new(),
             attributions: Vec::new(),

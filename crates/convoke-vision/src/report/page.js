@@ -19,8 +19,8 @@
     }
     const c = document.createElement("figcaption");
     const [guess, p] = s.guesses[0];
-    c.append(text("div", data.classes[guess] + " " + percent(p), guess === s.actual ? "yes" : "no"));
-    if (guess !== s.actual) c.append(text("div", "is " + data.classes[s.actual] + " " + percent(s.probability)));
+    c.append(text("div", "called " + data.classes[guess] + ", " + percent(p), guess === s.actual ? "yes" : "no"));
+    if (guess !== s.actual) c.append(text("div", "is " + data.classes[s.actual] + ", " + percent(s.probability)));
     c.append(text("div", s.name.split("/").slice(-2).join("/"), "soft"));
     c.title = s.name;
     f.append(c);

@@ -237,7 +237,7 @@ fn losses(j: &Judged) -> String {
         let mark = if *guess == s.actual { "yes" } else { "no" };
         let _ = writeln!(
             t,
-            "<figure title=\"{}&#10;{}\">{picture}<figcaption><div class=\"{mark}\">{} {:.1} %</div><div>is {} {:.1} %</div><div class=\"soft\">loss {:.2}</div></figcaption></figure>",
+            "<figure title=\"{}&#10;{}\">{picture}<figcaption><div class=\"{mark}\">called {}, {:.1} %</div><div>is {}, {:.1} %</div><div class=\"soft\">loss {:.2}</div></figcaption></figure>",
             escape(&s.name),
             escape(&others.join(", ")),
             escape(&j.classes[*guess]),
@@ -306,7 +306,7 @@ fn filters(r: &RunReport) -> String {
 
 fn network(r: &RunReport) -> String {
     let mut t = format!(
-        "<div class=\"wide card\">{}</div>\n<details><summary>All {} layers</summary><div class=\"wide\"><table><thead><tr><th>layer</th><th>kind</th><th>output</th><th>parameters</th><th>MACs</th><th>field</th></tr></thead><tbody>\n",
+        "<div class=\"wide card drawing\">{}</div>\n<details><summary>All {} layers</summary><div class=\"wide\"><table><thead><tr><th>layer</th><th>kind</th><th>output</th><th>parameters</th><th>MACs</th><th>field</th></tr></thead><tbody>\n",
         r.network.diagram,
         r.network.layers.len()
     );

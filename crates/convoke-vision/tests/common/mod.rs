@@ -2,7 +2,8 @@
 #![allow(dead_code)]
 
 use convoke_data::{Picture, Preprocess};
-use convoke_engine::{Network, Overrides};
+use convoke_engine::layers::Conv;
+use convoke_engine::{Builder, Network, Overrides, Plan, PlanOptions, Session, Shape};
 use convoke_formats::ModelFile;
 use convoke_vision::look::{Inside, Target};
 use safetensors::SafeTensors;
@@ -46,6 +47,35 @@ pub fn open() -> (Fixture, Inside, Vec<f32>, Target) {
     let target = inside.target(&x, None).unwrap();
     assert_eq!(target.class.to_string(), header["class"]);
     (f, inside, x, target)
+}
+
+/// A network over signals of two channels with drawn weights, and a signal.
+pub fn signal() -> (Inside, Vec<f32>) {
+    let mut b = Builder::new("signals", Shape::new(1, 96, 2));
+    b.conv(Conv::signal(6, 5)).relu().max_pool([1, 2], [1, 2]);
+    b.conv(Conv::signal(8, 3)).relu().global_mean_pool().dense(3);
+    let network = b.build().unwrap();
+    let mut session =
+        Session::new(Plan::compile(&network, &PlanOptions::predict(1, 1)).unwrap()).unwrap();
+    session.init(3);
+    let model = ModelFile {
+        classes: ["up", "down", "even"].map(String::from).to_vec(),
+        preprocess: Preprocess::plain(1, 96, 2),
+        task: "classify".into(),
+        params: session.params().to_vec(),
+        state: session.state().to_vec(),
+        facts: Default::default(),
+        extra: Default::default(),
+        network,
+    };
+    let wave = |i: usize| {
+        let t = i as f32 / 96.0;
+        [
+            (t * 20.0).sin() * (1.0 - t),
+            if (40..52).contains(&i) { 1.5 } else { 0.1 * (t * 70.0).cos() },
+        ]
+    };
+    (Inside::new(model, 1).unwrap(), (0..96).flat_map(wave).collect())
 }
 
 /// A picture of coloured discs; every seed gives another.

@@ -3,7 +3,7 @@
 use crate::common::{Threads, thousands};
 use crate::verbs::data_boxes;
 use anyhow::{Result, bail};
-use convoke_data::check::{CheckOptions, Report, Severity, Verdict, check};
+use convoke_data::check::{CheckOptions, Kind, Report, Severity, Verdict, check, check_boxes};
 use convoke_data::{BoxSet, write_file, write_png};
 use convoke_vision::check_sheet;
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ pub struct Check {
     /// Warnings make it unfit, too
     #[arg(long)]
     strict: bool,
-    /// Write check.json and check.png into this folder
+    /// Write check.json and check.png into this folder; for boxes also faults.json, and the pictures with wrong ones
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Print one JSON object
@@ -41,16 +41,20 @@ pub struct Check {
 
 pub fn run(verb: Verb) -> Result<()> {
     let Verb::Check(args) = verb;
-    if BoxSet::is_one(&args.data) {
-        return data_boxes::run(&args.data, args.out.as_deref());
-    }
     let options = CheckOptions { quick: args.quick, threads: args.threads.count() };
-    let report = check(&args.data, options);
+    let boxes = BoxSet::is_one(&args.data).then(|| BoxSet::open(&args.data).ok()).flatten();
+    let report = match &boxes {
+        Some(set) => check_boxes(Some(&args.data), set, options),
+        None => check(&args.data, options),
+    };
     let mut json = serde_json::to_value(&report)?;
     json["verdict"] = serde_json::to_value(report.verdict())?;
     if let Some(out) = &args.out {
         write_file(&out.join("check.json"), serde_json::to_string_pretty(&json)?.as_bytes())?;
         write_png(&out.join("check.png"), &check_sheet(&report)?)?;
+        if let Some(set) = &boxes {
+            data_boxes::draw(set, out)?;
+        }
     }
     match args.json {
         true => println!("{json}"),
@@ -76,8 +80,12 @@ fn counted(n: usize, what: &str) -> String {
 const NAMED: usize = 5;
 
 fn tell(r: &Report) {
-    println!("{}: {} classes", r.kind, r.classes.len());
-    for s in &r.splits {
+    if let Some(boxes) = &r.boxes {
+        data_boxes::tell(r, boxes);
+    } else {
+        println!("{}: {} classes", r.kind, r.classes.len());
+    }
+    for s in r.splits.iter().filter(|_| r.boxes.is_none()) {
         println!("{}: {} pictures", s.name, thousands(s.n as u64));
         for (class, n) in r.classes.iter().zip(&s.per_class) {
             println!("  {:>8}  {class}", thousands(*n as u64));
@@ -94,7 +102,9 @@ fn tell(r: &Report) {
             Severity::Note => "note",
         };
         println!("{mark}: {} ({}): {}", kind.words(), findings.len(), kind.remedy());
-        for f in findings.iter().take(NAMED) {
+        // Each box is wrong in a way of its own.
+        let named = if kind == Kind::Box { 4 * NAMED } else { NAMED };
+        for f in findings.iter().take(named) {
             let files: Vec<String> =
                 f.files.iter().take(3).map(|p| p.display().to_string()).collect();
             let more = if f.files.len() > 3 {
@@ -105,8 +115,8 @@ fn tell(r: &Report) {
             let colon = if files.is_empty() { "" } else { ": " };
             println!("  {}{more}{colon}{}", files.join(" = "), f.told);
         }
-        if findings.len() > NAMED {
-            println!("  and {} more; see --json", findings.len() - NAMED);
+        if findings.len() > named {
+            println!("  and {} more; see --json", findings.len() - named);
         }
     }
     let quick = if r.quick { " (quick look)" } else { "" };

@@ -2,77 +2,40 @@
 
 use crate::common::thousands;
 use anyhow::Result;
-use convoke_data::{BoxSet, FaultKind, Part, read_picture, write_file, write_png};
+use convoke_data::check::{BoxFacts, Report};
+use convoke_data::{BoxSet, read_picture, write_file, write_png};
 use convoke_vision::Bounds;
 use convoke_vision::draw::draw_boxes;
-use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Pictures with something wrong that are drawn at most.
 const DRAWN: usize = 40;
-/// Faults that are told one by one.
-const TOLD: usize = 20;
 
-/// Counts, and what is wrong; with a folder also as json and pictures.
-pub fn run(data: &Path, out: Option<&Path>) -> Result<()> {
-    let set = BoxSet::open(data)?;
-    let counts = set.counts();
+/// What the set holds.
+pub fn tell(r: &Report, boxes: &BoxFacts) {
     println!(
         "{}: {} pictures, {} boxes of {} classes",
-        set.kind,
-        thousands(set.pictures.len() as u64),
-        thousands(counts.iter().sum::<usize>() as u64),
-        set.classes.len()
+        r.kind,
+        thousands(r.splits.iter().map(|s| s.n as u64).sum()),
+        thousands(boxes.classes.iter().map(|c| c.n as u64).sum()),
+        boxes.classes.len()
     );
-    for (name, part) in [("train", Part::Train), ("val", Part::Val), ("test", Part::Test)] {
-        let n = set.pictures.iter().filter(|p| p.part == Some(part)).count();
-        if n > 0 {
-            println!("{name}: {} pictures", thousands(n as u64));
-        }
+    for s in r.splits.iter().filter(|_| r.splits.len() > 1) {
+        println!("{}: {} pictures", s.name, thousands(s.n as u64));
     }
     println!(
         "{} pictures hold nothing by their marks, {} are not marked",
-        set.negatives(),
-        set.unlabelled()
+        boxes.negatives, boxes.unlabelled
     );
     println!("{:>8}  {:>17}  class", "boxes", "median size");
-    for (class, (name, count)) in set.classes.iter().zip(&counts).enumerate() {
-        println!("{:>8}  {:>17}  {name}", thousands(*count as u64), median(&set, class));
-    }
-    let (least, most) = (counts.iter().min().unwrap_or(&0), counts.iter().max().unwrap_or(&0));
-    if *most > 10 * (*least).max(1) {
-        println!("unbalanced: the largest class has {most} boxes, the smallest {least}");
-    }
-    let mut kinds = BTreeMap::<FaultKind, usize>::new();
-    set.faults.iter().for_each(|f| *kinds.entry(f.kind).or_default() += 1);
-    for (kind, n) in &kinds {
-        println!("{n} × {}", kind.words());
-    }
-    set.faults.iter().take(TOLD).for_each(|f| println!("  {f}"));
-    if set.faults.len() > TOLD {
-        println!("  and {} more; --out DIR writes all of them", set.faults.len() - TOLD);
-    }
-    match out {
-        Some(out) => draw(&set, out),
-        None => Ok(()),
-    }
-}
-
-fn median(set: &BoxSet, class: usize) -> String {
-    let boxes = || set.pictures.iter().filter_map(|p| p.boxes.as_ref()).flatten();
-    let side = |of: fn(&convoke_data::Area) -> f64| {
-        let mut all: Vec<f64> = boxes().filter(|b| b.class == class).map(|b| of(&b.area)).collect();
-        all.sort_by(f64::total_cmp);
-        all.get(all.len() / 2).copied()
-    };
-    match (side(|a| a.width), side(|a| a.height)) {
-        (Some(w), Some(h)) => format!("{w:.0} x {h:.0}"),
-        _ => "-".into(),
+    for c in &boxes.classes {
+        let median = c.median.map_or("-".into(), |(w, h)| format!("{w:.0} x {h:.0}"));
+        println!("{:>8}  {median:>17}  {}", thousands(c.n as u64), c.name);
     }
 }
 
 /// All faults as json, and the pictures that have any: boxes that are kept in blue, wrong ones in red.
-fn draw(set: &BoxSet, out: &Path) -> Result<()> {
+pub fn draw(set: &BoxSet, out: &Path) -> Result<()> {
     write_file(&out.join("faults.json"), serde_json::to_string_pretty(&set.faults)?.as_bytes())?;
     let mut drawn = 0;
     for p in &set.pictures {
@@ -90,6 +53,6 @@ fn draw(set: &BoxSet, out: &Path) -> Result<()> {
             &draw_boxes(&picture, &kept, &wrong),
         )?;
     }
-    println!("wrote faults.json and {drawn} pictures to {}", out.display());
+    eprintln!("wrote faults.json and {drawn} pictures to {}", out.display());
     Ok(())
 }

@@ -39,8 +39,16 @@ pub struct Args {
     /// [default: the detector's own]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     scales: Option<Vec<f64>>,
-    /// Looks at the mirrored picture as well and takes the mean: slower, surer
-    #[arg(long)]
+    /// Looks at the mirrored picture as well and takes the mean: surer, and slower than `--mirror=false`
+    #[arg(
+        long,
+        default_value_t = true,
+        default_missing_value = "true",
+        num_args = 0..=1,
+        require_equals = true,
+        action = clap::ArgAction::Set,
+        value_name = "BOOL"
+    )]
     mirror: bool,
     /// Write no pictures, only what was found
     #[arg(long)]

@@ -269,10 +269,14 @@ impl Look {
         self.say("field        field.png: what a place in the middle of a map sees");
         let mut told = Vec::new();
         for r in &reports {
-            self.say(&format!(
-                "  {:<24} can see {}x{}, looks at about {3:.0}x{3:.0}",
-                r.layer, r.field.h.size, r.field.w.size, r.effective.side
-            ));
+            let (can, does) = match self.inside.network().input_shape().h {
+                1 => (format!("{} places", r.field.w.size), r.effective.middle[3].to_string()),
+                _ => (
+                    format!("{}x{}", r.field.h.size, r.field.w.size),
+                    format!("{0:.0}x{0:.0}", r.effective.side),
+                ),
+            };
+            self.say(&format!("  {:<24} can see {can}, looks at about {does}", r.layer));
             r.warnings.iter().for_each(|w| self.say(&format!("  warning: {w}")));
             let mut value = serde_json::to_value(r)?;
             if let Some(e) = value["effective"].as_object_mut() {
@@ -361,21 +365,7 @@ impl Look {
 
 /// Layers that stand for the way through the network: the last of each map size, at most six.
 fn deep(inside: &Inside) -> Vec<NodeId> {
-    let net = inside.network();
-    let Ok(last) = inside.last_map() else { return Vec::new() };
-    let size = |id: NodeId| (net.node(id).shape.h, net.node(id).shape.w);
-    let learns = |id: &NodeId| {
-        let layer = net.node(*id).layer.as_ref();
-        !matches!(
-            layer,
-            None | Some(Layer::MaxPool(_) | Layer::MeanPool(_) | Layer::LocalResponseNorm(_))
-        )
-    };
-    let ids: Vec<NodeId> =
-        net.iter().map(|(id, _)| id).filter(|id| *id <= last).filter(learns).collect();
-    let ends = ids.windows(2).filter(|p| size(p[0]) != size(p[1])).map(|p| p[0]);
-    let mut all: Vec<NodeId> = ends.chain([last]).collect();
-    all.dedup();
+    let mut all = inside.stages();
     let from = all.len().saturating_sub(6);
     all.split_off(from)
 }

@@ -12,7 +12,7 @@ use crate::verbs::report::{self, Recorder};
 use crate::verbs::series::Signal;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use convoke_data::check::{CheckOptions, Kind, Severity, Verdict, check_dataset};
+use convoke_data::check::{CheckOptions, Kind, Report, Severity, Verdict, check_dataset};
 use convoke_data::{Augment, BoxSet, Dataset, OpenOptions, Preprocess, statistics};
 use convoke_engine::{Optimizer, Plan, PlanOptions};
 use convoke_formats::ModelFile;
@@ -91,9 +91,17 @@ pub struct Args {
     /// Folder of the run [default: runs/classify/<model>-<data>, runs/find/<data>]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Every class comes equally often: for unbalanced data
-    #[arg(long)]
-    balance: bool,
+    /// For unbalanced data: every class comes equally often (`draw`), or all pictures come as often as ever and
+    /// those of rare classes weigh more in the loss (`weights`)
+    #[arg(
+        long,
+        value_enum,
+        value_name = "HOW",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "draw"
+    )]
+    balance: Option<Balance>,
     /// Train so many times, each time judging by another part of the pictures (k-fold cross-validation): for tiny
     /// sets. The runs are OUT/fold-1 and so on
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(2..=100))]
@@ -102,9 +110,38 @@ pub struct Args {
     #[arg(long)]
     bare: bool,
     /// Go on with an interrupted run; only --threads may be given beside
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["data", "out"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = WITHOUT_RESUME)]
     resume: Option<PathBuf>,
 }
+
+/// What a run that goes on has settled already.
+const WITHOUT_RESUME: [&str; 25] = [
+    "data",
+    "model",
+    "epochs",
+    "batch",
+    "lr",
+    "schedule",
+    "warmup",
+    "optimizer",
+    "momentum",
+    "weight_decay",
+    "label_smoothing",
+    "size",
+    "no_augment",
+    "val_fraction",
+    "seed",
+    "pretrained",
+    "freeze",
+    "head_epochs",
+    "early_rate",
+    "freeze_norms",
+    "precision",
+    "out",
+    "balance",
+    "folds",
+    "bare",
+];
 
 #[derive(Clone, Copy)]
 enum Lr {
@@ -125,6 +162,12 @@ enum ScheduleArg {
     Step,
     Cosine,
     OneCycle,
+}
+
+#[derive(Clone, Copy, ValueEnum, PartialEq)]
+enum Balance {
+    Draw,
+    Weights,
 }
 
 #[derive(Clone, Copy, ValueEnum, PartialEq)]
@@ -216,7 +259,11 @@ fn fresh(args: &Args) -> Result<()> {
 
 /// A quick look at the data: what is wrong is told, and training goes on.
 fn quick_check(data: &Path, dataset: &Dataset, threads: usize) {
-    let report = check_dataset(Some(data), dataset, CheckOptions { quick: true, threads });
+    tell_problems(data, &check_dataset(Some(data), dataset, CheckOptions { quick: true, threads }));
+}
+
+/// What a check found, in one line a kind.
+pub(crate) fn tell_problems(data: &Path, report: &Report) {
     for (kind, findings) in report.by_kind() {
         // The strangers are told with the data.
         if kind.severity() == Severity::Note || kind == Kind::Stranger {
@@ -323,13 +370,15 @@ fn one(
         eprintln!("rate     {:.2e}, see {}", curve.lr, folder.path().join("lr.png").display());
     }
     let text = toml::to_string(&saved).context("settings cannot be written")?;
-    folder.write("args.toml", &text)?;
+    // With args.toml the folder holds a run, and a run can be resumed.
+    trainer.checkpoint()?;
     folder.write("split.csv", &dataset.split_csv())?;
+    folder.write("args.toml", &text)?;
     go(trainer, dataset, &folder, &saved, stop)
 }
 
 fn resume(path: &Path, threads: Threads) -> Result<()> {
-    let folder = RunFolder::open(path)?;
+    let folder = RunFolder::resume(path)?;
     let text = common::read_text(&folder.path().join("args.toml"))?;
     if let Some(done) = boxes::resume(&folder, &text, threads) {
         return done;
@@ -443,7 +492,8 @@ fn options(
         optimizer,
         augment: if args.no_augment { Augment::default() } else { suited.augment.clone() },
         fine_tune: start.fine_tune,
-        balanced: args.balance,
+        balanced: args.balance == Some(Balance::Draw),
+        class_weights: args.balance == Some(Balance::Weights),
         // Epochs of small sets are short; looking after each would take longer than learning.
         judge_every: if signals { (epochs / 20).max(1) } else { 1 },
         precision: args.arithmetic.precision(),

@@ -1,9 +1,10 @@
 //! `convoke train` on pictures with boxes: a detector.
 
-use super::{Args, Lr};
+use super::{Args, Lr, tell_problems};
 use crate::common::{self, Model, Threads, bytes, duration, thousands, units};
 use crate::progress::{Bar, interrupt};
 use anyhow::{Context, Result, bail};
+use convoke_data::check::{CheckOptions, Kind, check_boxes};
 use convoke_data::{BoxSet, BoxSplit, SplitOptions, write_png};
 use convoke_engine::Shape;
 use convoke_formats::ModelFile;
@@ -42,6 +43,9 @@ const SHOWN: usize = 4;
 pub fn fresh(args: &Args, data: &Path) -> Result<()> {
     let seed = args.seed;
     let (set, split) = open(data, seed, args.val_fraction)?;
+    if !args.bare {
+        quick_check(data, &set, args.threads.count());
+    }
     let examples = Example::of_set(&set, &split.train);
     let align = 32;
     let (mut regime, why) = Regime::choose(&examples, &set.classes, align)?;
@@ -69,7 +73,7 @@ pub fn fresh(args: &Args, data: &Path) -> Result<()> {
     let default = LearnOptions::default();
     let learn = LearnOptions {
         epochs: args.epochs.unwrap_or(10) as usize,
-        steps: (250 + things / 20).min(3000),
+        steps: (500 + things / 20).min(3000),
         lr: match args.lr {
             Some(Lr::Rate(lr)) => lr,
             Some(Lr::Find) => bail!("--lr find is for classes; give a number"),
@@ -101,6 +105,8 @@ pub fn fresh(args: &Args, data: &Path) -> Result<()> {
         }
     };
     let learner = learner(&saved, examples, &set)?;
+    // With args.toml the folder holds a run, and a run can be resumed.
+    learner.checkpoint().save(&folder.checkpoint())?;
     folder.write("args.toml", &toml::to_string(&saved).context("settings cannot be written")?)?;
     folder.write("split.csv", &split_csv(&set, &split))?;
     write_png(&folder.path().join("tiles.png"), &learner.tile_sheet(24)?)?;
@@ -119,6 +125,13 @@ fn go_on(folder: &RunFolder, mut saved: Saved, threads: Threads) -> Result<()> {
     let mut learner = learner(&saved, Example::of_set(&set, &split.train), &set)?;
     learner.resume(&ModelFile::load(&folder.checkpoint())?)?;
     go(learner, &set, &split, folder, &saved, &interrupt())
+}
+
+/// A quick look at the pictures; what is wrong with boxes is told when they are opened.
+fn quick_check(data: &Path, set: &BoxSet, threads: usize) {
+    let mut report = check_boxes(Some(data), set, CheckOptions { quick: true, threads });
+    report.findings.retain(|f| !matches!(f.kind, Kind::Box | Kind::MissingPicture));
+    tell_problems(data, &report);
 }
 
 fn open(data: &Path, seed: u64, val_fraction: f64) -> Result<(BoxSet, BoxSplit)> {
