@@ -104,7 +104,7 @@ fn data_check_tells_and_draws_what_is_wrong_with_boxes() {
     let f = folder.path();
     let (code, out, err) = convoke(f, &["data", "check", "pages", "--out", "wrong"]);
     assert_eq!(code, 0, "{err}");
-    for words in ["CSV of boxes: 2 pictures, 14 boxes", "no area", "20 x 20", "lost.png"] {
+    for words in ["CSV of boxes: 2 pictures, 14 boxes", "without area", "20 x 20", "lost.png"] {
         assert!(out.contains(words), "{words}: {out}");
     }
     let faults = std::fs::read_to_string(f.join("wrong/faults.json")).unwrap();
