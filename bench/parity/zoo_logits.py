@@ -4,8 +4,9 @@
     CONVOKE, RAW_NUMBERS  the command, and the example of that name (cargo build --release --example raw_numbers)
     NET                   names of the zoo, or of the library where it names its layers in its own way
 
-Prints for each network the largest difference relative to the largest logit, and how much the logits of the eight inputs
-differ among themselves; more than 1e-4 is an error, and so is a network that hardly sees its input.
+Prints for each network the largest difference from PyTorch in 64 bits relative to the largest logit, that of PyTorch in
+32 bits beside it, and how much the logits of the eight inputs differ among themselves; more than 1e-4 is an error, and so
+is a network that hardly sees its input.
 """
 import pathlib, re, subprocess, sys, tempfile
 import numpy as np, timm, torch, torchvision.models as tv
@@ -57,14 +58,15 @@ NETS = [
 
 def scatter(net, x):
     """Numbers that are not their first values, so that each is seen to arrive; running statistics are those of the
-    inputs, moved a little, so that maps neither die nor explode."""
+    inputs, moved so little that maps neither die nor explode: in deep chains a tenth of a deviation would, and then
+    PyTorch in 32 bits is as far from PyTorch in 64 as the bar."""
     g = torch.Generator().manual_seed(1)
     uniform = lambda like, low, high: low + (high - low) * torch.rand(like.shape, generator=g)
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     with torch.no_grad():
         for name, p in net.named_parameters():
-            if re.search(r"(layer_scale|gamma)$", name):
-                p.copy_(uniform(p, 0.2, 0.6))
+            if re.search(r"(layer_scale|gamma)$|\bbn3\.weight$", name):  # what a block adds is small, as in trained networks
+                p.copy_(uniform(p, 0.2, 0.4))
             elif p.dim() == 1:
                 p.copy_(uniform(p, 0.5, 1.0) if name.endswith("weight") else uniform(p, -0.1, 0.1))
         for m in norms:
@@ -73,8 +75,8 @@ def scatter(net, x):
         net(x)
         net.eval()
         for m in norms:
-            m.running_mean.add_(uniform(m.running_mean, -0.1, 0.1) * m.running_var.sqrt())
-            m.running_var.mul_(uniform(m.running_var, 0.8, 1.2))
+            m.running_mean.add_(uniform(m.running_mean, -0.02, 0.02) * m.running_var.sqrt())
+            m.running_var.mul_(uniform(m.running_var, 0.95, 1.05))
 
 
 def compare(convoke, raw, ours, side, make):
@@ -83,7 +85,7 @@ def compare(convoke, raw, ours, side, make):
     x = torch.randn(8, 3, side, side, generator=torch.Generator().manual_seed(2))
     scatter(net, x)
     with torch.no_grad():
-        want = net(x).numpy()
+        theirs = net(x).numpy()
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         save_file({k: v.contiguous() for k, v in net.state_dict().items()}, folder / "w.safetensors")
@@ -91,12 +93,14 @@ def compare(convoke, raw, ours, side, make):
         command = [convoke, "import", folder / "w.safetensors", "--model", ours, "--size", str(side), "--out", model]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            return None, done.stderr.strip()
+            return None, None, done.stderr.strip()
         x.numpy().transpose(0, 2, 3, 1).astype("<f4").tofile(folder / "x")
         subprocess.run([raw, model, folder / "x", folder / "y"], check=True)
-        got = np.fromfile(folder / "y", "<f4").reshape(want.shape)
+        got = np.fromfile(folder / "y", "<f4").reshape(theirs.shape)
+    with torch.no_grad():
+        want = net.double()(x.double()).numpy()
     most = np.abs(want).max()
-    return np.abs(got - want).max() / most, want.std(0).mean() / most
+    return np.abs(got - want).max() / most, np.abs(theirs - want).max() / most, want.std(0).mean() / most
 
 
 def main():
@@ -105,14 +109,14 @@ def main():
     for label, ours, side, make in NETS:
         if asked and not {label, ours, label.removeprefix("timm ")} & set(asked):
             continue
-        off, seen = compare(convoke, raw, ours, side, make)
+        off, theirs, seen = compare(convoke, raw, ours, side, make)
         if off is None:
             bad += 1
             print(f"{label}: {seen}", flush=True)
             continue
         wrong = not off <= 1e-4 or not seen > 1e-3
         bad += wrong
-        print(f"{label:<38} {ours:<20} {off:.1e}  {seen:.1e}{'  TOO FAR' if wrong else ''}", flush=True)
+        print(f"{label:<38} {ours:<20} {off:.1e}  {theirs:.1e}  {seen:.1e}{'  TOO FAR' if wrong else ''}", flush=True)
     sys.exit(1 if bad else 0)
 
 

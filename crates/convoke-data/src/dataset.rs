@@ -1,6 +1,7 @@
 //! Data sets, recognised by what lies in the folder: class folders, IDX, CIFAR-10 batches.
 
 use crate::picture::Picture;
+use crate::series::{self, Signals};
 use crate::{DataError, Result, cifar, idx};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -24,6 +25,8 @@ pub enum Source {
         /// Channels.
         channels: usize,
     },
+    /// Signals in memory.
+    Signals(Signals),
 }
 
 /// One part of a data set.
@@ -56,19 +59,48 @@ impl Split {
     /// At most `n` samples, from all over the split.
     pub fn spread(&self, n: usize) -> Split {
         let n = n.min(self.len());
-        let chosen = (0..n).map(|i| i * self.len() / n);
-        let labels = chosen.clone().map(|i| self.labels[i]).collect();
+        self.pick(&(0..n).map(|i| i * self.len() / n).collect::<Vec<_>>())
+    }
+
+    /// These samples, which must be in the split, in this order.
+    pub fn pick(&self, chosen: &[usize]) -> Split {
+        let labels = chosen.iter().map(|&i| self.labels[i]).collect();
         let source = match &self.source {
-            Source::Files(files) => Source::Files(chosen.map(|i| files[i].clone()).collect()),
+            Source::Files(files) => {
+                Source::Files(chosen.iter().map(|&i| files[i].clone()).collect())
+            }
             Source::Memory { pixels, height, width, channels } => {
                 let len = height * width * channels;
-                let of = |i: usize| pixels[i * len..(i + 1) * len].to_vec();
-                let pixels = chosen.flat_map(of).collect::<Vec<u8>>().into();
+                let mut all = Vec::with_capacity(len * chosen.len());
+                chosen.iter().for_each(|i| all.extend_from_slice(&pixels[i * len..(i + 1) * len]));
                 let (height, width, channels) = (*height, *width, *channels);
-                Source::Memory { pixels, height, width, channels }
+                Source::Memory { pixels: all.into(), height, width, channels }
             }
+            Source::Signals(all) => Source::Signals(all.pick(chosen)),
         };
         Split { source, labels }
+    }
+
+    /// Two parts of the split, the second with `fraction` of each class, drawn by the seed; at least one sample of
+    /// a class that has two.
+    pub fn stratified(&self, fraction: f64, seed: u64) -> (Split, Split) {
+        let mut by_class = std::collections::BTreeMap::<u32, Vec<usize>>::new();
+        for (i, &label) in self.labels.iter().enumerate() {
+            by_class.entry(label).or_default().push(i);
+        }
+        let (mut most, mut rest) = (Vec::new(), Vec::new());
+        for (label, mut class) in by_class {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            rng.set_stream(u64::from(label));
+            class.shuffle(&mut rng);
+            let wanted = (class.len() as f64 * fraction.clamp(0.0, 0.9)).round() as usize;
+            let wanted = wanted.max(usize::from(fraction > 0.0)).min(class.len() - 1);
+            most.extend(class.split_off(wanted));
+            rest.extend(class);
+        }
+        most.sort_unstable();
+        rest.sort_unstable();
+        (self.pick(&most), self.pick(&rest))
     }
 
     /// Number of samples.
@@ -151,6 +183,9 @@ impl Dataset {
                 "does not exist; give a folder of class folders, IDX files or CIFAR batches",
             ));
         }
+        if let Some(set) = series::open(path, options)? {
+            return Ok(set);
+        }
         if !path.is_dir() {
             return Err(DataError::dataset(path, "is a file; give the folder that holds the data"));
         }
@@ -229,6 +264,16 @@ impl Dataset {
             val.push(part(true));
         }
         Ok(Dataset { train: together(train), val: Some(together(val)), ..self.clone() })
+    }
+
+    /// Whether there are signals at a path, rather than pictures.
+    pub fn holds_signals(path: &Path) -> bool {
+        series::is_one(path)
+    }
+
+    /// Whether its samples are signals.
+    pub fn is_signals(&self) -> bool {
+        matches!(self.train.source, Source::Signals(_))
     }
 
     /// The split to judge by: validation, or else test.
@@ -476,7 +521,7 @@ mod tests {
             let fold = set.fold(5, i, 3).unwrap();
             let files = |s: &Split| match &s.source {
                 Source::Files(f) => f.clone(),
-                Source::Memory { .. } => vec![],
+                Source::Memory { .. } | Source::Signals(_) => vec![],
             };
             let (train, val) = (files(&fold.train), files(fold.val.as_ref().unwrap()));
             assert_eq!(train.len() + val.len(), 22);

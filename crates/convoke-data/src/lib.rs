@@ -10,6 +10,7 @@ mod loader;
 mod picture;
 mod rows;
 pub mod scene;
+mod series;
 mod transform;
 mod truth;
 
@@ -21,8 +22,12 @@ pub use dataset::{Dataset, OpenOptions, Source, Split};
 pub use error::{DataError, Result};
 pub use loader::{Batch, Loader, LoaderOptions, Problem};
 pub use picture::{
-    Area, Facts, Filter, MAX_SIDE, Picture, decode_picture, encode_jpeg, encode_png, read_facts,
-    read_picture, read_size, resize, write_file, write_png,
+    Area, Facts, Filter, MAX_SIDE, Picture, decode_picture, encode_jpeg, encode_png, is_unfinished,
+    read_facts, read_picture, read_size, resize, write_file, write_png,
 };
 pub use rows::Rows;
+pub use series::{
+    Fit, Norm, Regression, SignalPreprocess, Signals, Table, is_regression, read_signals,
+    regression,
+};
 pub use transform::{Augment, Preprocess, statistics};

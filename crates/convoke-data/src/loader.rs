@@ -112,7 +112,7 @@ impl Loader {
     ) -> Result<Self> {
         let path = match &split.source {
             Source::Files(files) => files.first().cloned().unwrap_or_default(),
-            Source::Memory { .. } => PathBuf::from("data"),
+            Source::Memory { .. } | Source::Signals(_) => PathBuf::from("data"),
         };
         if split.is_empty() || options.batch == 0 {
             return Err(DataError::dataset(&path, "holds no samples"));
@@ -298,6 +298,10 @@ impl Shared {
 
     /// Writes one sample; `false` when it cannot be read.
     fn sample(&self, epoch: u64, index: usize, out: &mut [f32]) -> bool {
+        if let Source::Signals(all) = &self.split.source {
+            let result = self.table.pre.apply_signal(all.get(index), all.channels(), out);
+            return result.map_or_else(|e| self.broken(index, &e), |()| true);
+        }
         let result = self.picture(index).and_then(|p| match &self.augment {
             Some(a) => {
                 // A stream of its own for every sample of every epoch: order and threads do not matter.
@@ -307,10 +311,14 @@ impl Shared {
             }
             None => self.table.apply(&p, out),
         });
-        let Err(e) = result else { return true };
+        result.map_or_else(|e| self.broken(index, &e), |()| true)
+    }
+
+    /// Keeps why a sample is left out.
+    fn broken(&self, index: usize, e: &DataError) -> bool {
         let path = match &self.split.source {
             Source::Files(files) => files[index].clone(),
-            Source::Memory { .. } => PathBuf::from(format!("sample {index}")),
+            _ => PathBuf::from(format!("sample {index}")),
         };
         let why = e.to_string();
         let why = why.strip_prefix(&format!("{}: ", path.display())).unwrap_or(&why).to_string();

@@ -360,6 +360,14 @@ pub fn write_png(path: &Path, p: &Picture) -> Result<()> {
     write_file(path, &bytes)
 }
 
+/// What files are named while they are written.
+const UNFINISHED: &str = ".convoke-";
+
+/// Whether this is what [`write_file`] leaves when the process is killed in it.
+pub fn is_unfinished(path: &Path) -> bool {
+    path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(UNFINISHED))
+}
+
 /// Writes a file beside its place, brings it to disk and renames it there.
 ///
 /// # Errors
@@ -369,7 +377,7 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let go = || -> std::io::Result<()> {
         std::fs::create_dir_all(folder)?;
-        let mut file = tempfile::Builder::new().prefix(".convoke-").tempfile_in(folder)?;
+        let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(folder)?;
         file.write_all(bytes)?;
         file.as_file().sync_all()?;
         #[cfg(unix)]

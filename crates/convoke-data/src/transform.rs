@@ -2,6 +2,7 @@
 
 use crate::dataset::{Source, Split};
 use crate::picture::{Area, Filter, Picture, read_picture, resize};
+use crate::series::{Norm, SignalPreprocess, Signals};
 use crate::{DataError, Result};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -35,6 +36,9 @@ pub struct Preprocess {
     pub mean: Vec<f32>,
     /// Each channel is then divided by this.
     pub std: Vec<f32>,
+    /// Of signals, how they are brought to length `width` and to scale; the fields for pictures then mean nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<SignalPreprocess>,
 }
 
 /// Changes drawn anew for every sample of every epoch. Nothing is drawn where a field is off.
@@ -77,7 +81,35 @@ impl Preprocess {
     pub fn plain(height: usize, width: usize, channels: usize) -> Self {
         let (mean, std) = (vec![0.0; channels], vec![1.0; channels]);
         let (filter, short_side) = (Filter::Bilinear, 0);
-        Preprocess { height, width, channels, crop: 1.0, short_side, bgr: false, filter, mean, std }
+        let (crop, bgr, signal) = (1.0, false, None);
+        Preprocess { height, width, channels, crop, short_side, bgr, filter, mean, std, signal }
+    }
+
+    /// For signals: their longest length, and the mean and deviation of their channels.
+    pub fn signals(signals: &Signals, signal: SignalPreprocess) -> Self {
+        let (mean, std) = match signal.norm {
+            Norm::Set => signals.moments(),
+            _ => (vec![0.0; signals.channels()], vec![1.0; signals.channels()]),
+        };
+        let plain = Preprocess::plain(1, signals.lengths().1, signals.channels());
+        Preprocess { mean, std, signal: Some(signal), ..plain }
+    }
+
+    /// Writes the network's input `[1, length, channels]` of a signal `[any length, channels]`.
+    ///
+    /// # Errors
+    /// When the model is for pictures, or the signal has other channels.
+    pub fn apply_signal(&self, signal: &[f32], channels: usize, out: &mut [f32]) -> Result<()> {
+        let wrong = |what: String| Err(DataError::picture(Path::new("signal"), what));
+        let Some(s) = self.signal else {
+            return wrong("cannot be seen by a model for pictures".into());
+        };
+        if channels != self.channels || signal.is_empty() || !signal.len().is_multiple_of(channels)
+        {
+            return wrong(format!("has {channels} channels; the model takes {}", self.channels));
+        }
+        s.apply(signal, &self.mean, &self.std, &mut out[..self.sample_len()]);
+        Ok(())
     }
 
     /// Floats of one sample.
@@ -91,7 +123,10 @@ impl Preprocess {
     /// When sizes are zero or do not fit each other, in one line.
     pub fn check(&self) -> std::result::Result<(), String> {
         let sides = self.height.min(self.width) > 0 && self.height.max(self.width) <= 1 << 16;
-        let channels = matches!(self.channels, 1 | 3);
+        let channels = match self.signal {
+            Some(_) => self.height == 1 && (1..=1 << 16).contains(&self.channels),
+            None => matches!(self.channels, 1 | 3),
+        };
         let lists = self.mean.len() == self.channels && self.std.len() == self.channels;
         let numbers = self.mean.iter().all(|m| m.is_finite())
             && self.std.iter().all(|s| s.is_finite() && *s > 0.0)
@@ -378,6 +413,9 @@ pub(crate) fn read_sample(split: &Split, i: usize, channels: usize) -> Result<Pi
                 Path::new("sample"),
                 format!("has {c} channels, not {channels}"),
             ))
+        }
+        Source::Signals(_) => {
+            Err(DataError::picture(Path::new("sample"), "is a signal, not a picture"))
         }
     }
 }

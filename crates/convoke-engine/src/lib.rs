@@ -3,6 +3,7 @@
 //! [`Network`] (layers joined in a graph) → [`Plan::compile`] (shapes, derivatives, fusion, schedule,
 //! one arena) → [`Session`] (predict, step). A step allocates nothing and decides nothing.
 
+mod available;
 mod builder;
 mod error;
 mod field;

@@ -1,11 +1,11 @@
 //! A plan with its memory and threads: predict, step.
 
 use crate::layers::Init;
-use crate::plan::arena::{Kind, Memory};
+use crate::plan::arena::{Buf, Kind, Memory};
 use crate::plan::lower::SCRATCH;
 use crate::plan::op::{Call, Exec, Phase};
-use crate::plan::{Mode, Plan};
-use crate::{Error, NodeId, Result};
+use crate::plan::{Mode, Plan, PlanOptions};
+use crate::{Error, NodeId, Result, available};
 use convoke_kernels::{Ctx, Pool};
 use memmap2::{Advice, MmapMut};
 use rand::{Rng, SeedableRng};
@@ -58,6 +58,9 @@ impl Session {
     /// When the machine does not give the memory.
     pub fn new(plan: Plan) -> Result<Self> {
         let bytes = plan.memory().total.max(64);
+        if available::memory().is_some_and(|free| bytes as u64 > free) {
+            return Err(too_large(&plan));
+        }
         let arena = MmapMut::map_anon(bytes).map_err(|e| {
             Error::Plan(format!(
                 "cannot get {} MiB of memory ({e}); use a smaller batch",
@@ -245,12 +248,16 @@ impl Session {
         &mut self.data_mut()[range]
     }
 
-    /// Forward, loss, backward, update with learning rate `lr`.
+    /// Forward, loss, backward, update with learning rate `lr`. Where the loss is no finite number the weights stay
+    /// what they were.
     ///
     /// # Errors
     /// When the plan does not train, or a label is no class.
     pub fn step(&mut self, lr: f32) -> Result<StepReport> {
         let report = self.backward()?;
+        if !report.loss.is_finite() {
+            return Ok(report);
+        }
         self.steps += 1;
         self.run(&[Phase::Update, Phase::Prepare], self.plan.options().batch, lr);
         self.stale = false;
@@ -271,6 +278,38 @@ impl Session {
         }
         self.refresh();
         Ok(self.run(&[Phase::Forward, Phase::Backward], self.plan.options().batch, 0.0))
+    }
+
+    /// Where the last step's numbers ceased to be finite: the first weights, else the first map, that hold one that is
+    /// not; nothing where all are finite. Runs forward once more in a session of its own that keeps all maps.
+    ///
+    /// # Errors
+    /// When the plan does not train, or the memory for all maps is not to be had.
+    pub fn first_not_finite(&self) -> Result<Option<String>> {
+        let broken = |v: &[f32]| v.iter().any(|v| !v.is_finite());
+        let params = self.params();
+        if let Some(p) = self.plan.params().iter().find(|p| broken(&params[p.range.clone()])) {
+            return Ok(Some(p.name.clone()));
+        }
+        let net = self.plan.network();
+        let keep = net.iter().map(|(id, _)| id).collect();
+        let options = PlanOptions { keep, ..self.plan.options().clone() };
+        let mut s = Session::new(Plan::compile(net, &options)?)?;
+        s.set_params(params)?;
+        s.set_state(self.state())?;
+        (s.seed, s.steps) = (self.seed, self.steps);
+        s.class_weights = self.class_weights.clone();
+        let place = |plan: &Plan, b: Buf| plan.layout.places[b.0].clone();
+        let input = self.data()[place(&self.plan, self.plan.input)].to_vec();
+        s.input_mut().copy_from_slice(&input);
+        s.labels_mut().copy_from_slice(&self.labels);
+        if let Some(targets) = self.plan.targets {
+            let targets = self.data()[place(&self.plan, targets)].to_vec();
+            s.targets_mut().copy_from_slice(&targets);
+        }
+        s.backward()?;
+        let mut maps = net.iter().filter(|(id, _)| s.map(*id).is_some_and(broken));
+        Ok(maps.next().map(|(_, node)| node.name.clone()))
     }
 
     /// Predicts the first `n` samples of the input: the output `[n, H, W, C]`.
@@ -401,6 +440,31 @@ impl Session {
         }
         StepReport { loss: exec.loss, correct: exec.correct }
     }
+}
+
+/// A plan that the machine has no memory for, with the batch that it has.
+fn too_large(plan: &Plan) -> Error {
+    let free = available::memory().unwrap_or(u64::MAX);
+    let fits = |batch: usize| {
+        let options = PlanOptions { batch, ..plan.options().clone() };
+        Plan::compile(plan.network(), &options).is_ok_and(|p| p.memory().total as u64 <= free)
+    };
+    // Memory grows with the batch.
+    let (mut low, mut high) = (0, plan.options().batch);
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        if fits(middle) { low = middle } else { high = middle }
+    }
+    let advice = match low {
+        0 => "not even a batch of 1 fits; use a smaller input or network".into(),
+        n => format!("use a batch of {n} or less"),
+    };
+    Error::Plan(format!(
+        "needs {} MiB of memory for a batch of {} but {} MiB are free; {advice}",
+        plan.memory().total >> 20,
+        plan.options().batch,
+        free >> 20
+    ))
 }
 
 /// First values of one tensor. Each tensor has a stream of its own, so a layer more or less leaves

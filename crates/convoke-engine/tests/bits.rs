@@ -79,6 +79,36 @@ fn threads_change_no_bit_in_either_precision() {
     }
 }
 
+/// About the edge between narrow products and full ones threads once decided: the work that they have cut costs other
+/// cycles.
+#[test]
+fn threads_do_not_choose_what_is_multiplied() {
+    let loss = Loss::SoftmaxCrossEntropy { label_smoothing: 0.0 };
+    let sgd = Optimizer::Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 };
+    for (height, width) in [(4, 6), (5, 7), (6, 8), (6, 9)] {
+        let mut b = Builder::new("edge", Shape::new(height, width, 16));
+        b.conv(Conv::new(33, [1, 3])).relu().layer(GlobalMeanPool {}).dense(5);
+        let network = b.build().unwrap();
+        let gradients = |threads: usize| {
+            let options = PlanOptions {
+                precision: Precision::Bf16,
+                lanes: Some(false),
+                ..PlanOptions::train(3, threads, loss, sgd)
+            };
+            let mut s = Session::new(Plan::compile(&network, &options).unwrap()).unwrap();
+            s.init(3);
+            s.input_mut()
+                .iter_mut()
+                .enumerate()
+                .for_each(|(i, v)| *v = (i % 97) as f32 / 50.0 - 1.0);
+            s.backward().unwrap();
+            s.grads().to_vec()
+        };
+        let one = gradients(1);
+        assert!(one == gradients(2) && one == gradients(3), "{height}x{width}");
+    }
+}
+
 /// bf16 keeps eight bits: outputs come within a hundredth of f32's, and are not the same where bf16 is multiplied.
 #[test]
 fn bf16_predicts_nearly_what_f32_does() {

@@ -2,12 +2,14 @@
 //! names and preprocessing; a checkpoint is a model with the optimizer's memory beside. Weights of
 //! others, from safetensors and from PyTorch's files, are brought into a network by [`weights::fit`].
 
+mod ensemble;
 mod model;
 pub mod onnx;
 mod reparameterise;
 mod torch;
 pub mod weights;
 
+pub use ensemble::ensemble;
 pub use model::{ModelError, ModelFile};
 pub use reparameterise::{Reparameterised, reparameterise};
 pub use weights::Weights;

@@ -192,3 +192,20 @@ fn what_no_network_can_be_is_named_with_its_node() {
         assert!(e.contains(word) && !e.contains('\n'), "{case}: {e}");
     }
 }
+
+#[test]
+fn an_unknown_op_is_named_with_its_node() {
+    let Some(path) = shared("onnx-nodes/test_relu/model.onnx") else { return };
+    let mut bytes = std::fs::read(path).unwrap();
+    let at = bytes.windows(4).position(|w| w == b"Relu").unwrap();
+    bytes[at..at + 4].copy_from_slice(b"Xelu");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.onnx");
+    std::fs::write(&file, bytes).unwrap();
+    let model = Model::open(&file).unwrap();
+    let x = Tensor::floats(&[3, 4, 5], numbers(60));
+    for e in [model.to_network(None).unwrap_err(), model.run(&[x]).unwrap_err()] {
+        println!("{e}");
+        assert!(e.contains("Xelu") && e.contains("not supported") && !e.contains('\n'), "{e}");
+    }
+}

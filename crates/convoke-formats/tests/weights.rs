@@ -214,3 +214,60 @@ fn damaged_copies_of_the_pretrained_files_never_panic() {
         assert!(refused > 20, "{name}: {refused}");
     }
 }
+
+/// A file of tensors that has nothing but names.
+fn only_names(names: &[&str]) -> Weights {
+    let bytes = [0u8; 4];
+    let tensor = |n: &&str| {
+        let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![1], &bytes);
+        (n.to_string(), view.unwrap())
+    };
+    let file = safetensors::serialize(names.iter().map(tensor), None).unwrap();
+    Weights::from_bytes(Path::new("names"), file).unwrap()
+}
+
+#[test]
+fn two_senets_differ_in_more_than_names() {
+    let net = build("senet154", &Options::default()).unwrap();
+    let pool = |names: &[&str]| {
+        let net = adapt(net.clone(), &only_names(names)).unwrap();
+        let id = net.find("maxpool").unwrap();
+        match &net.node(id).layer {
+            Some(convoke_engine::layers::Layer::MaxPool(pool)) => pool.padding,
+            other => panic!("{other:?}"),
+        }
+    };
+    let gluon = pool(&["conv1.0.weight", "conv1.1.weight", "bn1.weight", "fc.weight"]);
+    assert_eq!(gluon, convoke_engine::Padding::symmetric(1));
+    let authors = pool(&["layer0.conv1.weight", "layer0.bn1.weight", "last_linear.weight"]);
+    assert_eq!(authors, convoke_engine::Padding::Ceil);
+}
+
+#[test]
+fn scales_of_convnext_are_written_as_torchvision_has_them() {
+    let mut b = convoke_engine::Builder::new("convnext-small", Shape::new(2, 2, 3));
+    b.scope("features.1.0").then("block.3", convoke_engine::layers::Conv::new(3, 1).no_bias());
+    b.then("layer_scale", convoke_engine::layers::Scale { first: 0.5 });
+    let network = b.build().unwrap();
+    let model = convoke_formats::ModelFile {
+        network,
+        classes: vec![],
+        preprocess: convoke_data::Preprocess::plain(2, 2, 3),
+        task: "features".into(),
+        params: (0..12).map(|i| i as f32).collect(),
+        state: vec![],
+        facts: Default::default(),
+        extra: Default::default(),
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("w.safetensors");
+    convoke_formats::weights::save_torch(&path, &model).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let scale = file.tensor("features.1.0.layer_scale").unwrap();
+    assert_eq!((scale.shape(), floats(scale.data())), (&[3, 1, 1][..], vec![9.0, 10.0, 11.0]));
+    assert_eq!(file.tensor("features.1.0.block.3.weight").unwrap().shape(), [3, 3]);
+    let weights = Weights::open(&path).unwrap();
+    let again = fit(&model.network, &weights, FitOptions::default()).unwrap();
+    assert_eq!(again.params, model.params);
+}

@@ -11,7 +11,9 @@ mod quantize;
 mod range_test;
 mod run;
 mod schedule;
+pub mod series;
 mod trainer;
+pub mod tune;
 mod tuning;
 
 pub use error::{Result, TrainError};

@@ -3,7 +3,7 @@
 use crate::error::{Result, TrainError, other};
 use crate::figures::Answer;
 use crate::metrics::{Counter, Evaluation, probabilities};
-use convoke_data::{Loader, LoaderOptions, Picture, Problem, Source, Split, read_picture};
+use convoke_data::{Loader, LoaderOptions, Picture, Problem, Signals, Source, Split, read_picture};
 use convoke_engine::{Plan, PlanOptions, Session, Shape};
 use convoke_formats::ModelFile;
 use serde::Serialize;
@@ -134,6 +134,23 @@ impl Predictor {
             }
             let mut guesses = self.guesses(samples.iter().flatten().count(), top)?.into_iter();
             all.extend(samples.into_iter().map(|s| s.map(|_| guesses.next().unwrap_or_default())));
+        }
+        Ok(all)
+    }
+
+    /// The most likely classes of each signal.
+    ///
+    /// # Errors
+    /// When the model is for pictures, or for signals of other channels.
+    pub fn predict_signals(&mut self, signals: &Signals, top: usize) -> Result<Vec<Vec<Guess>>> {
+        let len = self.model.preprocess.sample_len();
+        let (mut all, order) = (Vec::new(), (0..signals.len()).collect::<Vec<_>>());
+        for part in order.chunks(self.batch) {
+            let inputs = self.session.input_mut().chunks_exact_mut(len);
+            for (&i, out) in part.iter().zip(inputs) {
+                self.model.preprocess.apply_signal(signals.get(i), signals.channels(), out)?;
+            }
+            all.extend(self.guesses(part.len(), top)?);
         }
         Ok(all)
     }
@@ -335,7 +352,7 @@ fn mean_of(logits: &[f32], classes: usize) -> Vec<f32> {
 fn problem(split: &Split, i: usize, e: &TrainError) -> Problem {
     let path = match &split.source {
         Source::Files(files) => files[i].clone(),
-        Source::Memory { .. } => PathBuf::from(format!("sample {i}")),
+        _ => PathBuf::from(format!("sample {i}")),
     };
     let why = e.to_string();
     let why = why.strip_prefix(&format!("{}: ", path.display())).unwrap_or(&why).to_string();

@@ -4,8 +4,10 @@ use crate::error::{Result, TrainError, other};
 use crate::plot;
 use convoke_data::{write_file, write_png};
 use serde::{Deserialize, Serialize};
+use std::fs::{File, TryLockError};
 use std::io::{Error, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// One line of `results.csv`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -72,25 +74,55 @@ impl EpochRow {
     }
 }
 
-/// A run folder.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RunFolder(PathBuf);
+/// A run folder. Who writes to it holds its lock until the last copy is dropped.
+#[derive(Debug, Clone)]
+pub struct RunFolder {
+    path: PathBuf,
+    _lock: Option<Arc<File>>,
+}
+
+/// Takes a folder for this process alone, and clears what one that was killed left half-written.
+fn lock(path: &Path) -> Result<RunFolder> {
+    let file = File::options().create(true).truncate(false).write(true).open(path.join(".lock"));
+    let file =
+        file.map_err(|e| TrainError::Other(format!("{}: cannot be written: {e}", path.display())))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            return other(format!(
+                "{} is being written by another convoke; wait for it, or give another --out",
+                path.display()
+            ));
+        }
+        // Some network file systems know no locks; a run there is as safe as it was.
+        Err(TryLockError::Error(_)) => {}
+    }
+    for folder in [path.to_path_buf(), path.join("weights")] {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        for entry in entries.filter(|e| convoke_data::is_unfinished(&e.path())) {
+            // What cannot be removed does no harm.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+    Ok(RunFolder { path: path.into(), _lock: Some(Arc::new(file)) })
+}
 
 impl RunFolder {
     /// A folder that does not hold a run yet.
     ///
     /// # Errors
-    /// When it already holds one, or cannot be made.
+    /// When it already holds one, another process writes to it, or it cannot be made.
     pub fn create(path: &Path) -> Result<Self> {
+        std::fs::create_dir_all(path)
+            .map_err(|e| TrainError::Other(format!("{}: cannot be made: {e}", path.display())))?;
+        let folder = lock(path)?;
         if path.join("args.toml").exists() {
             return other(format!(
                 "{} already holds a run; give another --out, or --resume it",
                 path.display()
             ));
         }
-        std::fs::create_dir_all(path)
-            .map_err(|e| TrainError::Other(format!("{}: cannot be made: {e}", path.display())))?;
-        Ok(RunFolder(path.into()))
+        Ok(folder)
     }
 
     /// The first free of `base/name`, `base/name-2`, …; two runs that begin at once get two.
@@ -105,7 +137,7 @@ impl RunFolder {
         for i in 1.. {
             let path = base.join(if i == 1 { name.into() } else { format!("{name}-{i}") });
             match std::fs::create_dir(&path) {
-                Ok(()) => return Ok(RunFolder(path)),
+                Ok(()) => return lock(&path),
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(wrong(&path, e)),
             }
@@ -113,7 +145,7 @@ impl RunFolder {
         other(format!("{} holds too many runs", base.display()))
     }
 
-    /// An existing run folder.
+    /// An existing run folder, to read.
     ///
     /// # Errors
     /// When it is none.
@@ -121,27 +153,36 @@ impl RunFolder {
         if !path.join("args.toml").is_file() {
             return other(format!("{} is no run folder: it has no args.toml", path.display()));
         }
-        Ok(RunFolder(path.into()))
+        Ok(RunFolder { path: path.into(), _lock: None })
+    }
+
+    /// An existing run folder, to go on with its run.
+    ///
+    /// # Errors
+    /// When it is none, or another process writes to it.
+    pub fn resume(path: &Path) -> Result<Self> {
+        Self::open(path)?;
+        lock(path)
     }
 
     /// The folder.
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
     /// Weights of the best epoch.
     pub fn best(&self) -> PathBuf {
-        self.0.join("weights/best.safetensors")
+        self.path.join("weights/best.safetensors")
     }
 
     /// Weights of the last epoch.
     pub fn last(&self) -> PathBuf {
-        self.0.join("weights/last.safetensors")
+        self.path.join("weights/last.safetensors")
     }
 
     /// What a run is resumed from.
     pub fn checkpoint(&self) -> PathBuf {
-        self.0.join("weights/checkpoint.safetensors")
+        self.path.join("weights/checkpoint.safetensors")
     }
 
     /// Writes a text file into the folder.
@@ -149,7 +190,7 @@ impl RunFolder {
     /// # Errors
     /// When the folder cannot be written.
     pub fn write(&self, name: &str, text: &str) -> Result<()> {
-        Ok(write_file(&self.0.join(name), text.as_bytes())?)
+        Ok(write_file(&self.path.join(name), text.as_bytes())?)
     }
 
     /// Writes `results.csv` and `results.png`.
@@ -164,7 +205,7 @@ impl RunFolder {
             text.push('\n');
         }
         self.write("results.csv", &text)?;
-        Ok(write_png(&self.0.join("results.png"), &plot::curves(rows))?)
+        Ok(write_png(&self.path.join("results.png"), &plot::curves(rows))?)
     }
 
     /// Reads `results.csv`; empty when there is none yet.
@@ -172,7 +213,7 @@ impl RunFolder {
     /// # Errors
     /// Never today; what cannot be read counts as absent.
     pub fn read_rows(&self) -> Result<Vec<EpochRow>> {
-        match std::fs::read_to_string(self.0.join("results.csv")) {
+        match std::fs::read_to_string(self.path.join("results.csv")) {
             Ok(text) => {
                 let on_test = text.lines().next().is_some_and(|head| head.contains("test_loss"));
                 let rows = text.lines().skip(1);
@@ -233,5 +274,25 @@ mod tests {
         std::fs::write(paths[0].join("args.toml"), "").unwrap();
         assert!(RunFolder::open(&paths[0]).is_ok());
         assert!(RunFolder::create(&paths[0]).unwrap_err().to_string().contains("--resume"));
+    }
+
+    #[test]
+    fn one_at_a_time_writes_to_a_run_and_leftovers_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunFolder::next(folder.path(), "a").unwrap();
+        run.write("args.toml", "").unwrap();
+        let second = || RunFolder::resume(run.path()).map(drop);
+        let e = second().unwrap_err().to_string();
+        assert!(e.contains("another convoke") && !e.contains('\n'), "{e}");
+        assert!(RunFolder::open(run.path()).is_ok(), "who reads needs no lock");
+        let left = run.path().join(".convoke-half");
+        std::fs::write(&left, "half").unwrap();
+        let path = run.path().to_path_buf();
+        let copy = run.clone();
+        drop(run);
+        assert!(RunFolder::resume(&path).is_err(), "the copy still holds it");
+        drop(copy);
+        RunFolder::resume(&path).unwrap();
+        assert!(!left.exists());
     }
 }

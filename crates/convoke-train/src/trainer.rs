@@ -18,7 +18,7 @@ use convoke_formats::ModelFile;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Everything that a run is told; kept as `args.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -62,6 +62,9 @@ pub struct TrainOptions {
     pub optimizer: Optimizer,
     /// Random changes of the training pictures.
     pub augment: Augment,
+    /// Epochs between two evaluations; the last is always evaluated.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub judge_every: usize,
     /// Which layers learn when and how fast, for networks that have learnt already.
     #[serde(default, skip_serializing_if = "FineTune::is_default")]
     pub fine_tune: FineTune,
@@ -73,6 +76,17 @@ const SGD: f32 = 0.1 / 128.0;
 fn five_minutes() -> u64 {
     300
 }
+
+fn one() -> usize {
+    1
+}
+
+fn is_one(n: &usize) -> bool {
+    *n == 1
+}
+
+/// Files are not written more often: epochs of small sets take milliseconds.
+const WRITE_EVERY: Duration = Duration::from_secs(1);
 
 impl TrainOptions {
     /// What works for most sets: SGD with momentum and Nesterov, one cycle, decay on weights alone,
@@ -93,6 +107,7 @@ impl TrainOptions {
             balanced: false,
             class_weights: false,
             checkpoint_seconds: five_minutes(),
+            judge_every: 1,
             schedule: Schedule::OneCycle,
             optimizer: Optimizer::Sgd { momentum: 0.9, nesterov: true, weight_decay: 5e-4 },
             augment: Augment::suited(pre.height, pre.width, pre.channels),
@@ -176,6 +191,10 @@ pub struct Trainer<'a> {
     /// What the model is to say of itself further.
     facts: BTreeMap<String, String>,
     saved: Instant,
+    /// Models of the last and the best epoch that are not written yet.
+    pending: [Option<ModelFile>; 2],
+    /// When they were written last.
+    written: Option<Instant>,
 }
 
 impl<'a> Trainer<'a> {
@@ -240,6 +259,8 @@ impl<'a> Trainer<'a> {
             rows: Vec::new(),
             facts: BTreeMap::new(),
             saved: Instant::now(),
+            pending: [None, None],
+            written: None,
             network,
             dataset,
             preprocess,
@@ -323,7 +344,11 @@ impl<'a> Trainer<'a> {
             let start = Instant::now();
             self.enter(self.at.epoch < self.options.fine_tune.head_epochs)?;
             let speed = self.epoch(progress, stop)?;
-            let judged = if speed.is_some() { self.judge(stop)? } else { None };
+            let judged = match speed {
+                Some(_) if !self.judges() => Some(None),
+                Some(_) => self.judge(stop)?,
+                None => None,
+            };
             let (Some(speed), Some(evaluation)) = (speed, judged) else {
                 self.checkpoint()?;
                 return Ok(Outcome::Interrupted);
@@ -464,22 +489,38 @@ impl<'a> Trainer<'a> {
         self.loader.recycle(batch);
         let report = self.session.step(lr)?;
         if !report.loss.is_finite() {
-            let checkpoint = self.folder.checkpoint();
-            let kept = match checkpoint.is_file() {
-                true => format!("; the last good weights are in {}", checkpoint.display()),
-                false => String::new(),
-            };
-            return other(format!(
-                "the loss is no number any more at epoch {}, batch {}; use a lower --lr than {}{kept}",
-                self.at.epoch + 1,
-                self.at.batch + 1,
-                self.options.lr,
-            ));
+            return Err(self.diverged());
         }
         self.at.batch += 1;
         self.at.loss += f64::from(report.loss);
         self.at.correct += report.correct;
         Ok(())
+    }
+
+    /// Whether this epoch is evaluated.
+    fn judges(&self) -> bool {
+        let epoch = self.at.epoch + 1;
+        epoch == self.options.epochs || epoch.is_multiple_of(self.options.judge_every.max(1))
+    }
+
+    /// Numbers that are none any more: where, when, and what is still good.
+    fn diverged(&self) -> TrainError {
+        // Without memory for all maps the place stays unknown.
+        let place = self.session.first_not_finite().ok().flatten();
+        let place = place.map_or(String::new(), |p| format!(", first in `{p}`"));
+        let checkpoint = self.folder.checkpoint();
+        let kept = match checkpoint.is_file() {
+            true => format!("; the last good weights are in {}", checkpoint.display()),
+            false => String::new(),
+        };
+        TrainError::Other(format!(
+            "the loss is no number any more at epoch {}, batch {} (step {}){place}; use a lower --lr \
+             than {}{kept}",
+            self.at.epoch + 1,
+            self.at.batch + 1,
+            self.session.steps() + 1,
+            self.options.lr,
+        ))
     }
 
     /// Evaluates where there is a split to judge by; `None` when it was asked to stop.
@@ -511,8 +552,12 @@ impl<'a> Trainer<'a> {
     }
 
     fn finish_epoch(&mut self, row: EpochRow, e: Option<&Evaluation>) -> Result<()> {
+        self.check_weights()?;
         let top1 = e.map_or(row.train_top1, |e| e.top1);
-        let better = self.at.best.is_none_or(|(best, _)| top1 > best);
+        let judged = e.is_some() || self.judge.is_none();
+        // Of signals without a validation part the last epoch is taken: choosing by the test part would flatter.
+        let latest = self.dataset.is_signals() && self.dataset.val.is_none();
+        let better = judged && (latest || self.at.best.is_none_or(|(best, _)| top1 > best));
         if better {
             self.at.best = Some((top1, row.epoch));
         }
@@ -520,12 +565,27 @@ impl<'a> Trainer<'a> {
         (self.at.epoch, self.at.batch) = (self.at.epoch + 1, 0);
         (self.at.loss, self.at.correct) = (0.0, 0);
         let model = self.model(e);
-        model.save(&self.folder.last())?;
         if better {
-            model.save(&self.folder.best())?;
+            self.pending[1] = Some(model.clone());
         }
-        self.folder.write_rows(&self.rows)?;
-        self.checkpoint()
+        self.pending[0] = Some(model);
+        let last = self.at.epoch == self.options.epochs;
+        if last || self.written.is_none_or(|w| w.elapsed() >= WRITE_EVERY) {
+            self.checkpoint()?;
+        }
+        Ok(())
+    }
+
+    /// Writes what epochs have left to write.
+    fn write(&mut self) -> Result<()> {
+        let [last, best] = std::mem::take(&mut self.pending);
+        let Some(last) = last else { return Ok(()) };
+        last.save(&self.folder.last())?;
+        if let Some(best) = best {
+            best.save(&self.folder.best())?;
+        }
+        self.written = Some(Instant::now());
+        self.folder.write_rows(&self.rows)
     }
 
     fn model(&self, e: Option<&Evaluation>) -> ModelFile {
@@ -546,8 +606,21 @@ impl<'a> Trainer<'a> {
         }
     }
 
+    /// Weights that are no numbers replace no good ones on disk.
+    fn check_weights(&self) -> Result<()> {
+        match self.session.params().iter().all(|p| p.is_finite()) {
+            true => Ok(()),
+            false => Err(self.diverged()),
+        }
+    }
+
     /// Writes what [`Trainer::resume`] needs.
-    fn checkpoint(&mut self) -> Result<()> {
+    ///
+    /// # Errors
+    /// When the weights are no numbers any more, or the folder cannot be written.
+    pub fn checkpoint(&mut self) -> Result<()> {
+        self.check_weights()?;
+        self.write()?;
         let mut model = self.model(None);
         let optimizer = self.session.optimizer_state();
         checkpoint::write(&mut model, &self.at, self.session.steps(), &self.terms, optimizer);
@@ -558,7 +631,7 @@ impl<'a> Trainer<'a> {
 }
 
 /// The plan of a step; `head` where only the last layer learns.
-fn plan(network: &Network, options: &TrainOptions, head: bool) -> Result<Plan> {
+pub(crate) fn plan(network: &Network, options: &TrainOptions, head: bool) -> Result<Plan> {
     let mode = Mode::Train {
         loss: Loss::SoftmaxCrossEntropy { label_smoothing: options.label_smoothing },
         optimizer: options.optimizer,

@@ -1,8 +1,8 @@
 //! Cross-validation of a detector by picture, with a table of every picture: trains on all folds but one,
 //! finds in that one, and so on.
 //!
-//! `cargo run --release -p convoke-vision --example cross_validate -- DATA OUT [folds=5] [only=0,1] [epochs=12]
-//! [steps=200] [threads=2] [seed=1] [mirror=1] [judge=1]`
+//! `cargo run --release -p convoke-vision --example cross_validate -- DATA OUT [folds=5] [only=0,1] [epochs=10]
+//! [steps=500] [threads=2] [seed=1] [mirror=1] [judge=1]`
 //!
 //! OUT gets `fold-K.safetensors`, `table.csv` (fold, picture, rank of the first right candidate, the best
 //! candidates) and, for each picture whose first candidate is wrong, the candidates as a sheet. `judge=1`
@@ -68,7 +68,11 @@ fn main() -> Result<()> {
         let threads = args.number("threads", 2);
         let mut finder = Finder::new(
             Detector::open(&file)?,
-            SlideOptions { threads, ..SlideOptions::default() },
+            SlideOptions {
+                threads,
+                exact: args.number("exact", 1) == 1,
+                ..SlideOptions::default()
+            },
         )?;
         let mut own = Hits::default();
         for &i in &folds[k] {
@@ -107,6 +111,7 @@ fn learn(args: &Args, set: &BoxSet, train: &[usize], fold: usize) -> Result<Dete
     regime.side = args.number("side", regime.side);
     regime.batch = args.number("batch", regime.batch);
     regime.paste = args.number("paste", regime.paste);
+    regime.context = args.number("context", regime.context);
     regime.things = args.number("things", regime.things);
     regime.alarms = args.number("alarms", regime.alarms);
     regime.jitter = args.number("jitter", regime.jitter);
@@ -122,6 +127,7 @@ fn learn(args: &Args, set: &BoxSet, train: &[usize], fold: usize) -> Result<Dete
         lr: args.number("lr", default.lr),
         weight_decay: args.number("decay", default.weight_decay),
         minings: args.number("minings", default.minings),
+        box_weight: args.number("box", default.box_weight),
         ..default
     };
     let mut size = SmallNetwork::default();
@@ -171,7 +177,7 @@ fn look(
         mirror: args.number("mirror", 1) == 1,
         enlarge: args.number("enlarge", 6e6),
         overlap: args.number("overlap", 0.3),
-        support: args.number("support", 0.0),
+        support: args.number("support", 0.5),
         ..FindOptions::default()
     };
     let start = Instant::now();

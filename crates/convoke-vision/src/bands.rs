@@ -11,11 +11,16 @@ use std::path::Path;
 /// copy: what antialiasing asks for.
 const BEYOND: f64 = 2.0;
 
+/// A band is made from so many rows of the file at a time, about: small copies ask for most of a file at once.
+const STRIP: f64 = 512.0;
+
 /// A picture file at a scale, in bands.
 pub struct ScaledRows {
     rows: Rows,
     size: (usize, usize),
+    /// The last band, and the row that is its first.
     band: Picture,
+    first: usize,
 }
 
 impl ScaledRows {
@@ -31,7 +36,7 @@ impl ScaledRows {
             return other(format!("scale {scale} makes a picture of {w} x {h}; use a smaller one"));
         }
         let band = Picture { width: w as usize, height: 0, channels: 3, data: Vec::new() };
-        Ok(Some(ScaledRows { rows, size: (w as usize, h as usize), band }))
+        Ok(Some(ScaledRows { rows, size: (w as usize, h as usize), band, first: 0 }))
     }
 }
 
@@ -44,6 +49,32 @@ impl Bands for ScaledRows {
         if self.rows.size() == self.size {
             return Ok(self.rows.band(rows)?);
         }
+        // Rows that the last band has stay.
+        let line = self.size.0 * 3;
+        let done = self.first + self.band.height;
+        if (self.first..done).contains(&rows.start) {
+            self.band.data.drain(..(rows.start - self.first) * line);
+        } else {
+            self.band.data.clear();
+        }
+        let mut next = rows.start + self.band.data.len() / line;
+        let strip =
+            (STRIP * self.size.1 as f64 / self.rows.size().1 as f64).ceil().max(1.0) as usize;
+        while next < rows.end {
+            let until = (next + strip).min(rows.end);
+            let more = self.strip(next..until)?;
+            self.band.data.extend_from_slice(&more.data);
+            next = until;
+        }
+        self.first = rows.start;
+        self.band.height = self.band.data.len() / line;
+        Ok((&self.band, self.first))
+    }
+}
+
+impl ScaledRows {
+    /// Some rows of the copy.
+    fn strip(&mut self, rows: Range<usize>) -> Result<Picture> {
         let (width, height) = self.rows.size();
         let by = height as f64 / self.size.1 as f64;
         let (top, bottom) = (rows.start as f64 * by, rows.end as f64 * by);
@@ -57,8 +88,7 @@ impl Bands for ScaledRows {
             width: width as f64,
             height: (bottom - top).min((source.height + first) as f64 - top),
         };
-        self.band = resize(source, area, self.size.0, rows.len(), Filter::Bilinear)?;
-        Ok((&self.band, rows.start))
+        Ok(resize(source, area, self.size.0, rows.len(), Filter::Bilinear)?)
     }
 }
 

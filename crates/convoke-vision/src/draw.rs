@@ -113,12 +113,14 @@ pub fn heat_map(picture: &Picture, found: &Found) -> Picture {
 fn heat(found: &Found) -> Vec<f32> {
     let (width, height) = found.picture;
     let mut heat = vec![0.0_f32; width * height];
+    let best = found.candidates.first().map_or(1.0, |b| b.score).max(1e-9);
     for map in &found.maps {
         let (w, h) = (found.object.0 / map.scale, found.object.1 / map.scale);
         for (place, logit) in map.values.iter().enumerate() {
-            // Half the logit: embers show what else was looked at twice.
-            let p = (1.0 / (1.0 + (-0.5 * logit).exp())).min(EMBER);
-            if p > 0.12 {
+            // Embers show what else was looked at twice.
+            let p = 1.0 / (1.0 + (-logit).exp()) / best as f32;
+            let p = ((p - COLD) / (1.0 - COLD)).min(1.0) * EMBER;
+            if p > 0.0 {
                 let (row, column) = (place / map.grid.width, place % map.grid.width);
                 let (x, y) = map.grid.point(row as f64, column as f64);
                 spread(&mut heat, (width, height), (x / map.scale, y / map.scale), (w, h), p);
@@ -126,12 +128,11 @@ fn heat(found: &Found) -> Vec<f32> {
         }
     }
     for c in found.candidates.iter().rev() {
-        let best = found.candidates.first().map_or(1.0, |b| b.score).max(1e-9);
         // What was found shines through; the best place does so even where nothing is sure.
         let p = match (c.found, c.score >= best) {
             (true, _) => 0.75 + 0.25 * c.score,
             (false, true) => 0.55 + 0.2 * c.score,
-            _ => f64::from(EMBER) * (c.score / best).sqrt(),
+            _ => f64::from(EMBER) * c.score / best,
         };
         let (w, h) = (c.bounds.width, c.bounds.height);
         spread(&mut heat, (width, height), c.bounds.centre(), (w, h), p as f32);
@@ -141,6 +142,9 @@ fn heat(found: &Found) -> Vec<f32> {
 
 /// Strongest answer that is no find.
 const EMBER: f32 = 0.42;
+/// Answers up to this share of the best find's score leave no ember: in a crowd, much looks a little like
+/// the thing.
+const COLD: f32 = 0.6;
 
 /// Lays a hill of height `p` over the map: flat over the thing, gone one size further out.
 fn spread(

@@ -20,13 +20,15 @@ pub struct FindOptions {
     pub scales: Option<Vec<f64>>,
     /// Pictures are not enlarged beyond so many pixels: what a large scan shows is seldom tiny.
     pub enlarge: f64,
-    /// Also looks at the mirrored picture and takes the mean: twice the time, fewer false alarms.
+    /// Also looks at the mirrored picture and takes the mean: twice the time, fewer false alarms. Pictures
+    /// in bands are not mirrored.
     pub mirror: bool,
     /// Positions of the classes to look for; none for all.
     pub classes: Option<Vec<usize>>,
     /// Finds that overlap by more (intersection over union) are one.
     pub overlap: f64,
-    /// How much a find loses that only one scale sees, from 0 to 1.
+    /// How much the next best scale counts beside the best, from 0 to 0.5 (their mean): a thing is seen at
+    /// neighbouring scales alike, what merely looks like it at one seldom is.
     pub support: f64,
 }
 
@@ -37,10 +39,10 @@ impl Default for FindOptions {
             least: None,
             scales: None,
             enlarge: 6e6,
-            mirror: false,
+            mirror: true,
             classes: None,
             overlap: 0.5,
-            support: 0.0,
+            support: 0.5,
         }
     }
 }
@@ -227,6 +229,10 @@ struct Search<'a> {
     floor: f32,
     peaks: Vec<Peak>,
     maps: Vec<Heat>,
+    /// Scales so far.
+    scales: Vec<f64>,
+    /// Whether it was also looked at mirrored.
+    mirrored: bool,
 }
 
 /// Of the places of a view, this many may be peaks; of more, the best are kept.
@@ -236,7 +242,8 @@ impl<'a> Search<'a> {
     fn new(detector: &'a Detector, picture: (usize, usize), options: &'a FindOptions) -> Self {
         let least = options.least.unwrap_or(detector.threshold / 10.0).clamp(1e-6, 1.0 - 1e-6);
         let floor = (least / (1.0 - least)).ln() as f32;
-        Search { detector, options, picture, floor, peaks: Vec::new(), maps: Vec::new() }
+        let (peaks, maps, scales) = (Vec::new(), Vec::new(), Vec::new());
+        Search { detector, options, picture, floor, peaks, maps, scales, mirrored: false }
     }
 
     /// Looks at the picture at one scale.
@@ -284,7 +291,10 @@ impl<'a> Search<'a> {
                 self.peak(r, logit, &grid, (width, height), by, scale, mirrored);
             }
         }
-        if !mirrored {
+        if mirrored {
+            self.mirrored = true;
+        } else {
+            self.scales.push(scale);
             let mut values = heat.pop().unwrap_or_default();
             for other in heat {
                 values.iter_mut().zip(other).for_each(|(v, o)| *v = v.max(o));
@@ -342,7 +352,9 @@ impl<'a> Search<'a> {
                 found: score >= self.detector.threshold,
             }
         };
-        let merged = merge(self.peaks, self.options);
+        let views =
+            Views { scales: &self.scales, sizes: self.detector.sizes, mirrored: self.mirrored };
+        let merged = merge(self.peaks, self.options, &views);
         Found {
             candidates: merged.into_iter().map(candidate).collect(),
             maps: self.maps,
@@ -403,10 +415,12 @@ struct Merged {
 const AGREE: f64 = 0.6;
 /// What a view does not see is at most so much less likely there than where it was seen best.
 const MISSING: f64 = 3.0;
+/// How far apart, about, the logits of a thing are at the two scales that see it best.
+const TYPICAL: f64 = 0.6;
 
 /// Joins each peak, best first, to the first find of its class that it overlaps by more than the options
 /// allow or begins a new one.
-fn merge(mut peaks: Vec<Peak>, o: &FindOptions) -> Vec<Merged> {
+fn merge(mut peaks: Vec<Peak>, o: &FindOptions, views: &Views) -> Vec<Merged> {
     peaks.sort_by(|a, b| b.logit.total_cmp(&a.logit));
     let (top, overlap) = (o.top, o.overlap);
     let most = 20 * top + 200;
@@ -449,24 +463,50 @@ fn merge(mut peaks: Vec<Peak>, o: &FindOptions) -> Vec<Merged> {
             let [l, t, r, b] = f.sums.map(|s| s / f.weight);
             f.bounds = Bounds { left: l, top: t, width: r - l, height: b - t };
         }
-        f.logit = pooled(&f.seen, o);
+        f.logit = pooled(&f.seen, f.bounds.area().sqrt(), o, views);
     }
     finds.sort_by(|a, b| b.logit.total_cmp(&a.logit));
     finds.truncate(top);
     finds
 }
 
-/// The logit of what views saw, best first: the best of them, less some where the next best scale sees
-/// little of it; with mirrored views the mean of both sides.
-fn pooled(seen: &[(bool, f64, f64)], o: &FindOptions) -> f64 {
-    let best = seen.first().map_or(f64::NEG_INFINITY, |s| s.2);
-    let side = |mirrored: bool| {
-        let mut logits = seen.iter().filter(|s| s.0 == mirrored).map(|s| s.2);
-        let Some(first) = logits.next() else { return best - MISSING };
-        let next = logits.next().unwrap_or(f64::NEG_INFINITY);
-        first - o.support * (first - next).min(MISSING)
+/// How a picture was looked at.
+struct Views<'a> {
+    scales: &'a [f64],
+    /// Least and largest root of a box's area that a view is for, as it sees it.
+    sizes: (f64, f64),
+    /// Whether also mirrored.
+    mirrored: bool,
+}
+
+/// The logit of a thing of that size from what views saw: with mirrored views the mean of both sides, of
+/// the scales the best and, by its support, the next best. Where no other scale was for things of that
+/// size, as for the smallest ones, they are taken to differ by [`TYPICAL`].
+fn pooled(seen: &[(bool, f64, f64)], size: f64, o: &FindOptions, views: &Views) -> f64 {
+    let best = seen.iter().map(|s| s.2).fold(f64::NEG_INFINITY, f64::max);
+    let least = best - MISSING;
+    let side = |mirrored: bool, scale: f64| {
+        let own = seen.iter().filter(|s| (s.0, s.1) == (mirrored, scale)).map(|s| s.2);
+        own.fold(least, f64::max)
     };
-    if o.mirror { (side(false) + side(true)) / 2.0 } else { side(false) }
+    let (mut first, mut next) = (f64::NEG_INFINITY, f64::NEG_INFINITY);
+    for &scale in views.scales {
+        let for_it = (views.sizes.0 * 1.2..=views.sizes.1 / 1.2).contains(&(size * scale));
+        if !for_it && !seen.iter().any(|s| s.1 == scale) {
+            continue;
+        }
+        let mut logit = side(false, scale);
+        if views.mirrored {
+            logit = 0.5 * (logit + side(true, scale));
+        }
+        (first, next) = (first.max(logit), next.max(first.min(logit)));
+    }
+    let apart = match views.scales.len() {
+        0 | 1 => 0.0,
+        _ if next == f64::NEG_INFINITY => TYPICAL,
+        _ => (first - next).min(MISSING),
+    };
+    first - o.support * apart
 }
 
 #[cfg(test)]
@@ -554,6 +594,23 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn what_neighbouring_scales_and_the_mirror_see_too_outranks_what_one_view_sees() {
+        let o = FindOptions::default();
+        let views = Views { scales: &[2.0, 1.4, 1.0, 0.7], sizes: (17.0, 45.0), mirrored: false };
+        let twice = [(false, 1.4, 2.0), (false, 1.0, 1.6), (false, 0.7, -1.0)];
+        assert_eq!(pooled(&twice, 24.0, &o, &views), 1.8);
+        // Another scale was for things of that size but saw nothing.
+        assert_eq!(pooled(&[(false, 1.4, 2.5)], 24.0, &o, &views), 1.0);
+        // No other scale was.
+        assert!((pooled(&[(false, 2.0, 2.5)], 12.0, &o, &views) - 2.2).abs() < 1e-9);
+        let one = Views { scales: &[1.0], ..views };
+        assert_eq!(pooled(&[(false, 1.0, 2.5)], 24.0, &o, &one), 2.5);
+        let both = Views { mirrored: true, ..one };
+        assert_eq!(pooled(&[(false, 1.0, 2.5), (true, 1.0, 1.5)], 24.0, &o, &both), 2.0);
+        assert_eq!(pooled(&[(true, 1.0, 2.5)], 24.0, &o, &both), 1.0);
+    }
+
+    #[test]
     fn a_picture_in_bands_gives_the_same_as_a_whole_one() {
         struct Rows(Picture, Picture);
         impl Bands for Rows {
@@ -568,9 +625,10 @@ pub(crate) mod tests {
         let p = squares(&[(10, 20, 200), (40, 8, 255), (59, 43, 230)], 5);
         let options = SlideOptions { memory: 100_000, ..SlideOptions::default() };
         let mut finder = Finder::new(detector(), options).unwrap();
-        let whole = finder.find(&p, &FindOptions::default()).unwrap();
+        let options = FindOptions { mirror: false, ..FindOptions::default() };
+        let whole = finder.find(&p, &options).unwrap();
         let mut open = |_| -> Result<Box<dyn Bands>> { Ok(Box::new(Rows(p.clone(), p.clone()))) };
-        let bands = finder.find_in_bands((64, 48), &mut open, &FindOptions::default()).unwrap();
+        let bands = finder.find_in_bands((64, 48), &mut open, &options).unwrap();
         assert_eq!(whole, bands);
         assert_eq!(bands.candidates.len(), 3);
     }

@@ -47,12 +47,12 @@ pub struct LearnOptions {
 impl Default for LearnOptions {
     fn default() -> Self {
         LearnOptions {
-            epochs: 12,
-            steps: 200,
-            lr: 2e-3,
+            epochs: 10,
+            steps: 500,
+            lr: 4e-3,
             weight_decay: 0.03,
-            minings: 4,
-            box_weight: 1.0,
+            minings: 3,
+            box_weight: 0.3,
             boxes: BoxLoss::Giou,
             precision: Precision::F32,
             seed: 1,
@@ -257,7 +257,7 @@ impl Learner {
             object: self.regime.sides,
             scales: self.regime.scales.clone(),
             sizes: self.regime.sizes,
-            threshold: 0.3,
+            threshold: 0.4,
         }
     }
 
@@ -400,10 +400,10 @@ impl Learner {
     /// Gathers the detector's best wrong places.
     fn mine(&mut self, each: &mut dyn FnMut(Moment) -> bool) -> Result<()> {
         let threads = self.options.threads;
-        let mut finder =
-            Finder::new(self.detector(), SlideOptions { threads, ..SlideOptions::default() })?;
+        let slide = SlideOptions { threads, exact: false, ..SlideOptions::default() };
+        let mut finder = Finder::new(self.detector(), slide)?;
         let options =
-            FindOptions { top: ALARMS, least: Some(0.03), enlarge: 3e6, ..FindOptions::default() };
+            FindOptions { top: ALARMS, least: Some(0.03), mirror: false, ..FindOptions::default() };
         let (n, mut new) = (self.album.examples.len(), Vec::new());
         // Of many pictures a part, another one each time.
         let step = n.div_ceil(200);

@@ -27,6 +27,7 @@ pub mod metrics;
 mod plot;
 mod regime;
 pub mod report;
+pub mod searched;
 mod sheet;
 mod slide;
 mod tiles;

@@ -14,7 +14,7 @@ const SPREAD: f64 = 2.3;
 /// Where they say something, the smallest class should be seen as large as this.
 const SMALLEST: (f64, f64) = (14.0, 30.0);
 /// Numbers of a batch of tiles, about.
-const PIXELS: usize = 600_000;
+const PIXELS: usize = 300_000;
 
 /// How to train.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -47,6 +47,8 @@ pub struct Regime {
     pub coarse: f64,
     /// Share of things that are pasted onto other backgrounds.
     pub paste: f64,
+    /// Up to how many times as wide as the thing what is pasted with it is.
+    pub context: f64,
     /// Share of tiles around things.
     pub things: f64,
     /// Share of tiles around false alarms.
@@ -146,7 +148,7 @@ impl Regime {
             (share(&shape, 0.5) * object * 10.0).round() / 10.0
         };
         let sides = (typical(|b| b.width), typical(|b| b.height));
-        let (things, alarms) = if sparse { (0.3, 0.35) } else { (0.75, 0.1) };
+        let (things, alarms) = if sparse { (0.45, 0.3) } else { (0.75, 0.1) };
         let regime = Regime {
             one_size,
             scale,
@@ -162,6 +164,7 @@ impl Regime {
             colour: 0.25,
             coarse: if one_size { 0.25 } else { 0.05 },
             paste,
+            context: 3.5,
             things,
             alarms,
             deep: largest > 72.0,

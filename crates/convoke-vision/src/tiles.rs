@@ -172,7 +172,9 @@ impl Tiles<'_> {
             return (self.view(rng, p, b.centre(), scale, 0.22), Some((p, t)));
         }
         if dice < self.regime.things + self.regime.alarms && !self.alarms.is_empty() {
-            let a = self.alarms[rng.random_range(0..self.alarms.len())];
+            // The later of two: what the network still takes for a thing tells more than what it once did.
+            let mut any = || rng.random_range(0..self.alarms.len());
+            let a = self.alarms[any().max(any())];
             let scale = a.scale * rng.random_range(0.85..1.18);
             return (self.view(rng, a.picture, a.at, scale, 0.22), None);
         }
@@ -228,15 +230,16 @@ impl Tiles<'_> {
         View { picture, from, to, scale, angle, mirrored }
     }
 
-    /// An ellipse around a box and some of what surrounds it, more of it below: bodies hang there.
+    /// An ellipse around a box and some of what surrounds it: from next to nothing, as things look that hide
+    /// behind others, to most of a tile, because what a thing is part of tells much.
     fn patch(&self, rng: &mut ChaCha8Rng, view: View, b: &Bounds) -> Patch {
         let (x, y) = b.centre();
-        let grow = rng.random_range(1.05..1.9);
-        let down = rng.random_range(0.0..0.5) * (grow - 1.0) * b.height;
+        let grow = 1.05 * (self.regime.context / 1.05).powf(rng.random());
+        let mut aside = |side: f64| 0.35 * (grow - 1.0) * side * rng.random_range(-1.0..=1.0);
         Patch {
             view,
-            centre: (x, y + down),
-            radii: (0.5 * b.width * grow, 0.5 * b.height * grow + down * 0.6),
+            centre: (x + aside(b.width), y + aside(b.height)),
+            radii: (0.5 * b.width * grow, 0.5 * b.height * grow),
             feather: rng.random_range(0.08..0.45),
         }
     }

@@ -46,6 +46,9 @@ families!(
     efficientnet,
     repvgg,
     convnext,
+    signal,
+    tcn,
+    inception_time,
 );
 
 const COUNT: usize = {

@@ -1,5 +1,6 @@
 //! Parameters and multiply-adds are those of torchvision, timm, or the papers' tables: exactly. The lines come from
-//! `bench/parity/zoo_counts.py` (torchvision 0.29.2, timm 1.0.31), each with its source.
+//! `bench/parity/zoo_counts.py` (torchvision 0.29.2, timm 1.0.31) and, for signals, `bench/parity/signal_counts.py`, each
+//! with its source.
 
 use convoke_engine::Shape;
 use convoke_zoo::{MODELS, Options, build, build_to_train};
@@ -71,6 +72,11 @@ const COUNTS: &[(&str, usize, u64)] = &[
     ("repvgg-a0", 9_108_968, 1_512_581_120), // timm repvgg_a0
     ("convnext-tiny", 28_589_128, 4_455_531_264), // torchvision convnext_tiny
     ("convnext-small", 50_223_688, 8_683_712_256), // torchvision convnext_small
+    ("mlp-1d", 577_502, 576_000), // the paper's table
+    ("fcn-1d", 264_450, 39_475_456), // the paper's table
+    ("resnet-1d", 503_106, 75_043_456), // the paper's table
+    ("tcn", 35_170, 5_088_064), // the paper's figure, by bench/parity/signal_counts.py
+    ("inceptiontime", 420_450, 62_721_856), // the paper's figure, by bench/parity/signal_counts.py
 ];
 
 #[test]
@@ -123,7 +129,9 @@ fn every_network_takes_other_sizes_channels_and_classes() {
             _ => 0,
         };
         for (h, w, c) in [(64, 64, 1), (96, 72, 3), (64, 80, 4)] {
-            let (h, w) = (h + more, w + more);
+            // A signal has one row.
+            let h = if entry.input.h == 1 { 1 } else { h + more };
+            let w = w + more;
             let options = Options { input: Some(Shape::new(h, w, c)), classes: Some(7) };
             let net = build(entry.name, &options).unwrap();
             assert_eq!(net.output_shape(), Shape::vector(7), "{}", entry.name);

@@ -2,7 +2,7 @@
 //! The numbers come from `fixtures/generate.py`.
 
 use convoke_engine::{Loss, Network, Optimizer, Overrides, Plan, PlanOptions, Session, Shape};
-use convoke_zoo::{Options, build};
+use convoke_zoo::{Options, build_to_train};
 
 /// The generator that both sides share: `n` numbers in ±1 from SplitMix64's finalizer over the name's
 /// FNV-1a hash plus the index.
@@ -37,7 +37,7 @@ fn draw(net: &Network) -> Vec<f32> {
 }
 
 fn check(name: &str, input: Shape, batch: usize, lr: f32, want: [f64; 20]) {
-    let net = build(name, &Options { input: Some(input), classes: Some(10) }).unwrap();
+    let net = build_to_train(name, &Options { input: Some(input), classes: Some(10) }).unwrap();
     // Dropout off: masks are drawn differently everywhere.
     let text: Vec<String> = net
         .to_toml()
@@ -105,4 +105,16 @@ fn mobilenet_v2() {
         2.4043955, 2.5710391, 2.347145, 2.6668279,
     ];
     check("mobilenet-v2", Shape::new(64, 64, 3), 16, 1e-5, want);
+}
+
+/// With its two heads, each with 0.3 of the loss.
+#[test]
+fn googlenet() {
+    // torchvision's, whose f32 and f64 are apart by 2e-4.
+    let want = [
+        3.9805906, 3.7860764, 4.0572524, 3.8612640, 3.9328775, 3.9963342, 4.1098133, 3.9019140,
+        3.9483487, 4.1814945, 3.9236324, 4.0596430, 4.0296533, 3.9047154, 4.0370883, 4.0696871,
+        3.7780683, 4.0486361, 3.9768315, 3.8004466,
+    ];
+    check("googlenet", Shape::new(96, 96, 3), 8, 1e-5, want);
 }

@@ -6,6 +6,7 @@ mod progress;
 mod verbs;
 
 use clap::{Parser, Subcommand};
+use std::io::Write;
 use std::process::ExitCode;
 
 /// Convolutional networks: train, find, look inside, know the cost.
@@ -34,6 +35,9 @@ enum Verb {
     #[command(subcommand)]
     Data(verbs::data::Verb),
     Report(verbs::report::Args),
+    Tune(verbs::tune::Args),
+    Compare(verbs::compare::Args),
+    Forecast(verbs::forecast::Args),
 }
 
 fn main() -> ExitCode {
@@ -58,6 +62,9 @@ fn main() -> ExitCode {
         Verb::Bench(a) => verbs::bench::run(a),
         Verb::Data(v) => verbs::data::run(v),
         Verb::Report(a) => verbs::report::run(a),
+        Verb::Tune(a) => verbs::tune::run(a),
+        Verb::Compare(a) => verbs::compare::run(a),
+        Verb::Forecast(a) => verbs::forecast::run(a),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -68,14 +75,18 @@ fn main() -> ExitCode {
     }
 }
 
-/// Ends quietly when the reader of our output has gone (`convoke models | head`), instead of with a
-/// panic's text.
+/// Ends quietly when the reader of our output has gone (`convoke models | head`), and in one line when it takes no
+/// more (a full disk), instead of with a panic's text.
 fn quiet_pipes() {
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         let text = info.payload().downcast_ref::<String>().cloned().unwrap_or_default();
         if text.contains("Broken pipe") {
             std::process::exit(0);
+        }
+        if let Some(why) = text.strip_prefix("failed printing to stdout: ") {
+            let _ = writeln!(std::io::stderr(), "error: the output cannot be written: {why}");
+            std::process::exit(1);
         }
         default(info);
     }));

@@ -14,6 +14,8 @@ pub struct Bar {
     terminal: bool,
     quiet: bool,
     last: Instant,
+    /// Epochs between two lines.
+    every: usize,
 }
 
 impl Bar {
@@ -26,7 +28,12 @@ impl Bar {
         }
         let style = ProgressStyle::with_template("{prefix} {bar:28.cyan/dim} {msg}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        Bar { bar, terminal, quiet, last: Instant::now() }
+        Bar { bar, terminal, quiet, last: Instant::now(), every: 1 }
+    }
+
+    /// With a line only for each so many epochs, and the last.
+    pub fn every(epochs: usize) -> Self {
+        Bar { every: epochs.max(1), ..Bar::new(false) }
     }
 
     /// A line that stays.
@@ -70,6 +77,9 @@ impl Progress for Bar {
     }
 
     fn epoch(&mut self, r: &EpochRow) {
+        if self.every > 1 && r.val_top1.is_none() && !r.epoch.is_multiple_of(self.every) {
+            return;
+        }
         let val = match (r.val_top1, r.val_loss) {
             (Some(t), Some(l)) => {
                 let judge = r.judge();

@@ -41,6 +41,8 @@ pub(super) fn samples<'a>(splits: &[(&'static str, &'a Split)]) -> Vec<Sample<'a
                     let path = PathBuf::from(format!("{name} {index}"));
                     (path, Some((*width, *height, *channels, part)))
                 }
+                // What is asked here is asked of pictures.
+                Source::Signals(_) => continue,
             };
             let folder = path.parent().and_then(Path::file_name);
             let place = match folder {

@@ -135,7 +135,7 @@ pub enum Mode {
 }
 
 /// What sums of products are made in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Precision {
     /// 32-bit floats. Where the processor multiplies bf16 on matrix tiles (AMX), large convolutions are

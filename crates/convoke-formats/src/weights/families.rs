@@ -103,6 +103,13 @@ pub(super) const FAMILIES: &[Family] = &[
     Family {
         networks: &["senet154"],
         forms: &[
+            // Gluon's, as timm's `senet154` has it. First: the names of the authors' leave Gluon's as they are.
+            Form {
+                names: Names::Same,
+                recipe: Some(BICUBIC),
+                changes: &[Change::Pad("maxpool", 1)],
+                ..Form::PLAIN
+            },
             // The authors', as timm's `legacy_senet154` has it.
             named(&[
                 ("layer0.conv1", "conv1.0"),
@@ -114,13 +121,6 @@ pub(super) const FAMILIES: &[Family] = &[
                 ("layer#.#.se_module", "layer#.#.se"),
                 ("last_linear", "fc"),
             ]),
-            // Gluon's, as timm's `senet154` has it.
-            Form {
-                names: Names::Same,
-                recipe: Some(BICUBIC),
-                changes: &[Change::Pad("maxpool", 1)],
-                ..Form::PLAIN
-            },
         ],
         recipe: IMAGENET,
     },

@@ -22,9 +22,13 @@ pub fn save_torch(path: &Path, model: &ModelFile) -> Result<(), ModelError> {
     for (params, values) in [(network.params(), &model.params), (network.state(), &model.state)] {
         for p in params {
             let map = if p.spec.shape.len() == 2 { flattened(network, p.node) } else { None };
-            let (shape, turned) = to_torch(&p.spec.shape, &values[p.range], map);
+            let (mut shape, turned) = to_torch(&p.spec.shape, &values[p.range], map);
             let bytes: Vec<u8> = turned.iter().flat_map(|v| v.to_le_bytes()).collect();
-            tensors.push((p.name, shape, bytes));
+            let name = match network.name().starts_with("convnext") {
+                true => as_convnext(p.name, &mut shape),
+                false => p.name,
+            };
+            tensors.push((name, shape, bytes));
         }
     }
     let views: Result<Vec<_>, _> = tensors
@@ -37,6 +41,19 @@ pub fn save_torch(path: &Path, model: &ModelFile) -> Result<(), ModelError> {
         .and_then(|views| safetensors::serialize(views, Some(facts)))
         .map_err(|e| wrong(e.to_string()))?;
     Ok(convoke_data::write_file(path, &bytes)?)
+}
+
+/// A tensor of ConvNeXt as torchvision has it: scales are no layers and have the axes of a map, and what here are
+/// convolutions of 1×1 behind the norm are dense layers there.
+fn as_convnext(name: String, shape: &mut Vec<usize>) -> String {
+    if let Some(block) = name.strip_suffix(".layer_scale.weight") {
+        shape.extend([1, 1]);
+        return format!("{block}.layer_scale");
+    }
+    if name.ends_with(".block.3.weight") || name.ends_with(".block.5.weight") {
+        shape.truncate(2);
+    }
+    name
 }
 
 /// A tensor in torch's layout: its shape and its numbers. Filters `[kh, kw, i, o]` become

@@ -140,7 +140,7 @@ impl Narrow {
         let cost = |w: &Walk| NarrowWalk::new(w, kind, TYPICAL_BATCH, 1).cost(TYPICAL_BATCH);
         let forward = cost(&Walk::forward(&typical, isa, false));
         let backward: f64 = Walk::backward_data(&typical, isa).iter().map(cost).sum();
-        let weights = match isa {
+        let weights = |threads: usize| match isa {
             Isa::Amx => NarrowWeights::Tiles(TileWeights::new(s, precision, batch, threads)),
             _ => NarrowWeights::Dots(DotWeights::new(s, batch, threads)),
         };
@@ -151,7 +151,9 @@ impl Narrow {
                 .then(|| narrow(&conv.forward)),
             backward: chosen(few, backward, fma(&typical, TYPICAL_BATCH, s.c, s.d))
                 .then(|| conv.backward.iter().map(narrow).collect()),
-            weights: chosen(long, weights.cost(batch), fma(s, batch, s.d, s.c)).then_some(weights),
+            // Threads cut the work, and so what it costs; they may not decide what is multiplied.
+            weights: chosen(long, weights(1).cost(batch), fma(s, batch, s.d, s.c))
+                .then(|| weights(threads)),
         }
     }
 }

@@ -8,6 +8,7 @@ mod inside;
 mod maps;
 mod panel;
 mod patches;
+mod signal;
 
 pub use arithmetic::{Arithmetic, Term};
 pub use explain::{Attribution, Method, Occluder, Sanity, gauss_legendre};
@@ -16,3 +17,4 @@ pub use inside::{Inside, Target, Weights};
 pub use maps::{LayerMaps, map_sheet, overview};
 pub use panel::{Explained, explained_picture};
 pub use patches::{FilterPatches, Patch, patch_sheet};
+pub use signal::{Shaded, shaded_curves};

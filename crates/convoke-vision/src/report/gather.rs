@@ -134,7 +134,7 @@ fn sample(split: &Split, a: &Answer) -> Sample {
     order.sort_by(|&i, &j| p[j].total_cmp(&p[i]).then(i.cmp(&j)));
     let name = match &split.source {
         Source::Files(files) => files[a.index].display().to_string(),
-        Source::Memory { .. } => format!("sample {}", a.index),
+        _ => format!("sample {}", a.index),
     };
     Sample {
         name,

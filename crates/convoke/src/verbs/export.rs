@@ -70,6 +70,9 @@ pub fn run(args: Args) -> Result<()> {
         );
         return Ok(());
     }
+    if args.preprocess && model.preprocess.signal.is_some() {
+        bail!("--preprocess is for pictures; how signals are prepared is told in the file");
+    }
     let options = ExportOptions { opset: args.opset, fold: args.fold, preprocess: args.preprocess };
     onnx::export(&out, &model, &options)?;
     println!(
@@ -147,7 +150,8 @@ fn predicted(
 fn pictures(model: &ModelFile) -> Result<Vec<f32>> {
     let (s, pre) = (model.network.input_shape(), &model.preprocess);
     let mut x = vec![0.0; PICTURES * s.len()];
-    if s != Shape::new(pre.height, pre.width, pre.channels) || pre.channels != 3 {
+    let picture = s == Shape::new(pre.height, pre.width, 3) && pre.signal.is_none();
+    if !picture {
         x.iter_mut().enumerate().for_each(|(i, v)| *v = (i as f32 * 0.37).sin());
         return Ok(x);
     }

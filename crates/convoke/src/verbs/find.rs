@@ -2,8 +2,10 @@
 
 use crate::common::{Threads, duration, left_out, model_path};
 use crate::progress::Bar;
+use crate::verbs::find_events;
 use anyhow::{Context, Result, bail};
 use convoke_data::{Picture, Source, Split, read_facts, read_picture, write_file, write_png};
+use convoke_formats::ModelFile;
 use convoke_vision::draw::{heat_map, mark};
 use convoke_vision::{
     Bands, Bounds, Detector, FindOptions, Finder, Found, ScaledRows, SlideOptions, VisionError,
@@ -18,7 +20,7 @@ use std::time::Instant;
 pub struct Args {
     /// Detector: a run folder, or a model file such as the demo's finder.safetensors
     model: String,
-    /// Pictures, or folders of them: the frames of a video, say
+    /// Pictures, or folders of them: the frames of a video, say; for a model over signals, recordings as CSV tables
     #[arg(required = true)]
     pictures: Vec<PathBuf>,
     /// Folder for the pictures of results
@@ -37,8 +39,16 @@ pub struct Args {
     /// [default: the detector's own]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     scales: Option<Vec<f64>>,
-    /// Looks at the mirrored picture as well and takes the mean: slower, surer
-    #[arg(long)]
+    /// Looks at the mirrored picture as well and takes the mean: surer, and slower than `--mirror=false`
+    #[arg(
+        long,
+        default_value_t = true,
+        default_missing_value = "true",
+        num_args = 0..=1,
+        require_equals = true,
+        action = clap::ArgAction::Set,
+        value_name = "BOOL"
+    )]
     mirror: bool,
     /// Write no pictures, only what was found
     #[arg(long)]
@@ -51,11 +61,22 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let mut detector = Detector::open(&model_path(&args.model)?)?;
+    if let Some(t) = args.threshold.filter(|t| !(0.0..=1.0).contains(t)) {
+        bail!("--threshold {t} must be from 0 to 1");
+    }
+    let path = model_path(&args.model)?;
+    if let Some(model) = ModelFile::load(&path).ok().filter(|m| m.preprocess.signal.is_some()) {
+        let look = find_events::Look {
+            files: &args.pictures,
+            threshold: args.threshold,
+            classes: &args.class,
+            json: args.json,
+            threads: args.threads.count(),
+        };
+        return find_events::run(model, &look);
+    }
+    let mut detector = Detector::open(&path)?;
     if let Some(t) = args.threshold {
-        if !(0.0..=1.0).contains(&t) {
-            bail!("--threshold {t} must be from 0 to 1");
-        }
         detector.threshold = t;
     }
     let options = options(&args, &detector)?;
@@ -117,7 +138,7 @@ fn files(given: &[PathBuf]) -> Result<Vec<PathBuf>> {
                     files.sort();
                     all.append(&mut files);
                 }
-                Source::Memory { .. } => {}
+                Source::Memory { .. } | Source::Signals(_) => {}
             },
             false => all.push(path.clone()),
         }

@@ -72,6 +72,7 @@ pub fn start(
     let side = size.map(|s| s as usize);
     let mut start = match &args.pretrained {
         Some(file) => pretrained(file, model, side, dataset)?,
+        None if dataset.is_signals() => plain(model.unwrap_or("inceptiontime"), side, dataset)?,
         None => plain(model.unwrap_or("resnet18"), side, dataset)?,
     };
     let tuned = args.pretrained.is_some();
@@ -91,7 +92,7 @@ pub fn start(
 }
 
 /// A network without weights, or a model that goes on as it is.
-fn plain(model: &str, side: Option<usize>, dataset: &Dataset) -> Result<Start> {
+pub fn plain(model: &str, side: Option<usize>, dataset: &Dataset) -> Result<Start> {
     let classes = dataset.classes.len();
     let fine_tune = FineTune::default();
     match common::model(model)? {
@@ -104,7 +105,13 @@ fn plain(model: &str, side: Option<usize>, dataset: &Dataset) -> Result<Start> {
                 Source::Toml(..) => side.or(source.input()).or(natural),
                 Source::Zoo(_) => side.or(natural).or(own),
             };
-            if let Some(c) = wanted.map(|s| s.c).filter(|c| !matches!(c, 1 | 3)) {
+            let wanted = match dataset.is_signals() {
+                // A signal's length is the data's, whatever the side of pictures.
+                true => natural,
+                false => wanted,
+            };
+            let wrong = |c: &usize| !dataset.is_signals() && !matches!(c, 1 | 3);
+            if let Some(c) = wanted.map(|s| s.c).filter(wrong) {
                 bail!("the network takes {c} channels; pictures have 1 or 3");
             }
             let network = source.build_to_train(wanted, Some(classes))?;

@@ -4,7 +4,7 @@ use crate::common::{self, Model, Source, thousands};
 use crate::fetch;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use convoke_data::{Filter, Preprocess};
+use convoke_data::{Filter, Fit, Norm, Preprocess};
 use convoke_engine::{Network, Shape};
 use convoke_formats::weights::{FitOptions, Fitted, adapt, compare, family, fit, suggest};
 use convoke_formats::{ModelFile, Weights, onnx, reparameterise};
@@ -256,6 +256,18 @@ impl Pictures {
 
 /// The preprocessing in a line.
 pub fn told(pre: &Preprocess) -> String {
+    if let Some(s) = pre.signal {
+        let norm = match s.norm {
+            Norm::Series => "each channel of each to mean 0 and deviation 1".into(),
+            Norm::Set => format!("mean {:.4?}, std {:.4?}", pre.mean, pre.std),
+            Norm::None => "numbers as they are".to_string(),
+        };
+        let fit = if s.fit == Fit::Pad { "zeros behind" } else { "stretched" };
+        return format!(
+            "signals of {} steps ({fit}) and {} channels, {norm}",
+            pre.width, pre.channels
+        );
+    }
     let resized = match pre.short_side {
         0 => format!("the largest centre at {}x{}", pre.height, pre.width),
         s => format!("short side to {s}, centre of {}x{}", pre.height, pre.width),

@@ -1,6 +1,7 @@
 //! `convoke look`.
 
 use crate::common::{Threads, trained};
+use crate::verbs::look_signals;
 use anyhow::{Result, bail};
 use convoke_data::{Picture, Source, Split, read_picture, write_file, write_png};
 use convoke_engine::layers::Layer;
@@ -18,7 +19,8 @@ use std::path::{Path, PathBuf};
 pub struct Args {
     /// Run folder or model file
     model: String,
-    /// Picture, or a folder of pictures; a text file of numbers for a network over signals
+    /// Picture, or a folder of pictures; for a network over signals a file of them (.ts, .tsv, .csv, .npy), or a text
+    /// file of one's numbers
     picture: Option<PathBuf>,
     /// First filters as tiles; with a folder, the patches that deeper filters answer most
     #[arg(long)]
@@ -90,7 +92,12 @@ struct Look {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let inside = Inside::new(trained(&args.model)?, args.threads.count())?;
+    let model = trained(&args.model)?;
+    if let Some(path) = args.picture.as_deref().filter(|p| look_signals::is_one(p, &model)) {
+        let (class, threads) = (args.class.as_deref(), args.threads.count());
+        return look_signals::run(model, path, &args.out, class, args.json, threads);
+    }
+    let inside = Inside::new(model, args.threads.count())?;
     let files = match &args.picture {
         Some(path) => spread(path, args.most as usize)?,
         None => Vec::new(),
@@ -143,7 +150,7 @@ pub fn run(args: Args) -> Result<()> {
 fn spread(path: &Path, most: usize) -> Result<Vec<PathBuf>> {
     match Split::unlabelled(path)?.spread(most).source {
         Source::Files(files) => Ok(files),
-        Source::Memory { .. } => Ok(Vec::new()),
+        _ => Ok(Vec::new()),
     }
 }
 

@@ -101,14 +101,14 @@ pub fn run(args: Args) -> Result<()> {
         return Ok(());
     }
     println!(
-        "{:<19} {:>4} {:>11} {:>7} {:>9} {:>5} {:>7} {:>8}  what",
-        "name", "year", "parameters", "GMACs", "input", "MiB", "MiB, 32", "ImageNet"
+        "{:<19} {:>4} {:>11} {:>7} {:>9} {:>5} {:>7} {:>8}  {:<23}  what",
+        "name", "year", "parameters", "GMACs", "input", "MiB", "MiB, 32", "ImageNet", "paper by"
     );
     for row in rows {
         let [h, w, c] = row.input;
         let error = row.challenge_top5_error_percent.map_or(String::new(), |v| format!("{v} %"));
         println!(
-            "{:<19} {:>4} {:>11} {:>7} {:>9} {:>5} {:>7} {error:>8}  {}",
+            "{:<19} {:>4} {:>11} {:>7} {:>9} {:>5} {:>7} {error:>8}  {:<23}  {}",
             row.name,
             row.year,
             thousands(row.parameters as u64),
@@ -119,13 +119,14 @@ pub fn run(args: Args) -> Result<()> {
             format!("{h}x{w}x{c}"),
             row.predict_memory_bytes >> 20,
             row.predict_memory_bytes_batch_32 >> 20,
+            row.paper.split_once(", ").map_or(row.paper, |(authors, _)| authors),
             row.about
         );
     }
     println!(
         "MiB: predicting one picture, and 32 at a time. ImageNet: top-5 error in the year's challenge."
     );
-    println!("papers and more: convoke models --json");
+    println!("titles of the papers and more: convoke models --json");
     Ok(())
 }
 

@@ -1,9 +1,11 @@
 //! `convoke predict`.
 
 use crate::common::{Arithmetic, Threads, left_out, trained};
-use anyhow::Result;
+use anyhow::{Result, bail};
+use convoke_data::read_signals;
 use convoke_engine::PlanOptions;
-use convoke_train::Predictor;
+use convoke_formats::ModelFile;
+use convoke_train::{Guess, Predictor, series};
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -12,7 +14,7 @@ use std::path::PathBuf;
 pub struct Args {
     /// Run folder or model file
     model: String,
-    /// Pictures
+    /// Pictures; files of signals (.ts, .tsv, .csv, .npy) for a model over signals
     #[arg(required = true)]
     pictures: Vec<PathBuf>,
     /// So many classes for each picture
@@ -35,6 +37,9 @@ pub fn run(args: Args) -> Result<()> {
     let model = trained(&args.model)?;
     let precision = args.arithmetic.precision_of(&model);
     let options = PlanOptions { precision, ..PlanOptions::predict(batch, args.threads.count()) };
+    if model.preprocess.signal.is_some() {
+        return signals(&args, model, &options);
+    }
     let mut predictor = Predictor::planned(model, &options)?;
     let mut failed = Vec::new();
     // A few batches at a time, so that the first answers come at once.
@@ -59,4 +64,54 @@ pub fn run(args: Args) -> Result<()> {
         }
     }
     left_out(failed, args.pictures.len(), "read")
+}
+
+/// Names signals, or estimates their numbers.
+fn signals(args: &Args, model: ModelFile, options: &PlanOptions) -> Result<()> {
+    if model.task == "forecast" {
+        bail!("{} forecasts; use convoke forecast TABLE --use {}", args.model, args.model);
+    }
+    let length = model.preprocess.width;
+    let mut predictor = match model.task.as_str() {
+        "regress" => None,
+        _ => {
+            Some(Predictor::planned(model.clone(), &PlanOptions { batch: 64, ..options.clone() })?)
+        }
+    };
+    let mut failed = Vec::new();
+    for path in &args.pictures {
+        let all = match read_signals(path, length) {
+            Ok(all) => all,
+            Err(e) => {
+                failed.push(e.into());
+                continue;
+            }
+        };
+        let file = path.display().to_string();
+        let Some(predictor) = &mut predictor else {
+            let (numbers, _) = series::estimate(&model, &all, None, args.threads.count())?;
+            for (i, v) in numbers.into_iter().enumerate() {
+                match args.json {
+                    true => println!("{}", json!({"file": file, "series": i, "estimate": v})),
+                    false => println!("{file} {i}  {v}"),
+                }
+            }
+            continue;
+        };
+        for (i, guesses) in
+            predictor.predict_signals(&all, args.top as usize)?.into_iter().enumerate()
+        {
+            told(&file, i, &guesses, args.json);
+        }
+    }
+    left_out(failed, args.pictures.len(), "read")
+}
+
+fn told(file: &str, series: usize, guesses: &[Guess], json: bool) {
+    if json {
+        return println!("{}", json!({"file": file, "series": series, "guesses": guesses}));
+    }
+    let all: Vec<String> =
+        guesses.iter().map(|g| format!("{:.2} % {}", 100.0 * g.probability, g.class)).collect();
+    println!("{file} {series}  {}", all.join(", "));
 }

@@ -1,12 +1,15 @@
 //! `convoke train`.
 
 mod boxes;
+mod members;
+mod regress;
 
 use crate::common::{self, Arithmetic, Threads, bytes, duration, thousands, units};
 use crate::progress::{Bar, interrupt};
 use crate::verbs::fine_tune::{self, Start, start};
 use crate::verbs::import::told;
 use crate::verbs::report::{self, Recorder};
+use crate::verbs::series::Signal;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use convoke_data::check::{CheckOptions, Kind, Report, Severity, Verdict, check_dataset};
@@ -27,13 +30,13 @@ pub struct Args {
     #[arg(required_unless_present = "resume")]
     data: Option<PathBuf>,
     /// Zoo name, network file (.toml), or model file to go on from [default: resnet18, or what the
-    /// --pretrained weights are for; for boxes a small network of its own]
+    /// --pretrained weights are for; for boxes a small network of its own; for signals inceptiontime]
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
-    /// Passes over the training pictures
-    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    epochs: u32,
-    /// Pictures per step [default: 64 for small pictures, else 32]
+    /// Passes over the training samples [default: 10; for signals as many as make 1,500 steps]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    epochs: Option<u32>,
+    /// Samples per step [default: 64 for small pictures, else 32; 16 for signals]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     batch: Option<u32>,
     /// Largest learning rate, or `find` to try ever larger ones first: the curve goes into the run
@@ -46,9 +49,18 @@ pub struct Args {
     /// Epochs over which the learning rate first rises
     #[arg(long, default_value_t = 0.0, value_name = "X")]
     warmup: f32,
-    /// How weights follow gradients
-    #[arg(long, value_enum, default_value = "sgd")]
-    optimizer: OptimizerArg,
+    /// How weights follow gradients [default: sgd; for signals adam]
+    #[arg(long, value_enum)]
+    optimizer: Option<OptimizerArg>,
+    /// Settings of training as `tune` found them; what else is given here goes before
+    #[arg(long, value_name = "FILE.toml", conflicts_with_all = ["pretrained"])]
+    settings: Option<PathBuf>,
+    /// Train so many networks with seeds of their own and average their probabilities in one model [default: 5 for
+    /// inceptiontime, else 1]. The runs are OUT/member-1 and so on
+    #[arg(long, value_name = "N", conflicts_with = "folds", value_parser = clap::value_parser!(u32).range(1..=100))]
+    members: Option<u32>,
+    #[command(flatten)]
+    signal: Signal,
     /// Momentum of sgd
     #[arg(long, default_value_t = 0.9, value_name = "X")]
     momentum: f32,
@@ -98,9 +110,38 @@ pub struct Args {
     #[arg(long)]
     bare: bool,
     /// Go on with an interrupted run; only --threads may be given beside
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["data", "out"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = WITHOUT_RESUME)]
     resume: Option<PathBuf>,
 }
+
+/// What a run that goes on has settled already.
+const WITHOUT_RESUME: [&str; 25] = [
+    "data",
+    "model",
+    "epochs",
+    "batch",
+    "lr",
+    "schedule",
+    "warmup",
+    "optimizer",
+    "momentum",
+    "weight_decay",
+    "label_smoothing",
+    "size",
+    "no_augment",
+    "val_fraction",
+    "seed",
+    "pretrained",
+    "freeze",
+    "head_epochs",
+    "early_rate",
+    "freeze_norms",
+    "precision",
+    "out",
+    "balance",
+    "folds",
+    "bare",
+];
 
 #[derive(Clone, Copy)]
 enum Lr {
@@ -180,20 +221,27 @@ fn fresh(args: &Args) -> Result<()> {
     if BoxSet::is_one(&data) {
         return boxes::fresh(args, &data);
     }
+    if convoke_data::is_regression(&data) {
+        return regress::fresh(args, &data);
+    }
     let dataset = open(&data, args.seed, args.val_fraction)?;
-    if !args.bare {
+    if !args.bare && !dataset.is_signals() {
         quick_check(&data, &dataset, args.threads.count());
     }
     let stop = interrupt();
     let Some(k) = args.folds.map(|k| k as usize) else {
-        return one(args, &data, &dataset, None, &stop).map(drop);
+        return match members::count(args, &dataset) {
+            1 => one(args, &data, &dataset, Place::default(), &stop).map(drop),
+            n => members::fresh(args, &data, &dataset, n, &stop),
+        };
     };
     let base = args.out.clone().unwrap_or_else(|| PathBuf::from("runs/classify/folds"));
     let mut shares = Vec::new();
     for fold in 0..k {
         let part = dataset.fold(k, fold, args.seed)?;
         let out = base.join(format!("fold-{}", fold + 1));
-        match one(args, &data, &part, Some((k, fold, out)), &stop)? {
+        let place = Place { fold: Some((k, fold)), out: Some(out), seed: None };
+        match one(args, &data, &part, place, &stop)? {
             Some(share) => shares.push(share),
             None => return Ok(()),
         }
@@ -238,27 +286,53 @@ pub(crate) fn tell_problems(data: &Path, report: &Report) {
     }
 }
 
-/// One run; the share right in the end, `None` when it was interrupted. `fold`: how many, which, and its folder.
+/// What a run among several has of its own.
+#[derive(Default)]
+struct Place {
+    /// How many folds, and which of them.
+    fold: Option<(usize, usize)>,
+    out: Option<PathBuf>,
+    seed: Option<u64>,
+}
+
+/// How often the samples are passed over.
+fn epochs(args: &Args, dataset: &Dataset) -> u32 {
+    const STEPS: usize = 1500;
+    let batch = args.batch.map_or(SIGNALS, |b| b as usize);
+    let usual = match dataset.is_signals() {
+        true => STEPS.div_ceil((dataset.train.len() / batch).max(1)) as u32,
+        false => 10,
+    };
+    args.epochs.unwrap_or(usual)
+}
+
+/// Signals per step.
+const SIGNALS: usize = 16;
+
+/// One run; the share right in the end, `None` when it was interrupted.
 fn one(
     args: &Args,
     data: &Path,
     dataset: &Dataset,
-    fold: Option<(usize, usize, PathBuf)>,
+    place: Place,
     stop: &AtomicBool,
 ) -> Result<Option<f64>> {
     let data = data.to_path_buf();
-    let start = start(&args.fine_tune, args.model.as_deref(), args.size, args.epochs, dataset)?;
+    let epochs = epochs(args, dataset);
+    let start = start(&args.fine_tune, args.model.as_deref(), args.size, epochs, dataset)?;
     let shape = start.network.input_shape();
     let pre = match &start.preprocess {
         Some(pre) => pre.clone(),
+        None if dataset.is_signals() => args.signal.preprocess(dataset, shape)?,
         None => {
             let (mean, std) = statistics(&dataset.train, shape.c);
             Preprocess { mean, std, ..Preprocess::plain(shape.h, shape.w, shape.c) }
         }
     };
-    let options = options(args, &start, &pre, dataset.train.len())?;
+    let options = options(args, &start, &pre, dataset)?;
+    let options = TrainOptions { seed: place.seed.unwrap_or(args.seed), ..options };
     let model = args.model.clone().unwrap_or_else(|| start.network.name().to_string());
-    let out = fold.as_ref().map(|f| &f.2).or(args.out.as_ref());
+    let out = place.out.as_ref().or(args.out.as_ref());
     let folder = match out {
         Some(out) => RunFolder::create(out)?,
         None => {
@@ -285,7 +359,7 @@ fn one(
         model,
         pretrained: start.from.clone(),
         val_fraction: args.val_fraction,
-        fold: fold.map(|f| (f.0, f.1)),
+        fold: place.fold,
         bare: args.bare,
         train: options,
         preprocess: pre,
@@ -296,13 +370,15 @@ fn one(
         eprintln!("rate     {:.2e}, see {}", curve.lr, folder.path().join("lr.png").display());
     }
     let text = toml::to_string(&saved).context("settings cannot be written")?;
-    folder.write("args.toml", &text)?;
+    // With args.toml the folder holds a run, and a run can be resumed.
+    trainer.checkpoint()?;
     folder.write("split.csv", &dataset.split_csv())?;
+    folder.write("args.toml", &text)?;
     go(trainer, dataset, &folder, &saved, stop)
 }
 
 fn resume(path: &Path, threads: Threads) -> Result<()> {
-    let folder = RunFolder::open(path)?;
+    let folder = RunFolder::resume(path)?;
     let text = common::read_text(&folder.path().join("args.toml"))?;
     if let Some(done) = boxes::resume(&folder, &text, threads) {
         return done;
@@ -341,7 +417,11 @@ fn open(data: &Path, seed: u64, val_fraction: f64) -> Result<Dataset> {
         thousands(count(dataset.val.as_ref()) as u64),
         thousands(count(dataset.test.as_ref()) as u64)
     );
-    if dataset.val.is_none() && dataset.test.is_some() {
+    if dataset.val.is_none() && dataset.test.is_some() && dataset.is_signals() {
+        eprintln!(
+            "note     no validation part: the last epoch is kept, so nothing is chosen by the test signals"
+        );
+    } else if dataset.val.is_none() && dataset.test.is_some() {
         eprintln!(
             "note     no validation part: the best epoch is chosen on the test pictures, so its figure \
              there flatters"
@@ -356,13 +436,31 @@ fn open(data: &Path, seed: u64, val_fraction: f64) -> Result<Dataset> {
     Ok(dataset)
 }
 
-fn options(args: &Args, start: &Start, pre: &Preprocess, samples: usize) -> Result<TrainOptions> {
+fn options(
+    args: &Args,
+    start: &Start,
+    pre: &Preprocess,
+    dataset: &Dataset,
+) -> Result<TrainOptions> {
+    let (samples, signals) = (dataset.train.len(), dataset.is_signals());
+    let epochs = epochs(args, dataset) as usize;
+    if let Some(path) = &args.settings {
+        return settings(args, path, epochs);
+    }
     let small = pre.height.max(pre.width) <= 64;
-    let batch = args.batch.map_or(if small { 64 } else { 32 }, |b| b as usize);
+    let usual = if signals {
+        SIGNALS
+    } else if small {
+        64
+    } else {
+        32
+    };
+    let batch = args.batch.map_or(usual, |b| b as usize);
     let batch = if args.batch.is_none() { batch.min(samples) } else { batch };
     let decay = |default: f32| args.weight_decay.unwrap_or(default);
     let (beta1, beta2, epsilon) = (0.9, 0.999, 1e-8);
-    let optimizer = match args.optimizer {
+    let usual = if signals { OptimizerArg::Adam } else { OptimizerArg::Sgd };
+    let optimizer = match args.optimizer.unwrap_or(usual) {
         OptimizerArg::Sgd => Optimizer::Sgd {
             momentum: args.momentum,
             nesterov: args.momentum > 0.0,
@@ -373,7 +471,7 @@ fn options(args: &Args, start: &Start, pre: &Preprocess, samples: usize) -> Resu
             Optimizer::AdamW { beta1, beta2, epsilon, weight_decay: decay(0.05) }
         }
     };
-    let suited = TrainOptions::suited(args.epochs as usize, batch, pre, args.threads.count());
+    let suited = TrainOptions::suited(epochs, batch, pre, args.threads.count());
     // What has learnt already needs smaller steps, or it forgets.
     let share = if start.tunes() { start.share() } else { 1.0 };
     let lr = share * TrainOptions::rate(&start.network, optimizer, batch);
@@ -387,9 +485,7 @@ fn options(args: &Args, start: &Start, pre: &Preprocess, samples: usize) -> Resu
         seed: args.seed,
         schedule: match args.schedule {
             ScheduleArg::Constant => Schedule::Constant,
-            ScheduleArg::Step => {
-                Schedule::Step { every: (args.epochs as usize / 3).max(1), factor: 0.1 }
-            }
+            ScheduleArg::Step => Schedule::Step { every: (epochs / 3).max(1), factor: 0.1 },
             ScheduleArg::Cosine => Schedule::Cosine,
             ScheduleArg::OneCycle => Schedule::OneCycle,
         },
@@ -398,9 +494,28 @@ fn options(args: &Args, start: &Start, pre: &Preprocess, samples: usize) -> Resu
         fine_tune: start.fine_tune,
         balanced: args.balance == Some(Balance::Draw),
         class_weights: args.balance == Some(Balance::Weights),
+        // Epochs of small sets are short; looking after each would take longer than learning.
+        judge_every: if signals { (epochs / 20).max(1) } else { 1 },
         precision: args.arithmetic.precision(),
         ..suited
     })
+}
+
+/// Settings of a file, but for what is given beside.
+fn settings(args: &Args, path: &Path, epochs: usize) -> Result<TrainOptions> {
+    let text = common::read_text(path)?;
+    let mut o: TrainOptions = toml::from_str(&text)
+        .map_err(|e| anyhow::anyhow!("{}: {}", path.display(), e.message()))?;
+    if args.epochs.is_some() {
+        o.epochs = epochs;
+    }
+    o.batch = args.batch.map_or(o.batch, |b| b as usize);
+    if let Some(Lr::Rate(lr)) = args.lr {
+        o.lr = lr;
+    }
+    (o.seed, o.threads) = (args.seed, args.threads.count());
+    o.precision = args.arithmetic.precision();
+    Ok(o)
 }
 
 fn go(
@@ -423,9 +538,9 @@ fn go(
     );
     eprintln!("run      {}", folder.path().display());
     let start = Instant::now();
-    let mut bar = Bar::new(false);
+    let mut bar = Bar::every(saved.train.judge_every);
     let mut recorder = Recorder { inner: &mut bar, folder: folder.path() };
-    let outcome = match saved.bare {
+    let outcome = match saved.bare || dataset.is_signals() {
         true => trainer.run(recorder.inner, stop),
         false => trainer.run(&mut recorder, stop),
     };
@@ -458,7 +573,7 @@ fn go(
                 duration(start.elapsed().as_secs_f64()),
                 folder.path().display()
             );
-            if !saved.bare {
+            if !saved.bare && !dataset.is_signals() {
                 let judging = PlanOptions::predict(saved.train.batch.min(64), saved.train.threads);
                 let judging = Plan::compile(trainer.plan()?.network(), &judging)?.memory();
                 let cache = saved.train.cache;

@@ -49,6 +49,9 @@ pub fn run(args: Args) -> Result<()> {
         let threads = args.threads.count();
         return val_boxes::run(model, &args.data, args.out.as_deref(), args.json, threads);
     }
+    if model.task == "regress" {
+        return val_numbers(&model, &args);
+    }
     let theirs = match &args.classes {
         Some(file) => Some(names_of(file, model.classes.len())?),
         None => None,
@@ -119,6 +122,23 @@ pub fn run(args: Args) -> Result<()> {
             format!("  most often taken for {} ({})", classes[j], e.confusion[i][j])
         });
         println!("{class:<width$}  {:>6.2} % of {count}{taken}", 100.0 * e.per_class[i]);
+    }
+    Ok(())
+}
+
+/// How near a model's numbers come.
+fn val_numbers(model: &ModelFile, args: &Args) -> Result<()> {
+    let set = convoke_data::regression(&args.data)?;
+    let (signals, truth) = set.test.as_ref().unwrap_or(&set.train);
+    let (_, near) =
+        convoke_train::series::estimate(model, signals, Some(truth), args.threads.count())?;
+    match near {
+        Some(n) if args.json => println!("{}", json!(n)),
+        Some(n) => println!(
+            "RMSE {:.4}  MAE {:.4}  R2 {:.4}  n {}; always the mean: RMSE {:.4}",
+            n.rmse, n.mae, n.r2, n.n, n.rmse_of_mean
+        ),
+        None => {}
     }
     Ok(())
 }

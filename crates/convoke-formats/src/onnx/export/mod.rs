@@ -144,6 +144,12 @@ fn ir_version(opset: i64) -> i64 {
 /// What the input is, for people who open the file.
 fn told(model: &ModelFile, options: &ExportOptions) -> String {
     let pre = &model.preprocess;
+    if let Some(s) = pre.signal {
+        return format!(
+            "input: float [batch, channels, 1, length], a signal; {s:?} with mean {:?}, std {:?}",
+            pre.mean, pre.std
+        );
+    }
     let order = match (pre.channels, pre.bgr && !options.preprocess) {
         (3, true) => "BGR",
         (3, false) => "RGB",

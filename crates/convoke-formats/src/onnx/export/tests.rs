@@ -348,6 +348,7 @@ fn pictures_are_prepared_in_the_graph_as_elsewhere() {
                 filter,
                 mean,
                 std,
+                signal: None,
             };
             let mut want = vec![0.0; 9 * 8 * 3];
             m.preprocess.apply(&picture, &mut want).unwrap();

@@ -72,15 +72,15 @@ pub fn fresh(args: &Args, data: &Path) -> Result<()> {
     let things: usize = examples.iter().map(|e| e.things.len()).sum();
     let default = LearnOptions::default();
     let learn = LearnOptions {
-        epochs: args.epochs as usize,
-        steps: (250 + things / 20).min(3000),
+        epochs: args.epochs.unwrap_or(10) as usize,
+        steps: (500 + things / 20).min(3000),
         lr: match args.lr {
             Some(Lr::Rate(lr)) => lr,
             Some(Lr::Find) => bail!("--lr find is for classes; give a number"),
             None => default.lr,
         },
         weight_decay: args.weight_decay.unwrap_or(default.weight_decay),
-        minings: default.minings.min(args.epochs as usize - 1),
+        minings: default.minings.min(args.epochs.unwrap_or(10) as usize - 1),
         precision: args.arithmetic.precision(),
         seed,
         threads: args.threads.count(),
@@ -105,6 +105,8 @@ pub fn fresh(args: &Args, data: &Path) -> Result<()> {
         }
     };
     let learner = learner(&saved, examples, &set)?;
+    // With args.toml the folder holds a run, and a run can be resumed.
+    learner.checkpoint().save(&folder.checkpoint())?;
     folder.write("args.toml", &toml::to_string(&saved).context("settings cannot be written")?)?;
     folder.write("split.csv", &split_csv(&set, &split))?;
     write_png(&folder.path().join("tiles.png"), &learner.tile_sheet(24)?)?;
