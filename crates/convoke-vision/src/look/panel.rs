@@ -85,7 +85,8 @@ pub fn explained_picture(seen: &Picture, e: &Explained) -> Result<Picture> {
     let answer = format!("{:.1} %, logit {:.2}", 100.0 * e.target.probability, e.target.logit);
     let name: String = e.target.name.chars().take(30).collect();
     let mut top = vec![Tile::new(fit(seen, 224)?, &[&name, &answer])];
-    let mut below = vec![Tile::new(Picture::filled(top[0].picture.width, 1, crate::canvas::PAPER), &[])];
+    let mut below =
+        vec![Tile::new(Picture::filled(top[0].picture.width, 1, crate::canvas::PAPER), &[])];
     for ((a, d), s) in e.attributions.iter().zip(&e.drawn).zip(&e.sanity) {
         let note = match a.method {
             Method::GradCam => format!("at {}", e.cam_layer),
