@@ -89,7 +89,7 @@ kinds! {
     /// Several frames.
     Animated Warning "several frames: the first is taken" "save the frame that is meant";
     /// One class has many more pictures than another.
-    Imbalance Warning "unbalanced classes" "train with --balance, or collect more";
+    Imbalance Warning "unbalanced classes" "train with --balance where pictures have one class each, or collect more";
     /// A class has few pictures.
     TinyClass Warning "class of few pictures" "collect more, or judge by --folds";
     /// A class is missing in a split.

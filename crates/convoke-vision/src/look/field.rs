@@ -178,9 +178,12 @@ fn warnings(
             ));
         }
     } else if last && ((h as usize) < e.size.0 || (w as usize) < e.size.1) {
+        let (seen, all_there) = match e.size.0 {
+            1 => (format!("{w:.0}"), format!("{} steps", e.size.1)),
+            _ => (format!("{w:.0}x{h:.0}"), format!("{}x{} pixels", e.size.1, e.size.0)),
+        };
         all.push(format!(
-            "`{layer}` can see {w:.0}x{h:.0} of {}x{} pixels: larger things are seen in parts",
-            e.size.1, e.size.0
+            "`{layer}` can see {seen} of {all_there}: larger things are seen in parts"
         ));
     }
     all
