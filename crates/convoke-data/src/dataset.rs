@@ -309,7 +309,7 @@ fn folders(path: &Path, options: &OpenOptions) -> Result<Dataset> {
     let Some(train) = train else {
         let (classes, files) = class_folders(path, &mut ignored)?;
         check_classes(path, &classes, &files)?;
-        let (train, val) = stratified(&files, options);
+        let (train, val) = together(files).stratified(options.val_fraction, options.seed);
         let kind = "folder of class folders";
         let val = Some(val).filter(|v| !v.is_empty());
         return Ok(Dataset {
@@ -347,7 +347,7 @@ fn folders(path: &Path, options: &OpenOptions) -> Result<Dataset> {
     let test = other(&["test", "testing"])?;
     let (train, val) = match (&val, &test) {
         (None, None) => {
-            let (train, val) = stratified(&files, options);
+            let (train, val) = together(files).stratified(options.val_fraction, options.seed);
             (train, Some(val).filter(|v| !v.is_empty()))
         }
         _ => (together(files), val),
@@ -451,28 +451,6 @@ fn together(by_class: Vec<Vec<PathBuf>>) -> Split {
         files.extend(class);
     }
     Split { source: Source::Files(files), labels }
-}
-
-/// The same share of each class to validation, at least one picture of each where a class has two.
-fn stratified(by_class: &[Vec<PathBuf>], options: &OpenOptions) -> (Split, Split) {
-    let (mut train, mut val) = (Vec::new(), Vec::new());
-    for (label, class) in by_class.iter().enumerate() {
-        let mut order: Vec<usize> = (0..class.len()).collect();
-        let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
-        rng.set_stream(label as u64);
-        order.shuffle(&mut rng);
-        let wanted = (class.len() as f64 * options.val_fraction.clamp(0.0, 0.9)).round() as usize;
-        let least = usize::from(options.val_fraction > 0.0);
-        let n = wanted.max(least).min(class.len().saturating_sub(1));
-        let pick = |part: &[usize]| {
-            let mut part = part.to_vec();
-            part.sort_unstable();
-            part.into_iter().map(|i| class[i].clone()).collect::<Vec<_>>()
-        };
-        val.push(pick(&order[..n]));
-        train.push(pick(&order[n..]));
-    }
-    (together(train), together(val))
 }
 
 #[cfg(test)]

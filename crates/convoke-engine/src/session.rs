@@ -58,8 +58,8 @@ impl Session {
     /// When the machine does not give the memory.
     pub fn new(plan: Plan) -> Result<Self> {
         let bytes = plan.memory().total.max(64);
-        if available::memory().is_some_and(|free| bytes as u64 > free) {
-            return Err(too_large(&plan));
+        if let Some(free) = available::memory().filter(|&free| bytes as u64 > free) {
+            return Err(too_large(&plan, free));
         }
         let arena = MmapMut::map_anon(bytes).map_err(|e| {
             Error::Plan(format!(
@@ -442,9 +442,8 @@ impl Session {
     }
 }
 
-/// A plan that the machine has no memory for, with the batch that it has.
-fn too_large(plan: &Plan) -> Error {
-    let free = available::memory().unwrap_or(u64::MAX);
+/// A plan for which `free` bytes are too few, with the batch for which they are enough.
+fn too_large(plan: &Plan, free: u64) -> Error {
     let fits = |batch: usize| {
         let options = PlanOptions { batch, ..plan.options().clone() };
         Plan::compile(plan.network(), &options).is_ok_and(|p| p.memory().total as u64 <= free)

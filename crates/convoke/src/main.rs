@@ -5,7 +5,7 @@ mod fetch;
 mod progress;
 mod verbs;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -42,7 +42,9 @@ enum Verb {
 
 fn main() -> ExitCode {
     quiet_pipes();
-    let cli = match Cli::try_parse() {
+    let command = Cli::command().mut_subcommand("train", verbs::train::settled);
+    let parsed = command.try_get_matches().and_then(|m| Cli::from_arg_matches(&m));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(e) => return common::usage(e),
     };

@@ -1,9 +1,10 @@
 //! Finding as a person uses it: pictures with boxes in a CSV become a detector that finds in others.
 
-use assert_cmd::Command;
+mod common;
+
+use common::convoke;
 use convoke_data::{Picture, write_png};
 use serde_json::Value;
-use std::path::Path;
 use tempfile::TempDir;
 
 fn fill(p: &mut Picture, (x, y): (usize, usize), (w, h): (usize, usize), colour: [u8; 3]) {
@@ -39,13 +40,6 @@ fn pages(pictures: usize) -> TempDir {
     table += "0.png,200,160,cross,5,5,5,9\nlost.png,200,160,cross,1,1,20,20\n";
     std::fs::write(folder.path().join("pages/boxes.csv"), table).unwrap();
     folder
-}
-
-fn convoke(folder: &Path, args: &[&str]) -> (i32, String, String) {
-    let output =
-        Command::cargo_bin("convoke").unwrap().current_dir(folder).args(args).output().unwrap();
-    let text = |b: Vec<u8>| String::from_utf8(b).unwrap();
-    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
 #[test]

@@ -1,52 +1,13 @@
 //! The command as a person uses it: the whole way on tiny pictures, and what it says when things are
 //! wrong: one line, the right exit code, nothing half-written.
 
-use assert_cmd::Command;
+mod common;
+
+use common::{NET, convoke, photos};
 use convoke_data::{Picture, write_png};
 use convoke_formats::ModelFile;
 use serde_json::Value;
 use std::path::Path;
-use tempfile::TempDir;
-
-const NET: &str = r#"
-name = "tiny"
-input = [12, 12, 3]
-[[layer]]
-type = "conv"
-filters = 8
-window = 3
-batch_norm = true
-activation = "relu"
-[[layer]]
-type = "max-pool"
-window = 2
-[[layer]]
-type = "dense"
-units = "classes"
-"#;
-
-/// Three classes of twelve pictures: red, green, blue, with some noise.
-fn photos() -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    for (class, name) in ["red", "green", "blue"].into_iter().enumerate() {
-        for i in 0..12 {
-            let mut p = Picture::filled(16, 14, [40, 40, 40]);
-            for (k, pixel) in p.data.chunks_exact_mut(3).enumerate() {
-                pixel[class] = 150 + ((k * 37 + i * 101) % 90) as u8;
-            }
-            write_png(&folder.path().join(format!("photos/{name}/{i}.png")), &p).unwrap();
-        }
-    }
-    std::fs::write(folder.path().join("net.toml"), NET).unwrap();
-    folder
-}
-
-fn convoke(folder: &Path, args: &[&str]) -> (i32, String, String) {
-    let output =
-        Command::cargo_bin("convoke").unwrap().current_dir(folder).args(args).output().unwrap();
-    let text = |b: Vec<u8>| String::from_utf8(b).unwrap();
-    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
-}
 
 fn train(folder: &Path, out: &str, more: &[&str]) -> (i32, String, String) {
     let args =

@@ -3,49 +3,19 @@
 //!
 //! `CONVOKE_KILLS=50 cargo test --release -p convoke --test faults` kills more often.
 
-use convoke_data::{Picture, is_unfinished, write_png};
+mod common;
+
+use common::{NET, command, photos};
+use convoke_data::is_unfinished;
 use convoke_formats::ModelFile;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
-use tempfile::TempDir;
 
-const NET: &str = r#"
-name = "tiny"
-input = [12, 12, 3]
-[[layer]]
-type = "conv"
-filters = 8
-window = 3
-batch_norm = true
-activation = "relu"
-[[layer]]
-type = "max-pool"
-window = 2
-[[layer]]
-type = "dense"
-units = "classes"
-"#;
-
-/// Two classes of sixteen noisy pictures, and a network for them.
-fn photos() -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    for (class, name) in ["red", "green"].into_iter().enumerate() {
-        for i in 0..16 {
-            let mut p = Picture::filled(16, 14, [40, 40, 40]);
-            for (k, pixel) in p.data.chunks_exact_mut(3).enumerate() {
-                pixel[class] = 120 + ((k * 37 + i * 101) % 90) as u8;
-            }
-            write_png(&folder.path().join(format!("photos/{name}/{i}.png")), &p).unwrap();
-        }
-    }
-    std::fs::write(folder.path().join("net.toml"), NET).unwrap();
-    folder
-}
-
-fn convoke(folder: &Path, args: &[&str]) -> Command {
-    let mut c = Command::new(env!("CARGO_BIN_EXE_convoke"));
-    c.current_dir(folder).args(args).stdout(Stdio::null()).stderr(Stdio::null());
+/// A command that says nothing.
+fn silent(folder: &Path, args: &[&str]) -> Command {
+    let mut c = command(folder, args);
+    c.stdout(Stdio::null()).stderr(Stdio::null());
     c
 }
 
@@ -58,7 +28,7 @@ fn train<'a>(epochs: &'a str, out: &'a str) -> [&'a str; 11] {
 
 fn told(folder: &Path, args: &[&str]) -> (Option<i32>, String) {
     let Output { status, stderr, .. } =
-        convoke(folder, args).stderr(Stdio::piped()).output().unwrap();
+        silent(folder, args).stderr(Stdio::piped()).output().unwrap();
     (status.code(), String::from_utf8(stderr).unwrap())
 }
 
@@ -112,15 +82,15 @@ fn a_run_that_is_killed_again_and_again_ends_as_one_that_was_not() {
     let folder = photos();
     let kills: usize = std::env::var("CONVOKE_KILLS").map_or(8, |v| v.parse().unwrap());
     let epochs = (60 * kills).to_string();
-    assert!(convoke(folder.path(), &train(&epochs, "whole")).status().unwrap().success());
+    assert!(silent(folder.path(), &train(&epochs, "whole")).status().unwrap().success());
     let run = folder.path().join("killed");
     let mut random = 0x9E37_79B9_7F4A_7C15u64;
     let (mut done, mut resumed) = (0, 0);
     while done < kills {
         let again = run.join("args.toml").exists();
         let mut child = match again {
-            true => convoke(folder.path(), &["train", "--resume", "killed"]),
-            false => convoke(folder.path(), &train(&epochs, "killed")),
+            true => silent(folder.path(), &["train", "--resume", "killed"]),
+            false => silent(folder.path(), &train(&epochs, "killed")),
         }
         .spawn()
         .unwrap();
@@ -139,7 +109,7 @@ fn a_run_that_is_killed_again_and_again_ends_as_one_that_was_not() {
         resumed += usize::from(again);
     }
     assert!(done == kills && resumed > kills / 3, "{done} kills, {resumed} of them after a resume");
-    let end = convoke(folder.path(), &["train", "--resume", "killed"]).status().unwrap();
+    let end = silent(folder.path(), &["train", "--resume", "killed"]).status().unwrap();
     assert!(end.success());
     assert!(found(&run) == found(&folder.path().join("whole")), "after {kills} kills");
     let left: Vec<_> =
@@ -159,7 +129,7 @@ fn begun(run: &Path) {
 #[test]
 fn a_second_process_on_a_run_is_told_and_the_first_goes_on() {
     let folder = photos();
-    let mut first = convoke(folder.path(), &train("100000", "run")).spawn().unwrap();
+    let mut first = silent(folder.path(), &train("100000", "run")).spawn().unwrap();
     begun(&folder.path().join("run"));
     let (code, err) = told(folder.path(), &["train", "--resume", "run"]);
     assert!(code == Some(1) && error_of(&err).contains("another convoke"), "{err}");
@@ -172,7 +142,7 @@ fn a_second_process_on_a_run_is_told_and_the_first_goes_on() {
 #[cfg(unix)]
 fn a_run_that_is_asked_to_end_leaves_a_checkpoint() {
     let folder = photos();
-    let mut child = convoke(folder.path(), &train("100000", "run")).spawn().unwrap();
+    let mut child = silent(folder.path(), &train("100000", "run")).spawn().unwrap();
     begun(&folder.path().join("run"));
     let asked = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
     assert!(asked.success());
@@ -181,7 +151,7 @@ fn a_run_that_is_asked_to_end_leaves_a_checkpoint() {
     check_whole(&folder.path().join("run"));
     let (code, err) = told(folder.path(), &["train", "--resume", "run", "--epochs", "3"]);
     assert!(code == Some(2) && err.contains("--epochs"), "{err}");
-    let mut again = convoke(folder.path(), &["train", "--resume", "run"]).spawn().unwrap();
+    let mut again = silent(folder.path(), &["train", "--resume", "run"]).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(300));
     assert!(again.try_wait().unwrap().is_none(), "it goes on");
     again.kill().unwrap();
@@ -233,7 +203,7 @@ fn a_folder_that_cannot_be_written_is_told() {
 #[test]
 fn pictures_that_vanish_or_change_are_left_out() {
     let folder = photos();
-    let mut child = convoke(folder.path(), &train("400", "run")).spawn().unwrap();
+    let mut child = silent(folder.path(), &train("400", "run")).spawn().unwrap();
     begun(&folder.path().join("run"));
     for i in 0..4 {
         std::fs::remove_file(folder.path().join(format!("photos/red/{i}.png"))).unwrap();

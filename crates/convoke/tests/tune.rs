@@ -1,8 +1,10 @@
 //! `tune`, `compare`, signals and forecasts as a person uses them, on tiny data.
 
+mod common;
+
+use common::{command, convoke};
 use serde_json::Value;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -44,18 +46,6 @@ fn signals() -> TempDir {
         std::fs::write(folder.path().join(format!("Waves_{part}.ts")), text).unwrap();
     }
     folder
-}
-
-fn command(folder: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("convoke"));
-    command.current_dir(folder).args(args);
-    command
-}
-
-fn convoke(folder: &Path, args: &[&str]) -> (i32, String, String) {
-    let output = command(folder, args).output().unwrap();
-    let text = |b: Vec<u8>| String::from_utf8(b).unwrap();
-    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
 fn json(out: &str) -> Value {

@@ -110,38 +110,16 @@ pub struct Args {
     #[arg(long)]
     bare: bool,
     /// Go on with an interrupted run; only --threads may be given beside
-    #[arg(long, value_name = "DIR", conflicts_with_all = WITHOUT_RESUME)]
+    #[arg(long, value_name = "DIR")]
     resume: Option<PathBuf>,
 }
 
-/// What a run that goes on has settled already.
-const WITHOUT_RESUME: [&str; 25] = [
-    "data",
-    "model",
-    "epochs",
-    "batch",
-    "lr",
-    "schedule",
-    "warmup",
-    "optimizer",
-    "momentum",
-    "weight_decay",
-    "label_smoothing",
-    "size",
-    "no_augment",
-    "val_fraction",
-    "seed",
-    "pretrained",
-    "freeze",
-    "head_epochs",
-    "early_rate",
-    "freeze_norms",
-    "precision",
-    "out",
-    "balance",
-    "folds",
-    "bare",
-];
+/// A run that goes on has settled everything but the threads.
+pub fn settled(train: clap::Command) -> clap::Command {
+    let ids = train.get_arguments().map(|a| a.get_id().clone());
+    let others: Vec<_> = ids.filter(|id| id != "resume" && id != "threads").collect();
+    train.mut_arg("resume", |a| a.conflicts_with_all(others))
+}
 
 #[derive(Clone, Copy)]
 enum Lr {
