@@ -57,20 +57,7 @@ impl Session {
     /// # Errors
     /// When the machine does not give the memory.
     pub fn new(plan: Plan) -> Result<Self> {
-        let bytes = plan.memory().total.max(64);
-        if let Some(free) = available::memory().filter(|&free| bytes as u64 > free) {
-            return Err(too_large(&plan, free));
-        }
-        let arena = MmapMut::map_anon(bytes).map_err(|e| {
-            Error::Plan(format!(
-                "cannot get {} MiB of memory ({e}); use a smaller batch",
-                bytes >> 20
-            ))
-        })?;
-        // Large pages make the first touch and every walk cheaper; where they are not to be had,
-        // small ones do.
-        #[cfg(target_os = "linux")]
-        let _ = arena.advise(Advice::HugePage);
+        let arena = map(&plan)?;
         let pool = Pool::new(plan.options().threads);
         let labels = vec![0; plan.labels];
         Ok(Session {
@@ -84,6 +71,31 @@ impl Session {
             stale: true,
             seconds: None,
         })
+    }
+
+    /// Goes over to another plan, with the same memory and threads where they are enough: for a network that is
+    /// to run at one input size after the other. Weights are zero until set or drawn. Gives the old plan.
+    ///
+    /// # Errors
+    /// When the machine does not give the memory; the session is then as it was.
+    pub fn replan(&mut self, plan: Plan) -> Result<Plan> {
+        if plan.memory().total > self.arena.len() {
+            self.arena = map(&plan)?;
+        } else {
+            // What stays from call to call begins as in a new session; all else is written before it is read.
+            let kinds = [Kind::Param, Kind::State, Kind::Grad, Kind::Moment, Kind::Pack];
+            for range in kinds.map(|kind| plan.layout.section(kind)) {
+                self.data_mut()[range].fill(0.0);
+            }
+        }
+        if plan.options().threads != self.plan.options().threads {
+            self.pool = Pool::new(plan.options().threads);
+        }
+        self.labels = vec![0; plan.labels];
+        self.class_weights.clear();
+        (self.seed, self.steps, self.stale) = (0, 0, true);
+        self.seconds = None;
+        Ok(std::mem::replace(&mut self.plan, plan))
     }
 
     /// The plan that runs.
@@ -200,6 +212,12 @@ impl Session {
     pub fn input_mut(&mut self) -> &mut [f32] {
         let range = self.plan.layout.places[self.plan.input.0].clone();
         &mut self.data_mut()[range]
+    }
+
+    /// The same with the threads, which may write it together.
+    pub fn input_and_pool(&mut self) -> (&mut [f32], &Pool) {
+        let range = self.plan.layout.places[self.plan.input.0].clone();
+        (&mut bytemuck::cast_slice_mut(&mut self.arena)[range], &self.pool)
     }
 
     /// Where to write labels, one per output pixel `[N, H, W]` (softmax cross-entropy; else empty).
@@ -440,6 +458,21 @@ impl Session {
         }
         StepReport { loss: exec.loss, correct: exec.correct }
     }
+}
+
+/// Memory for a plan, all zero.
+fn map(plan: &Plan) -> Result<MmapMut> {
+    let bytes = plan.memory().total.max(64);
+    if let Some(free) = available::memory().filter(|&free| bytes as u64 > free) {
+        return Err(too_large(plan, free));
+    }
+    let arena = MmapMut::map_anon(bytes).map_err(|e| {
+        Error::Plan(format!("cannot get {} MiB of memory ({e}); use a smaller batch", bytes >> 20))
+    })?;
+    // Large pages make the first touch and every walk cheaper; where they are not to be had, small ones do.
+    #[cfg(target_os = "linux")]
+    let _ = arena.advise(Advice::HugePage);
+    Ok(arena)
 }
 
 /// A plan for which `free` bytes are too few, with the batch for which they are enough.

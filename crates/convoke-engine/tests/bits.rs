@@ -43,6 +43,10 @@ fn train_of(network: &Network, precision: Precision, threads: usize) -> (Vec<f32
     let sgd = Optimizer::Sgd { momentum: 0.9, nesterov: true, weight_decay: 1e-4 };
     let options = PlanOptions { precision, ..PlanOptions::train(7, threads, loss, sgd) };
     let mut s = Session::new(Plan::compile(network, &options).unwrap()).unwrap();
+    five_steps(&mut s)
+}
+
+fn five_steps(s: &mut Session) -> (Vec<f32>, Vec<f32>) {
     s.init(3);
     for step in 0..5 {
         for (i, v) in s.input_mut().iter_mut().enumerate() {
@@ -63,6 +67,45 @@ fn threads_change_no_bit() {
     for threads in [2, 3] {
         assert_eq!(one, train(threads), "{threads} threads");
     }
+}
+
+/// From smaller to larger networks and back, from training to predicting: memory that others have written
+/// changes no bit.
+#[test]
+fn another_plan_in_the_same_memory_changes_no_bit() {
+    let loss = Loss::SoftmaxCrossEntropy { label_smoothing: 0.1 };
+    let sgd = Optimizer::Sgd { momentum: 0.9, nesterov: true, weight_decay: 1e-4 };
+    let plan = |net: &Network, precision, threads| {
+        let options = PlanOptions { precision, ..PlanOptions::train(7, threads, loss, sgd) };
+        Plan::compile(net, &options).unwrap()
+    };
+    let mut s = Session::new(plan(&network(), Precision::F32, 2)).unwrap();
+    five_steps(&mut s);
+    for (net, precision, threads) in [
+        (wide(), Precision::F32, 1),
+        (network(), Precision::F32, 2),
+        (wide(), Precision::Bf16, 2),
+        (network(), Precision::F32, 3),
+    ] {
+        // Nothing may depend on what lies there.
+        s.input_mut().fill(f32::NAN);
+        let _ = s.backward();
+        s.replan(plan(&net, precision, threads)).unwrap();
+        assert_eq!(five_steps(&mut s), train_of(&net, precision, 1), "{}", net.name());
+        assert!(s.labels_mut().len() == 7);
+    }
+    let predicting = Plan::compile(&wide(), &PlanOptions::predict(3, 2)).unwrap();
+    let mut fresh =
+        Session::new(Plan::compile(&wide(), &PlanOptions::predict(3, 2)).unwrap()).unwrap();
+    s.input_mut().fill(f32::NAN);
+    let _ = s.backward();
+    s.replan(predicting).unwrap();
+    for s in [&mut s, &mut fresh] {
+        s.init(9);
+        let (input, pool) = s.input_and_pool();
+        pool.for_chunks_mut(input, 100, |i, part, _| part.fill(i as f32 / 9.0));
+    }
+    assert_eq!(s.predict(3).unwrap(), fresh.predict(3).unwrap());
 }
 
 #[test]

@@ -17,8 +17,8 @@ use std::ops::Range;
 pub struct SlideOptions {
     /// Threads; changes no result.
     pub threads: usize,
-    /// Bytes that the network's memory may take; blocks are made as small as that needs. Small blocks are
-    /// faster, too: 64 MiB takes 1.3 s for a scene of 6000 × 4000, all at once 2.9 s (2 cores, 2026).
+    /// Bytes that the network's memory may take; blocks are made as small as that needs. Small blocks overlap
+    /// more: a page of 2048 × 1251 takes 1.2 s with 64 MiB and 0.75 s with 256 (2 cores, 2026).
     pub memory: usize,
     /// Whether blocks must give the bits of one pass. Without, windows of 3×3 take fewer products
     /// ([`Precision::F32`]): faster, and off by rounding.
@@ -27,7 +27,7 @@ pub struct SlideOptions {
 
 impl Default for SlideOptions {
     fn default() -> Self {
-        SlideOptions { threads: 1, memory: 64 << 20, exact: true }
+        SlideOptions { threads: 1, memory: 256 << 20, exact: true }
     }
 }
 
@@ -118,14 +118,16 @@ pub struct Slider {
     /// Per channel, the number that each of the 256 levels becomes.
     levels: Vec<[f32; 256]>,
     options: SlideOptions,
-    /// The sessions of the last block sizes, the newest last: a pyramid asks for the same few again.
-    sessions: Vec<(Shape, Session)>,
+    /// One block size after the other, in the same memory.
+    session: Option<(Shape, Session)>,
+    /// Plans of the last block sizes: a pyramid asks for the same again.
+    plans: Vec<(Shape, Plan)>,
     /// The block for each canvas so far.
     blocks: HashMap<Shape, Shape>,
 }
 
-/// Sessions that are kept.
-const SESSIONS: usize = 3;
+/// Plans that are kept beside the one that runs.
+const PLANS: usize = 24;
 
 impl Slider {
     /// Checks that the network can slide.
@@ -169,7 +171,8 @@ impl Slider {
             state: state.to_vec(),
             levels: (0..input.c).map(level).collect(),
             options,
-            sessions: Vec::new(),
+            session: None,
+            plans: Vec::new(),
             blocks: HashMap::new(),
         })
     }
@@ -178,7 +181,7 @@ impl Slider {
     pub fn set_weights(&mut self, params: &[f32], state: &[f32]) -> Result<()> {
         self.params = params.to_vec();
         self.state = state.to_vec();
-        for (_, session) in &mut self.sessions {
+        if let Some((_, session)) = &mut self.session {
             session.set_params(params)?;
             session.set_state(state)?;
         }
@@ -261,16 +264,18 @@ impl Slider {
         Ok(grid)
     }
 
-    /// The largest block whose plan fits the memory; its session is then the last one.
+    /// The largest block whose plan fits the memory; the session is then made for it.
     fn choose(&mut self, canvas: Shape, h: (Axis, usize), w: (Axis, usize)) -> Result<Shape> {
         let mut block = self.blocks.get(&canvas).copied().unwrap_or(canvas);
         loop {
-            if let Some(known) = self.sessions.iter().position(|(s, _)| *s == block) {
-                let known = self.sessions.remove(known);
-                self.sessions.push(known);
+            if self.session.as_ref().is_some_and(|(open, _)| *open == block) {
                 return Ok(block);
             }
-            let plan = self.plan(block)?;
+            let known = self.plans.iter().position(|(b, _)| *b == block);
+            let plan = match known {
+                Some(known) => self.plans.remove(known).1,
+                None => self.plan(block)?,
+            };
             let smaller = |len: usize, (axis, align): (Axis, usize)| {
                 let least = axis.size + 2 * align + (-axis.start).max(0) as usize;
                 (len / 2).max(least).next_multiple_of(align).min(len)
@@ -297,13 +302,20 @@ impl Slider {
     }
 
     fn open(&mut self, block: Shape, plan: Plan) -> Result<()> {
-        if self.sessions.len() == SESSIONS {
-            self.sessions.remove(0);
-        }
-        let mut session = Session::new(plan)?;
+        let session = match self.session.take() {
+            None => Session::new(plan)?,
+            Some((size, mut session)) => {
+                let old = session.replan(plan)?;
+                if self.plans.len() == PLANS {
+                    self.plans.remove(0);
+                }
+                self.plans.push((size, old));
+                session
+            }
+        };
+        let (_, session) = self.session.insert((block, session));
         session.set_params(&self.params)?;
         session.set_state(&self.state)?;
-        self.sessions.push((block, session));
         Ok(())
     }
 
@@ -318,18 +330,19 @@ impl Slider {
         grid: &Grid,
         rows: &mut [f32],
     ) -> Result<()> {
-        let Some((_, session)) = self.sessions.last_mut() else {
+        let Some((_, session)) = &mut self.session else {
             return other("no session is open");
         };
         let (c, margin) = (block.c, place.margin);
-        let input = session.input_mut();
         let from = margin.1.saturating_sub(column.start).min(block.w);
         let until = (band.width + margin.1).saturating_sub(column.start).clamp(from, block.w);
-        for (y, line) in input[..block.len()].chunks_exact_mut(block.w * c).enumerate() {
+        let (input, pool) = session.input_and_pool();
+        let levels = &self.levels;
+        pool.for_chunks_mut(&mut input[..block.len()], block.w * c, |y, line, _| {
             let py = (row.start + y).checked_sub(margin.0).filter(|&y| y < place.height);
             let Some(py) = py.filter(|_| until > from) else {
                 line.fill(0.0);
-                continue;
+                return;
             };
             line[..from * c].fill(0.0);
             line[until * c..].fill(0.0);
@@ -337,11 +350,11 @@ impl Slider {
             let pixels = &band.data[at..at + (until - from) * c];
             let line = &mut line[from * c..until * c];
             for (to, pixel) in line.chunks_exact_mut(c).zip(pixels.chunks_exact(c)) {
-                for ((to, &v), levels) in to.iter_mut().zip(pixel).zip(&self.levels) {
+                for ((to, &v), levels) in to.iter_mut().zip(pixel).zip(levels) {
                     *to = levels[v as usize];
                 }
             }
-        }
+        });
         let width = session.plan().network().output_shape().w;
         let output = session.predict(1)?;
         let run = column.keep.len() * grid.channels;
@@ -454,7 +467,7 @@ mod tests {
         let options = SlideOptions { threads, memory, exact: true };
         let mut slider = Slider::new(network, &params, &state, &pre, options).unwrap();
         let map = slider.run(p).unwrap();
-        let block = slider.sessions.last().unwrap().0;
+        let block = slider.session.as_ref().unwrap().0;
         (map, block.h * block.w)
     }
 

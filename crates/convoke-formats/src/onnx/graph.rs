@@ -55,6 +55,18 @@ pub(super) struct Graph {
     pub outputs: Vec<Port>,
 }
 
+impl Graph {
+    /// How many numbers its constants hold.
+    pub fn numbers(&self) -> usize {
+        let attributes = self.nodes.iter().flat_map(|n| n.attributes.values());
+        let inside = attributes.map(|a| match a {
+            Attribute::Tensor(t) => t.len(),
+            _ => 0,
+        });
+        self.constants.values().map(|t| t.len()).chain(inside).sum()
+    }
+}
+
 impl Node {
     /// The node for people: by its name, or by what it makes.
     pub fn told(&self) -> String {

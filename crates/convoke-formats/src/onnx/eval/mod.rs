@@ -43,9 +43,11 @@ impl Budget {
         Budget { work: Cell::new(1 << 43), len: MAX_LEN }
     }
 
-    /// For folding constants while a model is read.
-    pub fn folding() -> Self {
-        Budget { work: Cell::new(1 << 30), len: 1 << 27 }
+    /// For folding constants while a model is read: room for shapes, and to turn a file's own numbers a few
+    /// times, so that a small file makes nothing large.
+    pub fn folding(numbers: usize) -> Self {
+        let work = (numbers as u64).saturating_mul(8).saturating_add(1 << 24);
+        Budget { work: Cell::new(work), len: 1 << 27 }
     }
 
     /// At most that many numbers computed, and tensors in proportion.
@@ -158,15 +160,14 @@ pub(super) fn call(c: &Call) -> Said<Vec<Tensor>> {
         quantize::call,
         loss::call,
     ];
-    for family in families {
-        if let Some(result) = family(c) {
-            return result;
-        }
-    }
-    match op {
+    let family = families.iter().find_map(|family| family(c));
+    let made = family.unwrap_or_else(|| match op {
         "Resize" | "Upsample" => resize::call(c).map(|t| vec![t]),
         _ => unsupported(),
-    }
+    })?;
+    // Copies cost too, such as those of `Reshape`.
+    c.budget.charge(made.iter().map(Tensor::len).sum())?;
+    Ok(made)
 }
 
 fn unsupported<T>() -> Said<T> {

@@ -126,7 +126,7 @@ pub(super) fn lower(graph: &Graph, name: &str, size: Option<(usize, usize)>) -> 
         weights: HashMap::new(),
         values: HashMap::new(),
         batch,
-        budget: Budget::folding(),
+        budget: Budget::folding(graph.numbers()),
         hint: String::new(),
     };
     l.values.insert(port.name.clone(), Value::Map(input.clone()));

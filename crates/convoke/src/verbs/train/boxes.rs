@@ -81,6 +81,8 @@ pub fn fresh(args: &Args, data: &Path) -> Result<()> {
         },
         weight_decay: args.weight_decay.unwrap_or(default.weight_decay),
         minings: default.minings.min(args.epochs.unwrap_or(10) as usize - 1),
+        // Where sizes tell things apart, boxes are to fit; where one is to be found, its place counts more.
+        box_weight: if regime.one_size { default.box_weight } else { 1.0 },
         precision: args.arithmetic.precision(),
         seed,
         threads: args.threads.count(),
