@@ -17,6 +17,8 @@ mod lanes;
 mod long_maps;
 #[path = "pointwise.rs"]
 mod pointwise;
+#[path = "pool.rs"]
+mod pool;
 #[path = "tiles.rs"]
 mod tiles;
 #[path = "winograd.rs"]
