@@ -315,7 +315,7 @@ mod tests {
     #[test]
     fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
         let pool = Pool::new(2);
-        for _ in 0..20 {
+        for _ in 0..if cfg!(miri) { 2 } else { 20 } {
             let caught = catch_unwind(AssertUnwindSafe(|| {
                 pool.run(100, &|i, _| assert!(i != 57, "planted"));
             }));
