@@ -51,7 +51,7 @@ fn case(
 
 /// Whether there is time for it: Miri (`CONTRIBUTING.md`) takes a thousand times longer.
 fn quick(n: usize, s: &ConvShape) -> bool {
-    !cfg!(miri) || n as u64 * s.macs() < 60_000
+    !cfg!(miri) || n as u64 * s.macs() < 20_000
 }
 
 fn cases() -> Vec<Case> {

@@ -45,7 +45,7 @@ fn shape(
 
 /// Whether there is time for it: Miri (`CONTRIBUTING.md`) takes a thousand times longer.
 fn quick(n: usize, s: &ConvShape) -> bool {
-    !cfg!(miri) || n as u64 * s.macs() < 60_000
+    !cfg!(miri) || n as u64 * s.macs() < 20_000
 }
 
 fn shapes() -> Vec<(usize, ConvShape)> {
