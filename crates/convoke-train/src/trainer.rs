@@ -640,7 +640,8 @@ pub(crate) fn plan(network: &Network, options: &TrainOptions, head: bool) -> Res
     let tuning = options.fine_tune.tuning(network, head);
     let predict = PlanOptions::predict(options.batch, options.threads);
     let precision = options.precision;
-    Ok(Plan::compile(network, &PlanOptions { mode, precision, tuning, ..predict })?)
+    let options = PlanOptions { mode, precision, tuning, keep_grads: false, ..predict };
+    Ok(Plan::compile(network, &options)?)
 }
 
 /// The session of a step.

@@ -193,6 +193,7 @@ impl Learner {
         let adamw = Optimizer::AdamW { beta1, beta2, epsilon, weight_decay: options.weight_decay };
         let plan = PlanOptions {
             precision: options.precision,
+            keep_grads: false,
             ..PlanOptions::train(regime.batch, options.threads, loss, adamw)
         };
         let mut session = Session::new(Plan::compile(&network, &plan)?)?;

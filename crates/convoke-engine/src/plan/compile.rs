@@ -4,7 +4,7 @@ use super::arena::{Buf, Kind, Layout};
 use super::lower::Lower;
 use super::op::{Call, Phase};
 use super::{Loss, MemoryReport, Mode, PlanOptions, Precision};
-use super::{lanes, ops, unit};
+use super::{lanes, ops, remake, unit};
 use crate::layers::{self, Rule};
 use crate::network::{Network, NodeId, Param};
 use crate::{Error, Result, loss, optimizer};
@@ -108,6 +108,8 @@ impl Plan {
         let isa = options.isa.unwrap_or_else(Isa::detect);
         let group = lanes::group(net, options, isa)?;
         let mut b = Lower::new(net, options, isa);
+        let at_once = group.is_none() && optimizer::at_once(net, options);
+        b.follow_at_once(at_once);
         let (mut targets, mut labels) = (None, 0);
         if let Mode::Train { loss, .. } = &options.mode {
             match loss {
@@ -129,7 +131,7 @@ impl Plan {
         }
         if let Mode::Train { optimizer, decay_all, .. } = &options.mode {
             b.enter(Phase::Update);
-            optimizer::lower(&mut b, *optimizer, *decay_all)?;
+            optimizer::lower(&mut b, *optimizer, *decay_all, at_once)?;
         }
         Plan::finish(net, options, isa, b, targets, labels)
     }
@@ -153,12 +155,13 @@ impl Plan {
         };
         let Lower { bufs, mut calls, params, state, kept_grads, .. } = b;
         calls.sort_by_key(|c| place(c.phase));
+        let remade = remake::pass(&bufs, &mut calls, options.least);
         let touched: Vec<Vec<Buf>> = calls.iter().map(|c| c.op.buffers()).collect();
         let total: u128 = bufs.iter().map(|b| b.len as u128).sum();
         if total > 64 * MAX_FLOATS as u128 {
             return Err(Error::Plan("needs too much memory; use a smaller batch or input".into()));
         }
-        let layout = Layout::new(&bufs, &touched);
+        let layout = Layout::new(&bufs, &touched, &remade);
         if layout.len > MAX_FLOATS {
             return Err(Error::Plan(format!(
                 "needs {} GiB of memory; use a smaller batch or input",
@@ -215,6 +218,11 @@ impl Plan {
 
     pub(crate) fn kept_grad(&self, id: NodeId) -> Option<Buf> {
         self.kept_grads.iter().find(|k| k.0 == id).map(|k| k.1)
+    }
+
+    /// Whether weights follow their gradients while these are made, see [`PlanOptions::keep_grads`].
+    pub(crate) fn follows_at_once(&self) -> bool {
+        self.calls.iter().any(|c| c.phase == Phase::Backward && c.op.updates())
     }
 
     /// What a session of this plan allocates, in bytes.

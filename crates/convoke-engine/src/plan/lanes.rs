@@ -107,7 +107,7 @@ impl Group {
         let input = b.value(net.input())?;
         let Lower { bufs, calls, .. } = b;
         let touched: Vec<Vec<Buf>> = calls.iter().map(|c| c.op.buffers()).collect();
-        Ok(Group { layout: Layout::new(&bufs, &touched), calls, input, output, targets })
+        Ok(Group { layout: Layout::new(&bufs, &touched, &[]), calls, input, output, targets })
     }
 }
 
