@@ -338,6 +338,13 @@ impl Session {
         Ok(maps.next().map(|(_, node)| node.name.clone()))
     }
 
+    /// The same as the end of a sentence about a loss that is no number: ", first in `layer`", or nothing where no
+    /// place is to be had.
+    pub fn where_not_finite(&self) -> String {
+        let place = self.first_not_finite().ok().flatten();
+        place.map_or(String::new(), |p| format!(", first in `{p}`"))
+    }
+
     /// Predicts the first `n` samples of the input: the output `[n, H, W, C]`.
     ///
     /// # Errors

@@ -318,7 +318,9 @@ impl Learner {
                 let report = session.step(moment.lr)?;
                 if !report.loss.is_finite() {
                     return other(format!(
-                        "the loss is no number after {step} steps; use a lower learning rate (--lr)"
+                        "the loss is no number after {step} steps{}; use a lower --lr than {}",
+                        session.where_not_finite(),
+                        options.lr
                     ));
                 }
                 moment.step = step + 1;

@@ -86,7 +86,9 @@ pub(super) fn fit(
             let loss = session.step(rates.at(session.steps()))?.loss;
             if !loss.is_finite() {
                 return other(format!(
-                    "the loss is no number any more; use a lower --lr than {}",
+                    "the loss is no number after {} steps{}; use a lower --lr than {}",
+                    session.steps(),
+                    session.where_not_finite(),
                     o.lr
                 ));
             }
