@@ -230,7 +230,7 @@ impl PlanOptions {
             ranges: Ranges::default(),
             tuning: Tuning::default(),
             keep_grads: true,
-            least: 1 << 18,
+            least: 5 << 19,
         }
     }
 
