@@ -1,5 +1,7 @@
 //! Pictures and labels: readers, augmentation, loader, scene generator. Knows nothing of networks.
 
+#![forbid(unsafe_code)]
+
 mod boxes;
 pub mod check;
 mod cifar;

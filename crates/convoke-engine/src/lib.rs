@@ -3,6 +3,8 @@
 //! [`Network`] (layers joined in a graph) → [`Plan::compile`] (shapes, derivatives, fusion, schedule,
 //! one arena) → [`Session`] (predict, step). A step allocates nothing and decides nothing.
 
+#![forbid(unsafe_code)]
+
 mod available;
 mod builder;
 mod error;

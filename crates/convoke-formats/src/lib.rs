@@ -2,6 +2,8 @@
 //! names and preprocessing; a checkpoint is a model with the optimizer's memory beside. Weights of
 //! others, from safetensors and from PyTorch's files, are brought into a network by [`weights::fit`].
 
+#![forbid(unsafe_code)]
+
 mod ensemble;
 mod model;
 pub mod onnx;

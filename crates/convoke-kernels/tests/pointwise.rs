@@ -11,7 +11,7 @@ use convoke_kernels::lrn::{self, Lrn};
 use convoke_kernels::norm::{self, Clamped, Pending, Saved, Source, Statistics};
 use convoke_kernels::optim::{self, Adam, Sgd};
 use convoke_kernels::pool2d::{self, PoolShape};
-use convoke_kernels::{Ctx, Isa, Pool, channels, depthwise, loss, reference};
+use convoke_kernels::{Ctx, Isa, Pool, channels, depthwise, gate, loss, reference};
 
 fn numbers(n: usize, seed: u64) -> Vec<f32> {
     let mut s = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
@@ -56,8 +56,11 @@ fn wide(v: &[f32]) -> Vec<f64> {
     v.iter().map(|&x| f64::from(x)).collect()
 }
 
-const SIZES: [(usize, usize); 8] =
-    [(1, 1), (1, 5), (7, 3), (130, 6), (49, 17), (300, 64), (33, 100), (5000, 24)];
+/// Rows and channels; Miri (`CONTRIBUTING.md`) takes a thousand times longer.
+const SIZES: &[(usize, usize)] = match cfg!(miri) {
+    true => &[(1, 1), (1, 5), (7, 3), (21, 17)],
+    false => &[(1, 1), (1, 5), (7, 3), (130, 6), (49, 17), (300, 64), (33, 100), (5000, 24)],
+};
 
 /// Without a residual, masking by the output and by the output computed anew must give the same bits.
 fn clamp_computed_anew(cx: Ctx, saved: Saved, dy: &[f32], scale: &[f32], shift: &[f32]) {
@@ -79,7 +82,7 @@ fn clamp_computed_anew(cx: Ctx, saved: Saved, dy: &[f32], scale: &[f32], shift: 
 
 #[test]
 fn batch_norm() {
-    for (rows, c) in SIZES {
+    for (rows, c) in SIZES.iter().copied() {
         // A large mean against a small deviation, where careless sums lose everything.
         let x: Vec<f32> = numbers(rows * c, 1).iter().map(|v| 300.0 + v).collect();
         let (gamma, beta) = (numbers(c, 2), numbers(c, 3));
@@ -248,7 +251,7 @@ fn adaptive_pooling() {
 
 #[test]
 fn layer_norm() {
-    for (rows, c) in SIZES {
+    for (rows, c) in SIZES.iter().copied() {
         // A mean far from zero, where careless sums lose digits.
         let x: Vec<f32> = numbers(rows * c, 1).iter().map(|v| 30.0 + v).collect();
         let (gamma, beta) = (numbers(c, 2), numbers(c, 3));
@@ -295,7 +298,7 @@ fn layer_norm() {
 
 #[test]
 fn shuffled_and_scaled_channels() {
-    for (rows, c) in SIZES {
+    for (rows, c) in SIZES.iter().copied() {
         let (x, y, w) = (numbers(rows * c, 1), numbers(rows * c, 2), numbers(c, 3));
         let groups: Vec<usize> = (1..=c).filter(|g| c.is_multiple_of(*g)).collect();
         let results = everywhere(|cx| {
@@ -392,7 +395,7 @@ fn activations_to_a_millionth() {
 
 #[test]
 fn softmax_and_local_response_norm() {
-    for (rows, c) in SIZES {
+    for (rows, c) in SIZES.iter().copied() {
         let x: Vec<f32> = numbers(rows * c, 1).iter().map(|v| v * 8.0).collect();
         let dy = numbers(rows * c, 2);
         let o = Lrn { c, size: 4, alpha: 0.5, beta: 0.75, k: 1.5 };
@@ -731,7 +734,7 @@ fn depthwise_convolution() {
 
 #[test]
 fn sums_and_copies() {
-    for (rows, c) in SIZES {
+    for (rows, c) in SIZES.iter().copied() {
         let (a, b) = (numbers(rows * c, 1), numbers(rows * c, 2));
         let results = everywhere(|cx| {
             let mut sum = vec![f32::NAN; c];
@@ -788,5 +791,70 @@ fn dropout_keeps_the_mean_and_depends_on_seed_step_and_layer_alone() {
         let z = draw(other);
         let same = y.iter().zip(&z).filter(|(a, b)| a == b).count() as f64 / n as f64;
         assert!((same - 0.58).abs() < 0.01, "masks are related: {same}");
+    }
+}
+
+#[test]
+fn maps_times_a_gate() {
+    for (n, pixels, c) in [(1, 1, 1), (3, 7, 5), (2, 30, 17), (3, 49, 64), (2, 5, 100)] {
+        let (x, dy) = (numbers(n * pixels * c, 1), numbers(n * pixels * c, 2));
+        let (gate, first) = (numbers(n * c, 3), numbers(n * pixels * c, 4));
+        let results = everywhere(|cx| {
+            let (mut y, mut dx) = (vec![f32::NAN; x.len()], first.clone());
+            gate::forward(cx, pixels, &x, &gate, &mut y, c);
+            gate::backward_map(cx, pixels, &dy, &gate, &mut dx, c, true);
+            let (mut once, mut twice) = (vec![f32::NAN; n * c], vec![1.0; n * c]);
+            gate::backward_gate(cx, pixels, &dy, &x, &mut once, c, false);
+            gate::backward_gate(cx, pixels, &dy, &x, &mut twice, c, true);
+            vec![y, dx, once, twice]
+        });
+        let (x, dy, first) = (wide(&x), wide(&dy), wide(&first));
+        let at = |i: usize| f64::from(gate[i / (pixels * c) * c + i % c]);
+        let y: Vec<f64> = (0..x.len()).map(|i| x[i] * at(i)).collect();
+        let dx: Vec<f64> = (0..x.len()).map(|i| first[i] + dy[i] * at(i)).collect();
+        let mut sums = vec![0.0; n * c];
+        for i in 0..x.len() {
+            sums[i / (pixels * c) * c + i % c] += x[i] * dy[i];
+        }
+        let added: Vec<f64> = sums.iter().map(|v| v + 1.0).collect();
+        for (isa, r) in results {
+            for (k, want) in [&y, &dx, &sums, &added].into_iter().enumerate() {
+                close(&format!("{isa:?} {n}x{pixels}x{c} {k}"), &r[k], want, 2e-6);
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_taken_and_maps_scaled() {
+    for (rows, c) in SIZES.iter().copied() {
+        let x = numbers(rows * c, 1);
+        for to in [c, c + 3, c.div_ceil(2)] {
+            let results = everywhere(|cx| {
+                // Every row but the first comes from the one before it.
+                let pick = |r: usize| r.checked_sub(1);
+                let (mut y, mut added) = (vec![f32::NAN; rows * to], vec![1.0; rows * to]);
+                elementwise::gather_rows(cx, &x, &mut y, (c, to), false, pick);
+                elementwise::gather_rows(cx, &x, &mut added, (c, to), true, pick);
+                let (mut copy, mut filled) = (vec![f32::NAN; x.len()], vec![f32::NAN; x.len()]);
+                elementwise::copy(cx, &x, &mut copy);
+                elementwise::multiply(cx, &mut copy, -0.5);
+                elementwise::fill(cx, &mut filled, 7.0);
+                vec![y, added, copy, filled, vec![elementwise::sum_of_squares(&x) as f32]]
+            });
+            let at = |i: usize| match (i / to, i % to) {
+                (r, k) if r > 0 && k < c => x[(r - 1) * c + k],
+                _ => 0.0,
+            };
+            let squares: f64 = x.iter().map(|v| f64::from(*v).powi(2)).sum();
+            for (isa, r) in results {
+                let name = format!("{isa:?} {rows}x{c} to {to}");
+                assert!((0..rows * to).all(|i| r[0][i] == at(i)), "{name}");
+                assert!((0..rows * to).all(|i| r[1][i] == 1.0 + at(i)), "{name} added");
+                assert!(r[2].iter().zip(&x).all(|(a, b)| *a == b * -0.5), "{name} scaled");
+                assert!(r[3].iter().all(|v| *v == 7.0), "{name} filled");
+                close(&name, &r[4], &[squares], 1e-6);
+            }
+        }
     }
 }

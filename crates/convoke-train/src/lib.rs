@@ -1,6 +1,8 @@
 //! Training runs: schedules, metrics, the trainer, checkpoints and run folders; and using what was
 //! trained.
 
+#![forbid(unsafe_code)]
+
 mod checkpoint;
 mod error;
 mod figures;

@@ -5,7 +5,7 @@ use crate::plot;
 use convoke_data::{write_file, write_png};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, TryLockError};
-use std::io::{Error, ErrorKind};
+use std::io::{Error, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -73,6 +73,13 @@ impl EpochRow {
         })
     }
 }
+
+/// The version of run folders that is written; older ones are read too. Folders without one are of version 1.
+const VERSION: u64 = 1;
+/// Where `args.toml` says it.
+const KEY: &str = "convoke_run";
+/// A longer `args.toml` is refused.
+const MAX_SETTINGS: u64 = 16 << 20;
 
 /// A run folder. Who writes to it holds its lock until the last copy is dropped.
 #[derive(Debug, Clone)]
@@ -193,6 +200,40 @@ impl RunFolder {
         Ok(write_file(&self.path.join(name), text.as_bytes())?)
     }
 
+    /// Writes `args.toml`: the folder's version and then the settings. With it the folder holds a run.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn write_settings(&self, settings: &impl Serialize) -> Result<()> {
+        let text = toml::to_string(settings)
+            .map_err(|e| TrainError::Other(format!("settings cannot be written: {e}")))?;
+        self.write("args.toml", &format!("{KEY} = {VERSION}\n{text}"))
+    }
+
+    /// The text of `args.toml`.
+    ///
+    /// # Errors
+    /// When it is missing or no TOML, or the folder is of a version that this library does not know.
+    pub fn settings(&self) -> Result<String> {
+        let path = self.path.join("args.toml");
+        let wrong = |what: &str| TrainError::Other(format!("{}: {what}", path.display()));
+        let cannot = |e: Error| wrong(&format!("cannot be read: {e}"));
+        let mut text = String::new();
+        let file = File::open(&path).map_err(cannot)?;
+        file.take(MAX_SETTINGS + 1).read_to_string(&mut text).map_err(cannot)?;
+        if text.len() as u64 > MAX_SETTINGS {
+            return Err(wrong("is too long for settings"));
+        }
+        let table: toml::Table = toml::from_str(&text).map_err(|e| wrong(e.message()))?;
+        match table.get(KEY).map_or(Some(1), toml::Value::as_integer) {
+            Some(v) if (1..=VERSION as i64).contains(&v) => Ok(text),
+            Some(v) if v > VERSION as i64 => {
+                Err(wrong("was written by a newer convoke; update this one"))
+            }
+            _ => Err(wrong(&format!("`{KEY}` is no version of run folders"))),
+        }
+    }
+
     /// Writes `results.csv` and `results.png`.
     pub(crate) fn write_rows(&self, rows: &[EpochRow]) -> Result<()> {
         let judge = rows.first().map_or("val", EpochRow::judge);
@@ -274,6 +315,29 @@ mod tests {
         std::fs::write(paths[0].join("args.toml"), "").unwrap();
         assert!(RunFolder::open(&paths[0]).is_ok());
         assert!(RunFolder::create(&paths[0]).unwrap_err().to_string().contains("--resume"));
+    }
+
+    #[test]
+    fn a_run_folder_says_its_version_and_a_newer_one_is_refused_in_a_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunFolder::next(folder.path(), "a").unwrap();
+        run.write_settings(&std::collections::BTreeMap::from([("epochs", 3)])).unwrap();
+        assert_eq!(run.settings().unwrap(), "convoke_run = 1\nepochs = 3\n");
+        run.write("args.toml", "epochs = 3").unwrap();
+        assert_eq!(run.settings().unwrap(), "epochs = 3");
+        for (text, told) in [
+            ("convoke_run = 2", "newer convoke"),
+            ("convoke_run = 9223372036854775807", "newer convoke"),
+            ("convoke_run = 0", "no version"),
+            ("convoke_run = \"1\"", "no version"),
+            ("convoke_run", "args.toml"),
+        ] {
+            run.write("args.toml", text).unwrap();
+            let e = run.settings().unwrap_err().to_string();
+            assert!(e.contains(told) && !e.contains('\n'), "{text}: {e}");
+        }
+        std::fs::remove_file(run.path().join("args.toml")).unwrap();
+        assert!(run.settings().unwrap_err().to_string().contains("cannot be read"));
     }
 
     #[test]

@@ -7,6 +7,8 @@
 //! [`demo::run_demo`] shows all of it at work on a crowd drawn by program. [`look`] opens a network:
 //! filters, maps, receptive fields, what made it decide; [`lens`] slides a filter by hand.
 
+#![forbid(unsafe_code)]
+
 mod album;
 mod bands;
 mod bounds;

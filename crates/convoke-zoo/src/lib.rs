@@ -9,6 +9,8 @@
 //!
 //! To add an architecture: write its file, with its `ENTRIES`, and add one line to `families!`.
 
+#![forbid(unsafe_code)]
+
 mod blocks;
 mod entry;
 

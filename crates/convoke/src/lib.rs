@@ -26,6 +26,8 @@
 //! # Ok::<(), convoke::engine::Error>(())
 //! ```
 
+#![forbid(unsafe_code)]
+
 pub use convoke_data as data;
 pub use convoke_engine as engine;
 pub use convoke_formats as formats;

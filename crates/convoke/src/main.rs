@@ -1,5 +1,7 @@
 //! The `convoke` command.
 
+#![forbid(unsafe_code)]
+
 mod common;
 mod fetch;
 mod progress;

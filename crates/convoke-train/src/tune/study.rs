@@ -34,6 +34,12 @@ pub struct Header {
 /// The version that is written and read.
 pub const VERSION: u32 = 1;
 
+/// What every version says of itself.
+#[derive(Deserialize)]
+struct Said {
+    convoke_study: u32,
+}
+
 /// How a trial stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -180,12 +186,18 @@ impl Study {
         let whole = bytes.iter().rposition(|&b| b == b'\n').map_or(0, |i| i + 1);
         let text = std::str::from_utf8(&bytes[..whole]).unwrap_or_default();
         let mut lines = text.lines();
-        let header = lines.next().and_then(|l| serde_json::from_str::<Header>(l).ok());
+        let first = lines.next().unwrap_or_default();
+        // A newer header may hold what this library cannot read.
+        if serde_json::from_str::<Said>(first).is_ok_and(|s| s.convoke_study > VERSION) {
+            let path = path.display();
+            return other(format!("{path} was written by a newer convoke; update this one"));
+        }
+        let header = serde_json::from_str::<Header>(first).ok();
         let Some(header) = header.filter(|h| h.space.check().is_ok()) else {
             return other(format!("{} is no study; give another --out", path.display()));
         };
         if header.convoke_study != VERSION {
-            return other(format!("{} was written by another convoke", path.display()));
+            return other(format!("{} says no version of studies", path.display()));
         }
         if whole < bytes.len() {
             file.set_len(whole as u64).map_err(|e| wrong(path, e))?;

@@ -1,6 +1,6 @@
 //! `convoke report`, and what `train` writes of it on the way.
 
-use crate::common::{Threads, read_text};
+use crate::common::Threads;
 use crate::verbs::train::Saved;
 use anyhow::{Result, anyhow};
 use convoke_data::{Dataset, OpenOptions, write_file, write_png};
@@ -21,8 +21,7 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     let folder = RunFolder::open(&args.run)?;
-    let text = read_text(&folder.path().join("args.toml"))?;
-    let saved: Saved = toml::from_str(&text)
+    let saved: Saved = toml::from_str(&folder.settings()?)
         .map_err(|e| anyhow!("{}/args.toml: {}", args.run.display(), e.message()))?;
     let options = OpenOptions { seed: saved.train.seed, val_fraction: saved.val_fraction };
     let dataset = saved.dealt(Dataset::open(&saved.data, &options)?)?;

@@ -347,17 +347,16 @@ fn one(
         saved.train.lr = curve.lr;
         eprintln!("rate     {:.2e}, see {}", curve.lr, folder.path().join("lr.png").display());
     }
-    let text = toml::to_string(&saved).context("settings cannot be written")?;
     // With args.toml the folder holds a run, and a run can be resumed.
     trainer.checkpoint()?;
     folder.write("split.csv", &dataset.split_csv())?;
-    folder.write("args.toml", &text)?;
+    folder.write_settings(&saved)?;
     go(trainer, dataset, &folder, &saved, stop)
 }
 
 fn resume(path: &Path, threads: Threads) -> Result<()> {
     let folder = RunFolder::resume(path)?;
-    let text = common::read_text(&folder.path().join("args.toml"))?;
+    let text = folder.settings()?;
     if let Some(done) = boxes::resume(&folder, &text, threads) {
         return done;
     }

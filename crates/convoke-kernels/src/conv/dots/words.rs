@@ -103,6 +103,7 @@ pub(super) unsafe fn interleave(_: &Interleave) {}
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::Interleave;
+    use crate::gemm::{Avx512, Simd};
     use std::arch::x86_64::*;
 
     /// Floats from what is read to what is asked for: main memory answers late.
@@ -161,8 +162,8 @@ mod x86 {
             if p.far {
                 for channel in (0..p.channels).step_by(16) {
                     let ahead = at.wrapping_add(AHEAD + channel);
-                    _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
-                    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(p.next).cast());
+                    Avx512::prefetch(ahead);
+                    Avx512::prefetch(ahead.wrapping_add(p.next));
                 }
             }
             let (mut start, mut to) = (0, p.to.wrapping_add((p.at + i) * p.width));

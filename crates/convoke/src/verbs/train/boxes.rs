@@ -109,7 +109,7 @@ pub fn fresh(args: &Args, data: &Path) -> Result<()> {
     let learner = learner(&saved, examples, &set)?;
     // With args.toml the folder holds a run, and a run can be resumed.
     learner.checkpoint().save(&folder.checkpoint())?;
-    folder.write("args.toml", &toml::to_string(&saved).context("settings cannot be written")?)?;
+    folder.write_settings(&saved)?;
     folder.write("split.csv", &split_csv(&set, &split))?;
     write_png(&folder.path().join("tiles.png"), &learner.tile_sheet(24)?)?;
     go(learner, &set, &split, &folder, &saved, &interrupt())

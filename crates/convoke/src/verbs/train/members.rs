@@ -46,8 +46,7 @@ pub(super) fn fresh(
     let model = ensemble(&models.collect::<Result<Vec<_>, _>>()?).map_err(anyhow::Error::msg)?;
     model.save(&base.best())?;
     // What was asked for, so that the folder is a run's.
-    let text = crate::common::read_text(&folder(0).join("args.toml"))?;
-    base.write("args.toml", &text)?;
+    base.write("args.toml", &RunFolder::open(&folder(0))?.settings()?)?;
     let Some(split) = dataset.test.as_ref().or(dataset.val.as_ref()) else { return Ok(()) };
     let threads = args.threads.count();
     let mut predictor = Predictor::new(model, 64.min(split.len()), threads)?;

@@ -55,10 +55,7 @@ pub(super) fn fresh(args: &Args, data: &Path) -> Result<()> {
     let model = regress(&network, &pre, signals, targets, &options, &mut told, &interrupt())?;
     bar.finish();
     model.save(&folder.best())?;
-    folder.write(
-        "args.toml",
-        &toml::to_string(&json!({"data": data, "model": name, "fit": options}))?,
-    )?;
+    folder.write_settings(&json!({"data": data, "model": name, "fit": options}))?;
     let (judged, on) = match &set.test {
         Some(test) => (test, "test"),
         None => (&set.train, "training"),
