@@ -1,5 +1,9 @@
 //! The `convoke` command.
 
+// Before all others, whose `println!` it is.
+#[macro_use]
+mod say;
+
 mod common;
 mod fetch;
 mod progress;
