@@ -276,7 +276,8 @@ fn walk(path: &Path, depth: usize, out: &mut Vec<PathBuf>) {
             continue;
         }
         if entry.is_dir() {
-            if depth < 16 {
+            // Links to folders may go round for ever.
+            if depth < 16 && !entry.is_symlink() {
                 walk(&entry, depth + 1, out);
             }
         } else {

@@ -279,6 +279,11 @@ fn check(net: &Network, options: &PlanOptions) -> Result<()> {
     if options.threads == 0 || options.threads > 1024 {
         return Err(Error::Plan(format!("{} threads; use 1 to 1024", options.threads)));
     }
+    // Before anything is sized, so that no product of sizes can overflow.
+    let maps: u128 = net.nodes().iter().map(|n| n.shape.len() as u128).sum();
+    if maps * options.batch as u128 + net.parameters() as u128 > 64 * MAX_FLOATS as u128 {
+        return Err(Error::Plan("needs too much memory; use a smaller batch or input".into()));
+    }
     let (rates, tensors) = (&options.tuning.rates, net.params().len());
     if !rates.is_empty() && rates.len() != tensors {
         return Err(Error::Plan(format!("{} rates for {tensors} tensors", rates.len())));

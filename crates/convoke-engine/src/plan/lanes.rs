@@ -169,7 +169,8 @@ fn macs(net: &Network, input: NodeId, training: bool) -> u64 {
             (true, true) => 2,
             (true, false) => 3,
         };
-        sum += walks * layer.rule().macs(&inputs, node.shape);
+        sum =
+            u64::saturating_add(sum, layer.rule().macs(&inputs, node.shape).saturating_mul(walks));
     }
     sum
 }
