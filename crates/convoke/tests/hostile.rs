@@ -192,10 +192,9 @@ fn empty_and_cut_files_of_every_kind_are_refused() {
 fn pipes_and_folders_are_no_files() {
     let folder = photos();
     let at = |name: &str| folder.path().join(name);
-    let made = Command::new("mkfifo")
-        .args(["p.png", "p.toml", "p.safetensors", "p.csv"])
-        .arg("photos/red/p.png");
-    let Ok(true) = { made }.current_dir(folder.path()).status().map(|s| s.success()) else {
+    let pipes = ["p.png", "p.toml", "p.safetensors", "p.csv", "photos/red/p.png"];
+    let made = Command::new("mkfifo").args(pipes).current_dir(folder.path()).status();
+    let Ok(true) = made.map(|s| s.success()) else {
         return eprintln!("skipped: no mkfifo");
     };
     for name in ["d.png", "d.toml", "d.safetensors", "d.csv"] {

@@ -349,7 +349,7 @@ fn write_this_release() {
     done(resumed.path(), "train --resume run");
     answers.push(ask(resumed.path(), RESUMED, TRAINED));
     // Models' runs, and what `find` writes.
-    ["made", "runs"].map(|made| fs::remove_dir_all(f.join(made)).unwrap());
+    ["made", "runs"].iter().for_each(|made| fs::remove_dir_all(f.join(made)).unwrap());
     for path in files(f) {
         let made = path.strip_prefix(f).unwrap();
         let kind = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
