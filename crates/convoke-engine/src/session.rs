@@ -7,7 +7,7 @@ use crate::plan::op::{Call, Exec, Phase};
 use crate::plan::{Mode, Plan, PlanOptions};
 use crate::{Error, NodeId, Result, available};
 use convoke_kernels::{Ctx, Pool};
-use memmap2::{Advice, MmapMut};
+use memmap2::MmapMut;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::time::Instant;
@@ -486,7 +486,7 @@ fn map(plan: &Plan) -> Result<MmapMut> {
     })?;
     // Large pages make the first touch and every walk cheaper; where they are not to be had, small ones do.
     #[cfg(target_os = "linux")]
-    let _ = arena.advise(Advice::HugePage);
+    let _ = arena.advise(memmap2::Advice::HugePage);
     Ok(arena)
 }
 

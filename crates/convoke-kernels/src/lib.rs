@@ -3,6 +3,12 @@
 //! Everything here knows slices, sizes and strides; nothing knows layers. The instruction set is
 //! chosen at run time ([`Isa`]); results are bitwise equal for any number of threads ([`Pool`]).
 
+// What only processors of this kind and systems of this kind have, the others do not use.
+#![cfg_attr(
+    not(all(target_arch = "x86_64", target_os = "linux")),
+    allow(dead_code, unused_imports, unused_variables)
+)]
+
 pub mod activation;
 pub mod adaptive_pool;
 pub mod axis;

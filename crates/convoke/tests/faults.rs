@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{NET, command, photos};
+use common::{command, photos};
 use convoke_data::is_unfinished;
 use convoke_formats::ModelFile;
 use std::path::{Path, PathBuf};
@@ -217,8 +217,9 @@ fn pictures_that_vanish_or_change_are_left_out() {
 #[cfg(target_os = "linux")]
 fn a_run_that_memory_cannot_hold_is_refused_with_what_can() {
     let folder = photos();
-    let large =
-        NET.replace("[12, 12, 3]", "[2000, 2000, 3]").replace("filters = 8", "filters = 500");
+    let large = common::NET
+        .replace("[12, 12, 3]", "[2000, 2000, 3]")
+        .replace("filters = 8", "filters = 500");
     std::fs::write(folder.path().join("net.toml"), large).unwrap();
     let (code, err) = told(folder.path(), &train("1", "run"));
     let e = error_of(&err);
