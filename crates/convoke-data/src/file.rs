@@ -3,7 +3,7 @@
 use crate::{DataError, Result};
 use std::fs::File;
 use std::io::{Error, ErrorKind, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Opens a file to read. Pipes, devices and folders are refused: reading them may never end, or never begin.
 ///
@@ -58,6 +58,14 @@ pub fn printable(text: &str) -> String {
         }
     }
     out
+}
+
+/// Paths in JSON and the like; what is no UTF-8 in them is replaced, or there would be no JSON at all.
+pub(crate) fn paths_as_text<S: serde::Serializer>(
+    paths: &[PathBuf],
+    s: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    s.collect_seq(paths.iter().map(|p| p.to_string_lossy()))
 }
 
 #[cfg(test)]

@@ -106,8 +106,9 @@ pub fn run(args: Args) -> Result<()> {
     let forecaster = Forecaster::train(&network, &table, table.rows(), &options, &mut last, &stop)?;
     bar.finish();
     forecaster.model(&table).save(&folder.best())?;
-    let text =
-        toml::to_string(&json!({"table": args.table, "model": args.model, "forecast": options}));
+    let text = toml::to_string(
+        &json!({"table": args.table.to_string_lossy(), "model": args.model, "forecast": options}),
+    );
     folder.write("args.toml", &text.context("settings cannot be written")?)?;
     folder.write("forecast.csv", &csv(&walk))?;
     let ahead = forecaster.forecast(&table, &[table.rows() - 1])?.remove(0);

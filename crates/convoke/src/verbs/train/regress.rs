@@ -57,7 +57,7 @@ pub(super) fn fresh(args: &Args, data: &Path) -> Result<()> {
     model.save(&folder.best())?;
     folder.write(
         "args.toml",
-        &toml::to_string(&json!({"data": data, "model": name, "fit": options}))?,
+        &toml::to_string(&json!({"data": data.to_string_lossy(), "model": name, "fit": options}))?,
     )?;
     let (judged, on) = match &set.test {
         Some(test) => (test, "test"),
