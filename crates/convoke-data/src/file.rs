@@ -3,7 +3,7 @@
 use crate::{DataError, Result};
 use std::fs::File;
 use std::io::{Error, ErrorKind, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Opens a file to read. Pipes, devices and folders are refused: reading them may never end, or never begin.
 ///
@@ -26,17 +26,19 @@ pub fn open_file(path: &Path) -> std::io::Result<File> {
 /// When it cannot be read, is no regular file, or has more.
 pub fn read_file(path: &Path, most: u64) -> Result<Vec<u8>> {
     let go = || {
+        let file = open_file(path)?;
         let mut bytes = Vec::new();
-        // One more than allowed, for a file that grows while it is read.
-        open_file(path)?.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
-        Ok(bytes)
+        if file.metadata()?.len() <= most {
+            // One more than allowed, for a file that grows while it is read.
+            file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+            if bytes.len() as u64 <= most {
+                return Ok(Some(bytes));
+            }
+        }
+        Ok(None)
     };
     let bytes = go().map_err(|e| DataError::io(path, e))?;
-    if bytes.len() as u64 > most {
-        let mebibytes = most >> 20;
-        return Err(DataError::dataset(path, format!("is larger than {mebibytes} MiB; not read")));
-    }
-    Ok(bytes)
+    bytes.ok_or_else(|| DataError::dataset(path, format!("has more than {most} bytes; not read")))
 }
 
 /// The text of a file of at most 64 MiB: settings, networks, names.
@@ -60,6 +62,14 @@ pub fn printable(text: &str) -> String {
     out
 }
 
+/// Paths in JSON and the like; what is no UTF-8 in them is replaced, or there would be no JSON at all.
+pub(crate) fn paths_as_text<S: serde::Serializer>(
+    paths: &[PathBuf],
+    s: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    s.collect_seq(paths.iter().map(|p| p.to_string_lossy()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,7 +85,7 @@ mod tests {
         );
         std::fs::write(&path, "12345").unwrap();
         assert_eq!(read_file(&path, 5).unwrap(), b"12345");
-        assert!(read_file(&path, 4).unwrap_err().to_string().contains("larger"));
+        assert!(read_file(&path, 4).unwrap_err().to_string().contains("more than 4"));
     }
 
     /// `/dev/null` stands for all that is no file; a pipe nobody writes to would hold the test for ever.

@@ -483,7 +483,7 @@ mod tests {
         let long = |name: &str, bytes: &[u8]| {
             let path = folder.path().join(name);
             std::fs::write(&path, bytes).unwrap();
-            File::options().write(true).open(&path).unwrap().set_len(40 << 30).unwrap();
+            std::fs::File::options().write(true).open(&path).unwrap().set_len(40 << 30).unwrap();
         };
         long("zeros", &[]);
         long("film", &[0, 0, 0, 32, b'f', b't', b'y', b'p', b'i', b's', b'o', b'm']);

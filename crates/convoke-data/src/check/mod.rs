@@ -39,6 +39,7 @@ pub struct Finding {
     /// How bad.
     pub severity: Severity,
     /// The files, or `train 17` for samples that have none.
+    #[serde(serialize_with = "crate::file::paths_as_text")]
     pub files: Vec<PathBuf>,
     /// Where in the first file, for boxes.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -272,6 +272,23 @@ pub(super) fn rule(net: &Network, id: NodeId) -> Result<&dyn Rule> {
     }
 }
 
+/// A plan's tables may name that many places.
+const MAX_PLACES: usize = 1 << 22;
+
+/// At most that many places stand in the tables of layers that take, spread or mix them; a few lines of a file may ask
+/// for gigabytes of such tables.
+fn places(net: &Network) -> usize {
+    use layers::Layer::{Mix, Spread, Take};
+    let longest = |s: crate::Shape| s.h.max(s.w).max(s.c);
+    let tables =
+        net.nodes().iter().filter(|n| matches!(n.layer, Some(Take(_) | Spread(_) | Mix(_))));
+    let sides = |n: &crate::Node| {
+        let before = net.shapes(&n.inputs).into_iter().map(longest).max().unwrap_or(0);
+        longest(n.shape).saturating_add(before)
+    };
+    tables.map(sides).fold(0, usize::saturating_add)
+}
+
 fn check(net: &Network, options: &PlanOptions) -> Result<()> {
     if options.batch == 0 || options.batch > 1 << 24 {
         return Err(Error::Plan(format!("batch {} must be from 1 to 2^24", options.batch)));
@@ -283,6 +300,11 @@ fn check(net: &Network, options: &PlanOptions) -> Result<()> {
     let maps: u128 = net.nodes().iter().map(|n| n.shape.len() as u128).sum();
     if maps * options.batch as u128 + net.parameters() as u128 > 64 * MAX_FLOATS as u128 {
         return Err(Error::Plan("needs too much memory; use a smaller batch or input".into()));
+    }
+    if places(net) > MAX_PLACES {
+        return Err(Error::Plan(
+            "takes or mixes too many places along axes; use smaller maps".into(),
+        ));
     }
     let (rates, tensors) = (&options.tuning.rates, net.params().len());
     if !rates.is_empty() && rates.len() != tensors {
