@@ -179,3 +179,11 @@ put("run", "results", b"\1" + (head + "1,2.0,0.5,,,,0.125,1.5,100.0\n2,1e308,nan
 for kind, size in [("F32", 4), ("F64", 8), ("F16", 2), ("BF16", 2), ("I64", 8), ("U8", 1), ("BOOL", 1), ("F8_E4M3", 1)]:
     header = f'{{"__metadata__":{{"format":"pt"}},"a.weight":{{"dtype":"{kind}","shape":[2,1],"data_offsets":[0,{2 * size}]}}}}'
     put("safetensors", kind, header.encode() + bytes(2 * size))
+
+# What was found by reading and by hand, and is refused since.
+put("network", "sizes-go-round.toml", 'input = [4611686018427387904, 4611686018427387904, 16]\n[[layer]]\ntype = "relu"\n')
+take = '[[layer]]\ntype = "take"\naxis = "w"\nsize = 16777216\n'
+put("network", "tables-of-gigabytes.toml", f'input = [1, 1, 1]\n{take * 60}[[layer]]\ntype = "dense"\nunits = 2\n')
+put("series", "channels-of-unlike-lengths.ts", b"\0@data\n" + b"1," * 1500 + b":" * 1500 + b"\n")
+put("boxes", "nested-yaml", b"\1" + texts("names: " + "[" * 1500 + "]" * 1500, "", ""))
+put("boxes", "dashes-yaml", b"\1" + texts("names:\n " + "- " * 1500 + "a", "", ""))

@@ -250,6 +250,14 @@ fn names_that_are_no_text_are_names() {
         ends(folder.path(), &["train", "photos", "--model", "net.toml", "--epochs", "1", "--bare"]);
     assert_eq!(code, Some(0), "{text}");
     assert_ne!(ends(folder.path(), &["data", "check", "photos"]).0, None);
+    let output = command(folder.path(), &["data", "check", "photos", "--json"]).output().unwrap();
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(told["findings"].to_string().contains('\u{fffd}'), "{told}");
+    let table: String = (0..300).map(|i| format!("{},{}\n", i % 7, i * i % 11)).collect();
+    let name = std::ffi::OsStr::from_bytes(b"\xff.csv");
+    std::fs::write(folder.path().join(name), format!("a,b\n{table}")).unwrap();
+    let mut forecast = command(folder.path(), &["forecast", "--column", "a", "--epochs", "1"]);
+    assert!(forecast.arg(name).output().unwrap().status.success());
 }
 
 #[cfg(unix)]
