@@ -103,7 +103,7 @@ pub fn network(bytes: &[u8]) {
     let Some(net) = fine(Network::from_toml(text, &Overrides::default())) else { return };
     let again = Network::from_toml(&net.to_toml(), &Overrides::default());
     assert_eq!(again.as_ref(), Ok(&net), "{}", net.to_toml());
-    (net.macs(), net.parameters(), net.rows());
+    let _ = (net.macs(), net.parameters(), net.rows());
     let input = net.input_shape();
     let larger = Shape::new(input.h.saturating_mul(2), input.w.saturating_add(1), input.c);
     fine(net.with_input(larger));

@@ -63,7 +63,7 @@ fn candidates(
         let Some(buf) = call.op.remakes() else { continue };
         let spec = &bufs[buf.0];
         let uses = |range: std::ops::Range<usize>| range.filter(|&i| touched[i].contains(&buf));
-        let Some(last) = uses(maker..backward).last() else { continue };
+        let Some(last) = uses(maker..backward).next_back() else { continue };
         let first = uses(backward..calls.len()).next().unwrap_or(NEVER);
         if spec.kind == Kind::Step && spec.len >= least.max(1) {
             all.push(Candidate { buf, maker, last, first, chosen: false });
