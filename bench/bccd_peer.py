@@ -1,7 +1,7 @@
 """A well-known detector on BCCD's own split, beside `convoke train BCCD`: torchvision's SSDLite320 on MobileNetV3-Large
 or Faster R-CNN on MobileNetV3-Large 320 with a feature pyramid, from drawn weights, judged by pycocotools.
 
-Usage: python bench/bccd_peer.py BCCD ssdlite|fasterrcnn MINUTES [THREADS]
+Usage: python bench/bccd_peer.py BCCD ssdlite|fasterrcnn MINUTES [THREADS]   (minutes of processor time, all threads)
 Needs torch, torchvision, pycocotools, pillow, numpy.
 """
 
@@ -77,13 +77,13 @@ def main():
         v2.RandomPhotometricDistort(), v2.RandomIoUCrop(), v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(),
         v2.SanitizeBoundingBoxes(), v2.ToDtype(torch.float32, scale=True)])
     train, val, test = (read(folder, part) for part in ("train", "val", "test"))
-    batch, begun, step, epoch = 8, time.time(), 0, 0
+    batch, begun, step, epoch = 8, time.process_time(), 0, 0
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.03)
-    while (share := (time.time() - begun) / (60 * minutes)) < 1:
+    while (share := (time.process_time() - begun) / (60 * minutes)) < 1:
         model.train()
         random.shuffle(train)
         for at in range(0, len(train) - batch + 1, batch):
-            share = min(1, (time.time() - begun) / (60 * minutes))
+            share = min(1, (time.process_time() - begun) / (60 * minutes))
             lr = 1e-3 * min(1, (step + 1) / 200) * 0.5 * (1 + np.cos(np.pi * share))
             optimizer.param_groups[0]["lr"] = lr
             pictures, targets = [], []
@@ -101,8 +101,8 @@ def main():
             step += 1
         epoch += 1
         if epoch % 5 == 0:
-            print(f"epoch {epoch} step {step} loss {loss.item():.3f} {time.time() - begun:.0f} s", flush=True)
-    print(f"{which}: {epoch} epochs, {step} steps of {batch} in {(time.time() - begun) / 60:.1f} min")
+            print(f"epoch {epoch} step {step} loss {loss.item():.3f} {time.process_time() - begun:.0f} processor seconds", flush=True)
+    print(f"{which}: {epoch} epochs, {step} steps of {batch} in {(time.process_time() - begun) / 60:.1f} processor minutes")
     for name, part in (("val", val), ("test", test)):
         map50, both, each = judge(model, part)
         print(f"{name}: mAP50 {map50:.3f} mAP50-95 {both:.3f} {each}", flush=True)

@@ -2,6 +2,7 @@
 //! (Krizhevsky 2009).
 
 use crate::dataset::{Dataset, Source, Split};
+use crate::file::read_text;
 use crate::{DataError, Result};
 use std::path::Path;
 use std::sync::Arc;
@@ -33,7 +34,7 @@ pub(crate) fn open(folder: &Path) -> Result<Option<Dataset>> {
     } else {
         None
     };
-    let classes = match std::fs::read_to_string(folder.join("batches.meta.txt")) {
+    let classes = match read_text(&folder.join("batches.meta.txt")) {
         Ok(t) if t.split_whitespace().count() == 10 => {
             t.split_whitespace().map(Into::into).collect()
         }

@@ -46,7 +46,7 @@ impl Split {
     pub fn unlabelled(path: &Path) -> Result<Self> {
         let (mut files, mut ignored) = (Vec::new(), 0);
         match path.is_dir() {
-            true => pictures(path, 0, &mut files, &mut ignored)?,
+            true => pictures(path, &mut files, &mut ignored)?,
             false => files.push(path.into()),
         }
         if files.is_empty() {
@@ -183,19 +183,15 @@ impl Dataset {
                 "does not exist; give a folder of class folders, IDX files or CIFAR batches",
             ));
         }
-        if let Some(set) = series::open(path, options)? {
-            return Ok(set);
+        let set = recognise(path, options)?;
+        // Names are shown on terminals and in pages.
+        match set.classes.iter().find(|c| c.chars().any(char::is_control)) {
+            Some(c) => {
+                let what = format!("has a class `{c}`, a name that cannot be shown; rename it");
+                Err(DataError::dataset(path, what))
+            }
+            None => Ok(set),
         }
-        if !path.is_dir() {
-            return Err(DataError::dataset(path, "is a file; give the folder that holds the data"));
-        }
-        if let Some(set) = idx::open(path)? {
-            return Ok(set);
-        }
-        if let Some(set) = cifar::open(path)? {
-            return Ok(set);
-        }
-        folders(path, options)
     }
 
     /// Files of another format than nearly all the others of their split: `(file, its format, theirs)`.
@@ -298,6 +294,22 @@ impl Dataset {
     }
 }
 
+fn recognise(path: &Path, options: &OpenOptions) -> Result<Dataset> {
+    if let Some(set) = series::open(path, options)? {
+        return Ok(set);
+    }
+    if !path.is_dir() {
+        return Err(DataError::dataset(path, "is a file; give the folder that holds the data"));
+    }
+    if let Some(set) = idx::open(path)? {
+        return Ok(set);
+    }
+    if let Some(set) = cifar::open(path)? {
+        return Ok(set);
+    }
+    folders(path, options)
+}
+
 /// A folder of class folders, flat or in `train`, `val`, `test`.
 fn folders(path: &Path, options: &OpenOptions) -> Result<Dataset> {
     let parts = subfolders(path)?;
@@ -387,7 +399,7 @@ fn class_folders(path: &Path, ignored: &mut usize) -> Result<(Vec<String>, Vec<V
     let (mut classes, mut files) = (Vec::new(), Vec::new());
     for folder in subfolders(path)? {
         let mut found = Vec::new();
-        pictures(&folder, 0, &mut found, ignored)?;
+        pictures(&folder, &mut found, ignored)?;
         found.sort();
         classes.push(name(&folder));
         files.push(found);
@@ -421,20 +433,35 @@ fn subfolders(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(entries(path)?.into_iter().filter(|p| p.is_dir()).collect())
 }
 
-pub(crate) fn pictures(
+/// All pictures under a folder, and how many files are none by their names. What is no file at all (a pipe, a link to
+/// nowhere) is passed over. Links to folders are followed, but never into one that holds the link: a few such would be
+/// a tree of billions.
+pub(crate) fn pictures(path: &Path, out: &mut Vec<PathBuf>, ignored: &mut usize) -> Result<()> {
+    let here = path.canonicalize().map_err(|e| DataError::io(path, e))?;
+    below(path, &mut vec![here], out, ignored)
+}
+
+fn below(
     path: &Path,
-    depth: usize,
+    above: &mut Vec<PathBuf>,
     out: &mut Vec<PathBuf>,
     ignored: &mut usize,
 ) -> Result<()> {
     for entry in entries(path)? {
-        if entry.is_dir() {
-            if depth < MAX_DEPTH {
-                pictures(&entry, depth + 1, out, ignored)?;
+        let Ok(facts) = std::fs::metadata(&entry) else { continue };
+        if facts.is_dir() {
+            let Ok(real) = entry.canonicalize() else { continue };
+            if above.len() <= MAX_DEPTH && !above.contains(&real) {
+                above.push(real);
+                below(&entry, above, out, ignored)?;
+                above.pop();
             }
             continue;
         }
         let extension = entry.extension().map(|e| e.to_string_lossy().to_lowercase());
+        if !facts.is_file() {
+            continue;
+        }
         if extension.is_some_and(|e| EXTENSIONS.contains(&e.as_str())) {
             out.push(entry);
         } else {

@@ -1,12 +1,13 @@
 //! The one error type of this crate: what is wrong with the data, and what to do.
 
+use crate::file::printable;
 use std::path::{Path, PathBuf};
 
 /// What can be wrong with data on disk.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// A file or folder cannot be read or written.
-    #[error("{path}: {}", plainly(cause))]
+    #[error("{}: {}", shown(path), plainly(cause))]
     Io {
         /// The file.
         path: PathBuf,
@@ -14,7 +15,7 @@ pub enum DataError {
         cause: std::io::Error,
     },
     /// A picture cannot be decoded.
-    #[error("{path}: {what}")]
+    #[error("{}: {}", shown(path), printable(what))]
     Picture {
         /// The file.
         path: PathBuf,
@@ -22,13 +23,23 @@ pub enum DataError {
         what: String,
     },
     /// The data set as a whole is not usable.
-    #[error("{path}: {what}")]
+    #[error("{}: {}", shown(path), printable(what))]
     Dataset {
         /// The folder.
         path: PathBuf,
         /// What is wrong and what to do.
         what: String,
     },
+}
+
+/// What quotes a file may be as long as the file.
+fn short(what: &str) -> String {
+    what.chars().take(1000).collect()
+}
+
+/// A path in one line that a terminal may show.
+fn shown(path: &Path) -> String {
+    printable(&path.to_string_lossy())
 }
 
 /// What the system says, and what to do about it.
@@ -54,10 +65,10 @@ impl DataError {
     pub(crate) fn picture(path: &Path, what: impl ToString) -> Self {
         // Decoders may say several lines; an error is one.
         let what = what.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-        DataError::Picture { path: path.into(), what }
+        DataError::Picture { path: path.into(), what: short(&what) }
     }
 
     pub(crate) fn dataset(path: &Path, what: impl Into<String>) -> Self {
-        DataError::Dataset { path: path.into(), what: what.into() }
+        DataError::Dataset { path: path.into(), what: short(&what.into()) }
     }
 }

@@ -1,6 +1,7 @@
 //! IDX files (LeCun's MNIST format), plain or gzipped.
 
 use crate::dataset::{Dataset, Source, Split};
+use crate::file::{open_file, read_text};
 use crate::{DataError, Result};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -45,7 +46,7 @@ pub(crate) fn open(folder: &Path) -> Result<Option<Dataset>> {
             "has only one class; a classifier needs at least two",
         ));
     }
-    let classes = match std::fs::read_to_string(folder.join("classes.txt")) {
+    let classes = match read_text(&folder.join("classes.txt")) {
         Ok(text) if text.lines().count() == count => {
             text.lines().map(|l| l.trim().into()).collect()
         }
@@ -88,44 +89,50 @@ fn split(images: &Path, labels: &Path) -> Result<(Split, (usize, usize))> {
 
 /// Sizes and bytes of an IDX file of unsigned bytes.
 fn read(path: &Path) -> Result<(Vec<usize>, Vec<u8>)> {
-    let file = std::fs::File::open(path).map_err(|e| DataError::io(path, e))?;
-    let mut bytes = Vec::new();
-    let mut reader: Box<dyn Read> = if path.extension().is_some_and(|e| e == "gz") {
+    let file = open_file(path).map_err(|e| DataError::io(path, e))?;
+    let reader: Box<dyn Read> = if path.extension().is_some_and(|e| e == "gz") {
         Box::new(flate2::read::MultiGzDecoder::new(file))
     } else {
         Box::new(file)
     };
-    reader.by_ref().take(MAX_BYTES).read_to_end(&mut bytes).map_err(|e| DataError::io(path, e))?;
-    parse(&bytes).map_err(|what| DataError::dataset(path, what))
+    let read = parse(reader).map_err(|e| DataError::io(path, e))?;
+    read.map_err(|what| DataError::dataset(path, what))
 }
 
-/// Sizes and bytes: magic `0 0 8 d`, then d big-endian sizes, then the bytes.
-fn parse(bytes: &[u8]) -> std::result::Result<(Vec<usize>, Vec<u8>), String> {
-    let [0, 0, kind, dimensions, rest @ ..] = bytes else {
-        return Err("is no IDX file: it does not begin with two zero bytes".into());
+type Parsed = std::result::Result<(Vec<usize>, Vec<u8>), String>;
+
+/// Sizes and bytes: magic `0 0 8 d`, then d big-endian sizes, then the bytes. No more is read than the sizes say, so
+/// that a zipped file that unfolds without end is not waited for.
+fn parse(mut reader: impl Read) -> std::io::Result<Parsed> {
+    let mut head = Vec::new();
+    reader.by_ref().take(4).read_to_end(&mut head)?;
+    let [0, 0, kind, dimensions] = head[..] else {
+        return Ok(Err("is no IDX file: it does not begin with two zero bytes".into()));
     };
-    if *kind != 8 {
-        return Err(format!(
+    if kind != 8 {
+        return Ok(Err(format!(
             "holds numbers of kind 0x{kind:02x}; only unsigned bytes (0x08) are pictures"
-        ));
+        )));
     }
-    let d = *dimensions as usize;
-    if rest.len() < 4 * d || d == 0 || d > 4 {
-        return Err("is cut short or no IDX file; download it again".into());
+    let d = usize::from(dimensions);
+    let mut sizes = Vec::new();
+    reader.by_ref().take(4 * d as u64).read_to_end(&mut sizes)?;
+    if sizes.len() < 4 * d || d == 0 || d > 4 {
+        return Ok(Err("is cut short or no IDX file; download it again".into()));
     }
-    let size = |i: usize| {
-        u32::from_be_bytes([rest[4 * i], rest[4 * i + 1], rest[4 * i + 2], rest[4 * i + 3]])
+    let size = |s: &[u8]| s.iter().fold(0, |n: usize, &b| n << 8 | usize::from(b));
+    let sizes: Vec<usize> = sizes.chunks_exact(4).map(size).collect();
+    let wanted = sizes.iter().try_fold(1u64, |a, &b| a.checked_mul(b as u64));
+    let Some(wanted) = wanted.filter(|&n| n <= MAX_BYTES) else {
+        return Ok(Err(format!("says that it holds {sizes:?} bytes, which is too much")));
     };
-    let sizes: Vec<usize> = (0..d).map(|i| size(i) as usize).collect();
-    let wanted = sizes.iter().try_fold(1usize, |a, &b| a.checked_mul(b));
-    let data = &rest[4 * d..];
-    if wanted != Some(data.len()) {
-        return Err(format!(
-            "should hold {sizes:?} bytes but has {}; download it again",
-            data.len()
-        ));
+    let mut data = Vec::new();
+    reader.take(wanted + 1).read_to_end(&mut data)?;
+    if data.len() as u64 != wanted {
+        let has = if data.len() as u64 > wanted { "more".into() } else { data.len().to_string() };
+        return Ok(Err(format!("should hold {sizes:?} bytes but has {has}; download it again")));
     }
-    Ok((sizes, data.to_vec()))
+    Ok(Ok((sizes, data)))
 }
 
 #[cfg(test)]
@@ -136,17 +143,18 @@ mod tests {
     #[test]
     fn sizes_and_bytes_are_read() {
         let file = [0, 0, 8, 2, 0, 0, 0, 2, 0, 0, 0, 3, 1, 2, 3, 4, 5, 6];
-        assert_eq!(parse(&file).unwrap(), (vec![2, 3], vec![1, 2, 3, 4, 5, 6]));
-        assert!(parse(&file[..17]).unwrap_err().contains("download it again"));
+        assert_eq!(parse(&file[..]).unwrap().unwrap(), (vec![2, 3], vec![1, 2, 3, 4, 5, 6]));
+        assert!(parse(&[&file[..], &[7]].concat()[..]).unwrap().unwrap_err().contains("has more"));
+        assert!(parse(&file[..17]).unwrap().unwrap_err().contains("download it again"));
     }
 
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
-            let _ = parse(&bytes);
+            let _ = parse(&bytes[..]);
             let mut near = vec![0, 0, 8, 3];
             near.extend(bytes);
-            let _ = parse(&near);
+            let _ = parse(&near[..]);
         }
     }
 

@@ -7,6 +7,7 @@ pub mod check;
 mod cifar;
 mod dataset;
 mod error;
+mod file;
 mod idx;
 mod loader;
 mod picture;
@@ -22,6 +23,7 @@ pub use boxes::{
 };
 pub use dataset::{Dataset, OpenOptions, Source, Split};
 pub use error::{DataError, Result};
+pub use file::{open_file, printable, read_file, read_text};
 pub use loader::{Batch, Loader, LoaderOptions, Problem};
 pub use picture::{
     Area, Facts, Filter, MAX_SIDE, Picture, decode_picture, encode_jpeg, encode_png, is_unfinished,

@@ -1,5 +1,6 @@
 //! Pictures: reading, resizing, writing.
 
+use crate::file::open_file;
 use crate::{DataError, Result};
 use fast_image_resize as fir;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
@@ -156,7 +157,8 @@ pub(crate) fn is_turned(path: &Path) -> bool {
 }
 
 fn open(path: &Path) -> Result<ImageReader<std::io::BufReader<std::fs::File>>> {
-    let reader = ImageReader::open(path).map_err(|e| DataError::io(path, e))?;
+    let file = open_file(path).map_err(|e| DataError::io(path, e))?;
+    let reader = ImageReader::new(std::io::BufReader::new(file));
     let mut reader = reader.with_guessed_format().map_err(|e| DataError::io(path, e))?;
     if reader.format().is_none() {
         return Err(DataError::picture(path, "is no JPEG, PNG, GIF, BMP or WebP picture"));

@@ -1,5 +1,6 @@
 //! Pictures too large for memory, row by row.
 
+use crate::file::open_file;
 use crate::picture::{MAX_SIDE, Picture, read_facts};
 use crate::{DataError, Result};
 use std::fs::File;
@@ -85,13 +86,13 @@ impl Rows {
 fn is_png(path: &Path) -> Result<bool> {
     use std::io::Read;
     let mut head = [0; 8];
-    let mut file = File::open(path).map_err(|e| DataError::io(path, e))?;
+    let mut file = open_file(path).map_err(|e| DataError::io(path, e))?;
     Ok(file.read_exact(&mut head).is_ok() && head == *b"\x89PNG\r\n\x1a\n")
 }
 
 /// A decoder that gives 8-bit rows; none for an interlaced file.
 fn reader(path: &Path) -> Result<Option<png::Reader<BufReader<File>>>> {
-    let file = File::open(path).map_err(|e| DataError::io(path, e))?;
+    let file = open_file(path).map_err(|e| DataError::io(path, e))?;
     let limits = png::Limits { bytes: 64 << 20 };
     let mut decoder = png::Decoder::new_with_limits(BufReader::new(file), limits);
     decoder.set_transformations(png::Transformations::normalize_to_color8());

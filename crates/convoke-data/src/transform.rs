@@ -137,7 +137,8 @@ impl Preprocess {
         if sides && channels && lists && numbers {
             return Ok(());
         }
-        Err(format!("preprocessing {self:?} makes no sense"))
+        let Preprocess { height, width, channels, .. } = self;
+        Err(format!("preprocessing to {height}x{width}x{channels} contradicts itself"))
     }
 
     /// The area of a picture that is seen.

@@ -1,6 +1,7 @@
 //! Labels from a list beside a flat folder of pictures, as ImageNet's validation set comes.
 
 use crate::dataset::{Source, Split, pictures};
+use crate::file::read_file;
 use crate::{DataError, Result};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -18,13 +19,10 @@ impl Split {
     /// # Errors
     /// When a line names no picture or no class, a picture is not in the list, or nothing is there.
     pub fn flat(folder: &Path, list: &Path, classes: &[String]) -> Result<Split> {
-        let facts = std::fs::metadata(list).map_err(|e| DataError::io(list, e))?;
-        if facts.len() > MAX_BYTES {
-            return Err(DataError::dataset(list, "is no list of labels: it is too large"));
-        }
-        let text = std::fs::read_to_string(list).map_err(|e| DataError::io(list, e))?;
+        let text = String::from_utf8(read_file(list, MAX_BYTES)?)
+            .map_err(|_| DataError::dataset(list, "is no text in UTF-8"))?;
         let (mut files, mut ignored) = (Vec::new(), 0);
-        pictures(folder, 0, &mut files, &mut ignored)?;
+        pictures(folder, &mut files, &mut ignored)?;
         files.sort();
         if files.is_empty() {
             return Err(DataError::dataset(folder, "holds no pictures"));

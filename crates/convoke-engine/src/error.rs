@@ -4,7 +4,7 @@
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Error {
     /// A layer does not fit its inputs; `what` gives the shapes, the rule and a remedy.
-    #[error("{layer}: {what}")]
+    #[error("{}: {}", shown(layer), shown(what))]
     Layer {
         /// Name of the layer in the network.
         layer: String,
@@ -12,7 +12,7 @@ pub enum Error {
         what: String,
     },
     /// The network as a whole cannot be built.
-    #[error("network `{network}`: {what}")]
+    #[error("network `{}`: {}", shown(network), shown(what))]
     Network {
         /// Name of the network.
         network: String,
@@ -35,3 +35,9 @@ impl Error {
 
 /// Result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Names come from files: in one line that a terminal may show, and not endless.
+fn shown(text: &str) -> String {
+    let dull = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+    text.chars().take(400).map(dull).collect()
+}

@@ -2,6 +2,7 @@
 
 use crate::layers::{Layer, ParamSpec};
 use crate::{Error, Result, Shape};
+use std::collections::HashSet;
 
 /// A place in a network: the input, or the output of one layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -49,7 +50,9 @@ pub struct Network {
 /// A network may have at most that many layers.
 const MAX_NODES: usize = 100_000;
 /// A map may have at most that many numbers per sample.
-const MAX_LEN: u128 = 1 << 33;
+const MAX_LEN: usize = 1 << 33;
+/// A layer may take at most that many multiply-accumulates per sample.
+const MAX_MACS: u64 = 1 << 56;
 
 impl Network {
     /// Joins layers: `(name, layer, inputs)`, each input an earlier node.
@@ -60,6 +63,7 @@ impl Network {
         output: NodeId,
     ) -> Result<Self> {
         let mut net = Network { name: name.into(), nodes: Vec::new(), output, heads: Vec::new() };
+        let mut names = HashSet::from(["input".to_string()]);
         if layers.len() > MAX_NODES {
             return Err(net.error(format!("{} layers are too many", layers.len())));
         }
@@ -69,11 +73,21 @@ impl Network {
             let shapes = net.shapes(&inputs);
             let shape = layer.rule().output(&layer_name, &shapes)?;
             net.check_size(&layer_name, shape)?;
-            let len: u128 = layer.rule().params(&shapes).iter().map(param_len).sum();
-            if len > MAX_LEN {
+            let params = layer.rule().params(&shapes);
+            let len = params.iter().try_fold(0, |n: usize, p| n.checked_add(product(&p.shape)?));
+            if len.is_none_or(|n| n > MAX_LEN) {
                 return Err(Error::layer(&layer_name, "has too many parameters"));
             }
-            if net.find(&layer_name).is_some() {
+            if layer.rule().macs(&shapes, shape) > MAX_MACS {
+                return Err(Error::layer(&layer_name, "needs too many multiplications"));
+            }
+            if layer_name.chars().any(char::is_control) {
+                return Err(Error::layer(
+                    &layer_name,
+                    "has a name that cannot be shown; rename it",
+                ));
+            }
+            if !names.insert(layer_name.clone()) {
                 return Err(net.error(format!("two layers are named `{layer_name}`; rename one")));
             }
             net.nodes.push(Node { name: layer_name, layer: Some(layer), inputs, shape });
@@ -160,8 +174,7 @@ impl Network {
     }
 
     fn check_size(&self, name: &str, s: Shape) -> Result<()> {
-        let len = s.h as u128 * s.w as u128 * s.c as u128;
-        if len == 0 || len > MAX_LEN {
+        if !product(&[s.h, s.w, s.c]).is_some_and(|n| (1..=MAX_LEN).contains(&n)) {
             return Err(Error::layer(name, format!("a map of {s} is empty or too large")));
         }
         Ok(())
@@ -284,7 +297,8 @@ impl Network {
     /// Multiply-accumulates of one forward pass over one sample, heads aside.
     pub fn macs(&self) -> u64 {
         let alive = self.alive(&[]);
-        self.iter().filter(|(id, _)| alive[id.0]).map(|(id, _)| self.macs_of(id)).sum()
+        let all = self.iter().filter(|(id, _)| alive[id.0]).map(|(id, _)| self.macs_of(id));
+        all.fold(0, u64::saturating_add)
     }
 
     /// Multiply-accumulates of one layer over one sample.
@@ -308,8 +322,9 @@ impl Network {
     }
 }
 
-fn param_len(p: &ParamSpec) -> u128 {
-    p.shape.iter().map(|&n| n as u128).product()
+/// None where it is more than a machine can count.
+fn product(sizes: &[usize]) -> Option<usize> {
+    sizes.iter().try_fold(1, |n: usize, &s| n.checked_mul(s))
 }
 
 /// A trained tensor (or running statistic) in its place in the flat buffer.

@@ -165,9 +165,9 @@ impl Session {
         self.replace(Kind::Param, "weights", params)
     }
 
-    /// Gradients of the last step, in the same order (empty when the plan predicts).
+    /// Gradients of the last step, in the same order (empty when the plan predicts, or keeps none).
     pub fn grads(&self) -> &[f32] {
-        self.section(Kind::Grad)
+        if self.plan.follows_at_once() { &[] } else { self.section(Kind::Grad) }
     }
 
     /// Running statistics, flat, in the order of [`crate::Network::state`].
@@ -272,7 +272,7 @@ impl Session {
     /// # Errors
     /// When the plan does not train, or a label is no class.
     pub fn step(&mut self, lr: f32) -> Result<StepReport> {
-        let report = self.backward()?;
+        let report = self.learn(lr)?;
         if !report.loss.is_finite() {
             return Ok(report);
         }
@@ -285,8 +285,16 @@ impl Session {
     /// Forward, loss, backward, without update: gradients for inspection.
     ///
     /// # Errors
-    /// When the plan does not train, or a label is no class.
+    /// When the plan does not train or keeps no gradients, or a label is no class.
     pub fn backward(&mut self) -> Result<StepReport> {
+        if self.plan.follows_at_once() {
+            return Err(Error::Plan("this plan keeps no gradients; set keep_grads".into()));
+        }
+        self.learn(0.0)
+    }
+
+    /// Forward, loss, backward, and the updates that are made on the way.
+    fn learn(&mut self, lr: f32) -> Result<StepReport> {
         if !matches!(self.plan.options().mode, Mode::Train { .. }) {
             return Err(Error::Plan("this plan predicts; compile one that trains".into()));
         }
@@ -295,7 +303,7 @@ impl Session {
             return Err(Error::Plan(format!("label {l} but the output has {classes} classes")));
         }
         self.refresh();
-        Ok(self.run(&[Phase::Forward, Phase::Backward], self.plan.options().batch, 0.0))
+        Ok(self.run(&[Phase::Forward, Phase::Backward], self.plan.options().batch, lr))
     }
 
     /// Where the last step's numbers ceased to be finite: the first weights, else the first map, that hold one that is
@@ -311,7 +319,7 @@ impl Session {
         }
         let net = self.plan.network();
         let keep = net.iter().map(|(id, _)| id).collect();
-        let options = PlanOptions { keep, ..self.plan.options().clone() };
+        let options = PlanOptions { keep, keep_grads: true, ..self.plan.options().clone() };
         let mut s = Session::new(Plan::compile(net, &options)?)?;
         s.set_params(params)?;
         s.set_state(self.state())?;
@@ -328,6 +336,13 @@ impl Session {
         s.backward()?;
         let mut maps = net.iter().filter(|(id, _)| s.map(*id).is_some_and(broken));
         Ok(maps.next().map(|(_, node)| node.name.clone()))
+    }
+
+    /// The same as the end of a sentence about a loss that is no number: ", first in `layer`", or nothing where no
+    /// place is to be had.
+    pub fn where_not_finite(&self) -> String {
+        let place = self.first_not_finite().ok().flatten();
+        place.map_or(String::new(), |p| format!(", first in `{p}`"))
     }
 
     /// Predicts the first `n` samples of the input: the output `[n, H, W, C]`.

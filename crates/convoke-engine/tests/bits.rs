@@ -69,6 +69,75 @@ fn threads_change_no_bit() {
     }
 }
 
+/// Maps that are made again, weights that follow their gradients at once: the same bits.
+#[test]
+fn sparing_memory_changes_no_bit() {
+    let loss = Loss::SoftmaxCrossEntropy { label_smoothing: 0.1 };
+    let (beta1, beta2, epsilon, weight_decay) = (0.9, 0.99, 1e-8, 1e-3);
+    let optimizers = [
+        Optimizer::Sgd { momentum: 0.0, nesterov: false, weight_decay },
+        Optimizer::Sgd { momentum: 0.9, nesterov: true, weight_decay },
+        Optimizer::Adam { beta1, beta2, epsilon, weight_decay },
+        Optimizer::AdamW { beta1, beta2, epsilon, weight_decay },
+    ];
+    for net in [network(), wide(), blocks()] {
+        for optimizer in optimizers {
+            for precision in [Precision::F32, Precision::Bf16] {
+                let lavish = PlanOptions {
+                    precision,
+                    least: usize::MAX,
+                    ..PlanOptions::train(7, 2, loss, optimizer)
+                };
+                let sparing = PlanOptions { least: 1, keep_grads: false, ..lavish.clone() };
+                let plans = [lavish, sparing].map(|o| Plan::compile(&net, &o).unwrap());
+                let memory = plans.each_ref().map(Plan::memory);
+                assert!(memory[0].total > memory[1].total && memory[1].gradients == 0);
+                if net.name() == "blocks" {
+                    assert!(memory[0].activations > memory[1].activations, "nothing is made again");
+                }
+                let [one, other] = plans.map(|p| five_steps(&mut Session::new(p).unwrap()));
+                assert_eq!(one, other, "{} {optimizer:?} {precision:?}", net.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn weights_that_follow_at_once_stay_where_the_loss_is_no_number() {
+    let loss = Loss::SoftmaxCrossEntropy { label_smoothing: 0.0 };
+    let sgd = Optimizer::Sgd { momentum: 0.9, nesterov: false, weight_decay: 1e-4 };
+    let options =
+        PlanOptions { least: 1, keep_grads: false, ..PlanOptions::train(7, 2, loss, sgd) };
+    let mut s = Session::new(Plan::compile(&blocks(), &options).unwrap()).unwrap();
+    let (before, _) = five_steps(&mut s);
+    assert!(s.backward().unwrap_err().to_string().contains("keep_grads") && s.grads().is_empty());
+    s.input_mut().fill(f32::NAN);
+    assert!(s.step(0.1).unwrap().loss.is_nan());
+    assert_eq!((s.params(), s.steps()), (&before[..], 5));
+}
+
+/// Residual blocks, whose outputs are made again on the way back; one after the other in a stage, so that they are
+/// made of each other.
+fn blocks() -> Network {
+    let mut b = Builder::new("blocks", Shape::new(24, 24, 3));
+    b.conv(Conv::new(16, 3).no_bias()).batch_norm().relu();
+    for (stage, filters) in [16, 32, 48].into_iter().enumerate() {
+        for block in 0..3 {
+            let from = b.here();
+            let stride = if stage > 0 && block == 0 { 2 } else { 1 };
+            b.conv(Conv::new(filters, 3).stride(stride).no_bias()).batch_norm().relu();
+            let inner = b.conv(Conv::new(filters, 3).no_bias()).batch_norm().here();
+            let side = match stride {
+                1 => from,
+                _ => b.at(from).conv(Conv::new(filters, 1).stride(2).no_bias()).batch_norm().here(),
+            };
+            b.add(&[inner, side]).relu();
+        }
+    }
+    b.layer(GlobalMeanPool {}).dense(5);
+    b.build().unwrap()
+}
+
 /// From smaller to larger networks and back, from training to predicting: memory that others have written
 /// changes no bit.
 #[test]

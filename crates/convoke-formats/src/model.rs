@@ -1,12 +1,12 @@
 //! The model file: tensors by layer name, everything else as text in the header.
 
-use convoke_data::{Preprocess, write_file};
+use crate::weights::one_line;
+use convoke_data::{Preprocess, open_file, printable, write_file};
 use convoke_engine::{Network, Overrides, Ranges};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, Metadata, TensorView};
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// The file cannot be read.
-    #[error("{path}: {source}")]
+    #[error("{}: {source}", printable(&path.to_string_lossy()))]
     Io {
         /// The file.
         path: PathBuf,
@@ -22,7 +22,7 @@ pub enum ModelError {
         source: std::io::Error,
     },
     /// The file is no model, is cut short, or was altered.
-    #[error("{path}: {what}")]
+    #[error("{}: {}", printable(&path.to_string_lossy()), printable(what))]
     File {
         /// The file.
         path: PathBuf,
@@ -102,7 +102,7 @@ impl ModelFile {
     /// Whether a file says of itself that it is a model of this library, whole or not.
     pub fn is_one(path: &Path) -> bool {
         let header = || -> std::io::Result<Vec<u8>> {
-            let mut file = File::open(path)?;
+            let mut file = open_file(path)?;
             let mut bytes = [0; 8];
             file.read_exact(&mut bytes)?;
             let mut header = Vec::new();
@@ -121,7 +121,7 @@ impl ModelFile {
         let wrong = |what: String| ModelError::File { path: path.into(), what };
         let bytes = read(path).map_err(|source| ModelError::Io { path: path.into(), source })?;
         let bytes = bytes.ok_or_else(|| wrong(DAMAGED.into()))?;
-        parse(&bytes).map_err(wrong)
+        Self::from_bytes(&bytes).map_err(wrong)
     }
 
     /// The same, from memory.
@@ -129,7 +129,7 @@ impl ModelFile {
     /// # Errors
     /// What is wrong, in one line without a path.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
-        parse(bytes)
+        parse(bytes).map_err(|e| one_line(&e))
     }
 
     /// Whether weights and statistics are as many as the network has, and finite.
@@ -227,10 +227,10 @@ impl ModelFile {
 /// The whole file, or `None` when its header shows that it is no model or that it is cut short: a
 /// film given for a model is refused before it is read.
 fn read(path: &Path) -> std::io::Result<Option<Vec<u8>>> {
-    let mut file = File::open(path)?;
+    let mut file = open_file(path)?;
     let facts = file.metadata()?;
     let length = facts.len();
-    if !facts.is_file() || !(8..=MAX_BYTES).contains(&length) {
+    if !(8..=MAX_BYTES).contains(&length) {
         return Ok(None);
     }
     let mut bytes = vec![0; 8];
@@ -297,7 +297,13 @@ fn parse(bytes: &[u8]) -> Result<ModelFile, String> {
     let network = Network::from_toml(text("network")?, &Overrides::default());
     let network = network.map_err(|e| one_line(&e.to_string()))?;
     let json = |what: &str, e: serde_json::Error| one_line(&format!("{what}: {e}"));
-    let classes = serde_json::from_str(text("classes")?).map_err(|e| json("class names", e))?;
+    let classes: Vec<String> =
+        serde_json::from_str(text("classes")?).map_err(|e| json("class names", e))?;
+    if classes.iter().any(|c| c.chars().any(char::is_control)) {
+        return Err(
+            "has class names that cannot be shown; give a model file that convoke wrote".into()
+        );
+    }
     let preprocess: Preprocess =
         serde_json::from_str(text("preprocess")?).map_err(|e| json("preprocessing", e))?;
     preprocess.check()?;
@@ -350,10 +356,6 @@ fn finite(name: &str, tensor: &TensorView) -> Result<Vec<f32>, String> {
 }
 
 /// What a file says may have any shape; an error is one line of a bounded length.
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(300).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -481,7 +483,7 @@ mod tests {
         let long = |name: &str, bytes: &[u8]| {
             let path = folder.path().join(name);
             std::fs::write(&path, bytes).unwrap();
-            File::options().write(true).open(&path).unwrap().set_len(40 << 30).unwrap();
+            std::fs::File::options().write(true).open(&path).unwrap().set_len(40 << 30).unwrap();
         };
         long("zeros", &[]);
         long("film", &[0, 0, 0, 32, b'f', b't', b'y', b'p', b'i', b's', b'o', b'm']);

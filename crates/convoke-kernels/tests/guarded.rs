@@ -54,7 +54,7 @@ const SHORT: usize = 37;
 #[test]
 #[ignore = "ends the process; `what_lies_beside_a_buffer_cannot_be_read` runs it"]
 fn reads_behind() {
-    let short = vec![1.0f32; SHORT];
+    let short = Vec::from([1.0f32; SHORT]);
     // SAFETY: there is none: this must end the process.
     std::hint::black_box(unsafe { std::ptr::read_volatile(short.as_ptr().add(SHORT)) });
 }
@@ -62,7 +62,7 @@ fn reads_behind() {
 #[test]
 #[ignore = "ends the process; `what_lies_beside_a_buffer_cannot_be_read` runs it"]
 fn reads_before() {
-    let short = vec![1.0f32; SHORT];
+    let short = Vec::from([1.0f32; SHORT]);
     // SAFETY: there is none: this must end the process.
     std::hint::black_box(unsafe { std::ptr::read_volatile(short.as_ptr().sub(1)) });
 }

@@ -2,7 +2,7 @@
 
 use crate::error::{Result, TrainError, other};
 use crate::plot;
-use convoke_data::{write_file, write_png};
+use convoke_data::{read_text, write_file, write_png};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, TryLockError};
 use std::io::{Error, ErrorKind, Read};
@@ -254,7 +254,7 @@ impl RunFolder {
     /// # Errors
     /// Never today; what cannot be read counts as absent.
     pub fn read_rows(&self) -> Result<Vec<EpochRow>> {
-        match std::fs::read_to_string(self.path.join("results.csv")) {
+        match read_text(&self.path.join("results.csv")) {
             Ok(text) => {
                 let on_test = text.lines().next().is_some_and(|head| head.contains("test_loss"));
                 let rows = text.lines().skip(1);

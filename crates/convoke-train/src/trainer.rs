@@ -505,9 +505,7 @@ impl<'a> Trainer<'a> {
 
     /// Numbers that are none any more: where, when, and what is still good.
     fn diverged(&self) -> TrainError {
-        // Without memory for all maps the place stays unknown.
-        let place = self.session.first_not_finite().ok().flatten();
-        let place = place.map_or(String::new(), |p| format!(", first in `{p}`"));
+        let place = self.session.where_not_finite();
         let checkpoint = self.folder.checkpoint();
         let kept = match checkpoint.is_file() {
             true => format!("; the last good weights are in {}", checkpoint.display()),
@@ -640,7 +638,8 @@ pub(crate) fn plan(network: &Network, options: &TrainOptions, head: bool) -> Res
     let tuning = options.fine_tune.tuning(network, head);
     let predict = PlanOptions::predict(options.batch, options.threads);
     let precision = options.precision;
-    Ok(Plan::compile(network, &PlanOptions { mode, precision, tuning, ..predict })?)
+    let options = PlanOptions { mode, precision, tuning, keep_grads: false, ..predict };
+    Ok(Plan::compile(network, &options)?)
 }
 
 /// The session of a step.

@@ -1,6 +1,7 @@
 //! Pictures of what was found: boxes, and the heat map in which the place pops out.
 
 use crate::bounds::Bounds;
+use crate::canvas::{Canvas, Font};
 use crate::find::{Candidate, Found};
 use convoke_data::Picture;
 
@@ -13,6 +14,17 @@ pub(crate) const BEST: Rgb = [255, 46, 84];
 pub(crate) const FURTHER: Rgb = [255, 196, 0];
 /// Frames of places below the threshold.
 pub(crate) const BELOW: Rgb = [120, 132, 150];
+/// Frames of finds where there are several classes; after the last, from the first again.
+const CLASSES: [Rgb; 8] = [
+    [255, 196, 0],
+    [64, 196, 255],
+    [255, 112, 180],
+    [120, 220, 100],
+    [255, 140, 60],
+    [170, 140, 255],
+    [80, 220, 200],
+    [220, 220, 220],
+];
 /// Frames of annotations.
 const KEPT: Rgb = [60, 150, 255];
 const DARK: Rgb = [20, 20, 28];
@@ -26,16 +38,46 @@ pub(crate) fn in_colour(p: &Picture) -> Picture {
     Picture { channels: 3, data, ..*p }
 }
 
-/// The picture with a frame around each find; the best one's is the boldest.
+/// The picture with a frame around each find; the best one's is the boldest. Where finds are of several classes, each has
+/// its colour, and its name and score above.
 pub fn mark(picture: &Picture, found: &Found) -> Picture {
     let mut p = in_colour(picture);
     let bold = (p.width.max(p.height) / 300).clamp(2, 12) as isize;
     let finds: Vec<&Candidate> = found.candidates.iter().filter(|c| c.found).collect();
+    let mut classes: Vec<&str> = found.candidates.iter().map(|c| &c.class[..]).collect();
+    classes.sort_unstable();
+    classes.dedup();
     for (rank, c) in finds.iter().enumerate().rev() {
-        let (colour, line) = if rank == 0 { (BEST, bold) } else { (FURTHER, (bold / 2).max(1)) };
-        frame(&mut p, &c.bounds, 2 * line, line, colour);
+        let line = if rank == 0 { bold } else { (bold / 2).max(1) };
+        let class = classes.iter().position(|name| *name == c.class).unwrap_or(0);
+        match classes.len() {
+            0 | 1 => {
+                frame(&mut p, &c.bounds, 2 * line, line, if rank == 0 { BEST } else { FURTHER })
+            }
+            _ => {
+                let colour = CLASSES[class % CLASSES.len()];
+                frame(&mut p, &c.bounds, 0, line, colour);
+                p = name(p, c, line, colour);
+            }
+        }
     }
     p
+}
+
+/// Writes class and score above a find's frame, or within it where the picture ends.
+fn name(p: Picture, c: &Candidate, line: isize, colour: Rgb) -> Picture {
+    let font = if p.width.max(p.height) > 1500 { Font::Bold } else { Font::Small };
+    let (letter, height) = font.size();
+    let text = format!("{:.24} {:.2}", c.class, c.score);
+    let width = text.chars().count() * letter + 6;
+    let left = (c.bounds.left - line as f64).max(0.0) as usize;
+    let top = c.bounds.top as isize - line - height as isize;
+    let top = if top < 0 { c.bounds.top.max(0.0) as usize } else { top as usize };
+    let left = left.min(p.width.saturating_sub(width));
+    let mut canvas = Canvas(p);
+    canvas.fill(left, top, width, height, colour);
+    canvas.text(&text, left + 3, top + 1, font, DARK);
+    canvas.0
 }
 
 /// A picture with annotations drawn on it: those that are kept in blue, wrong ones in red.
@@ -250,6 +292,24 @@ mod tests {
         let data =
             (0..50 * 40).flat_map(|i| [if (i + i / 50) % 2 == 0 { 255 } else { 0 }; 3]).collect();
         Picture { width: 50, height: 40, channels: 3, data }
+    }
+
+    #[test]
+    fn several_classes_have_colours_and_names_of_their_own() {
+        let mut of_two = found(vec![0.0; 20]);
+        let picture = Picture::filled(200, 160, [0; 3]);
+        of_two.candidates[0].bounds = Bounds::around((60.0, 80.0), 40.0, 40.0);
+        of_two.candidates[1].bounds = Bounds::around((150.0, 80.0), 40.0, 40.0);
+        of_two.candidates[1].found = true;
+        let one = mark(&picture, &of_two);
+        of_two.candidates[1].class = "other".into();
+        let two = mark(&picture, &of_two);
+        let has = |p: &Picture, colour: Rgb| p.data.chunks(3).any(|v| *v == colour);
+        assert!(has(&one, BEST) && !has(&one, CLASSES[1]));
+        assert!(!has(&two, BEST) && has(&two, CLASSES[0]) && has(&two, CLASSES[1]));
+        // The strip of the name lies above the box.
+        assert_eq!(two.data[((60 - 8) * 200 + 131) * 3..][..3], CLASSES[0]);
+        assert_eq!(one.data[((60 - 12) * 200 + 131) * 3..][..3], [0; 3]);
     }
 
     #[test]

@@ -193,6 +193,7 @@ impl Learner {
         let adamw = Optimizer::AdamW { beta1, beta2, epsilon, weight_decay: options.weight_decay };
         let plan = PlanOptions {
             precision: options.precision,
+            keep_grads: false,
             ..PlanOptions::train(regime.batch, options.threads, loss, adamw)
         };
         let mut session = Session::new(Plan::compile(&network, &plan)?)?;
@@ -317,7 +318,9 @@ impl Learner {
                 let report = session.step(moment.lr)?;
                 if !report.loss.is_finite() {
                     return other(format!(
-                        "the loss is no number after {step} steps; use a lower learning rate (--lr)"
+                        "the loss is no number after {step} steps{}; use a lower --lr than {}",
+                        session.where_not_finite(),
+                        options.lr
                     ));
                 }
                 moment.step = step + 1;

@@ -245,8 +245,7 @@ pub fn left_out(failed: Vec<anyhow::Error>, files: usize, what: &str) -> Result<
 
 /// The text of a file.
 pub fn read_text(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path)
-        .map_err(|cause| convoke_data::DataError::Io { path: path.into(), cause }.into())
+    Ok(convoke_data::read_text(path)?)
 }
 
 fn one_line(e: &anyhow::Error) -> String {
@@ -259,7 +258,7 @@ fn one_line(e: &anyhow::Error) -> String {
             text += &format!("{colon}{cause}");
         }
     }
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    crate::say::tame(&text.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
 /// An error in one line.

@@ -2,6 +2,10 @@
 
 #![forbid(unsafe_code)]
 
+// Before all others, whose `println!` it is.
+#[macro_use]
+mod say;
+
 mod common;
 mod fetch;
 mod progress;

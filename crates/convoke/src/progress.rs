@@ -39,7 +39,7 @@ impl Bar {
     /// A line that stays.
     pub fn line(&self, text: &str) {
         if self.terminal {
-            self.bar.println(text);
+            self.bar.println(crate::say::tame(text));
         } else if !self.quiet {
             eprintln!("{text}");
         }
@@ -50,7 +50,7 @@ impl Bar {
         self.bar.set_length(all as u64);
         self.bar.set_position(done as u64);
         self.bar.set_prefix(what.to_string());
-        self.bar.set_message(message.to_string());
+        self.bar.set_message(crate::say::tame(message));
         if !self.terminal && !self.quiet && self.last.elapsed() > Duration::from_secs(10) {
             self.last = Instant::now();
             eprintln!("{what} {done}/{all} {message}");

@@ -61,11 +61,11 @@ impl Files {
             },
         };
         let mut all = Vec::new();
-        pictures(&root, 0, &mut all, &mut 0)?;
+        pictures(&root, &mut all, &mut 0)?;
         if all.is_empty() && path.is_file() {
             let absolute = root.canonicalize().map_err(|e| DataError::io(&root, e))?;
             root = absolute.parent().map_or(absolute.clone(), Path::to_path_buf);
-            pictures(&root, 0, &mut all, &mut 0)?;
+            pictures(&root, &mut all, &mut 0)?;
         }
         all.sort();
         let mut files = Files { all, by_name: HashMap::new(), by_stem: HashMap::new() };

@@ -15,10 +15,12 @@ mod yolo;
 
 pub use split::{BoxSplit, SplitOptions, near_duplicates};
 
+use crate::file::{open_file, printable, read_file};
 use crate::picture::Area;
 use crate::{DataError, Result};
 use files::Files;
 use serde::Serialize;
+use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -155,7 +157,8 @@ pub struct Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}: {}: {}", self.file.display(), self.place, self.kind.words(), self.told)
+        let (file, kind) = (self.file.to_string_lossy(), self.kind.words());
+        f.write_str(&printable(&format!("{file}: {}: {kind}: {}", self.place, self.told)))
     }
 }
 
@@ -327,20 +330,22 @@ pub(crate) struct ToldBox {
 pub(crate) struct Said {
     pub kind: &'static str,
     pub classes: Vec<String>,
+    /// Positions of the classes that [`Said::class`] added.
+    known: HashMap<String, usize>,
     pub pictures: Vec<Told>,
     pub faults: Vec<Fault>,
 }
 
 impl Said {
     fn new(kind: &'static str) -> Self {
-        Said { kind, classes: Vec::new(), pictures: Vec::new(), faults: Vec::new() }
+        let (classes, known) = (Vec::new(), HashMap::new());
+        Said { kind, classes, known, pictures: Vec::new(), faults: Vec::new() }
     }
 
     /// The position of a class name; new names are added.
     fn class(&mut self, name: &str) -> usize {
-        let name = plain(name);
-        self.classes.iter().position(|c| *c == name).unwrap_or_else(|| {
-            self.classes.push(name);
+        *self.known.entry(plain(name)).or_insert_with_key(|name| {
+            self.classes.push(name.clone());
             self.classes.len() - 1
         })
     }
@@ -386,18 +391,14 @@ fn text_of(path: &Path) -> Result<String> {
 }
 
 fn bytes_of(path: &Path) -> Result<Vec<u8>> {
-    let facts = std::fs::metadata(path).map_err(|e| DataError::io(path, e))?;
-    if facts.len() > MAX_BYTES {
-        return Err(DataError::dataset(path, "is too large for a file of boxes; split it"));
-    }
-    std::fs::read(path).map_err(|e| DataError::io(path, e))
+    read_file(path, MAX_BYTES)
 }
 
 /// The first bytes of a file; empty where it cannot be read.
 fn head_of(path: &Path) -> String {
     use std::io::Read;
     let mut bytes = Vec::new();
-    if let Ok(file) = std::fs::File::open(path) {
+    if let Ok(file) = open_file(path) {
         let _ = file.take(4096).read_to_end(&mut bytes);
     }
     String::from_utf8_lossy(&bytes).into_owned()

@@ -2,7 +2,7 @@
 //! shown picture, mended where that is safe and left out where not.
 
 use super::files::Files;
-use super::{Annotation, BoxSet, BoxedPicture, Fault, FaultKind, Said, Told, ToldBox};
+use super::{Annotation, BoxSet, BoxedPicture, Fault, FaultKind, Said, Told, ToldBox, plain};
 use crate::picture::{Area, Facts, read_facts};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ const SHAPE: f64 = 0.02;
 
 /// Settles everything that was said.
 pub(super) fn settle(said: Said, files: &Files) -> BoxSet {
-    let Said { kind, classes, pictures, mut faults } = said;
+    let Said { kind, classes, pictures, mut faults, .. } = said;
     let mut settled = BTreeMap::<PathBuf, BoxedPicture>::new();
     for told in &pictures {
         let Some(path) = told
@@ -27,7 +27,7 @@ pub(super) fn settle(said: Said, files: &Files) -> BoxSet {
             faults.push(Fault {
                 kind: FaultKind::MissingPicture,
                 file: told.file.clone(),
-                place: told.picture.clone(),
+                place: plain(&told.picture),
                 picture: None,
                 area: None,
                 told: format!("{} boxes left out", told.boxes.as_ref().map_or(0, Vec::len)),
@@ -65,7 +65,7 @@ fn picture(
             faults.push(Fault {
                 kind: FaultKind::UnreadablePicture,
                 file: told.file.clone(),
-                place: told.picture.clone(),
+                place: plain(&told.picture),
                 picture: Some(path),
                 area: None,
                 told: format!("{e}; it and {boxes} boxes left out"),

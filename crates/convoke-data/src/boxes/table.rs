@@ -3,6 +3,7 @@
 //! pixels. A row with a picture and nothing else marks a negative.
 
 use super::{FaultKind, MAX_BOXES, Part, Said, Told, ToldBox, head_of, plain};
+use crate::file::open_file;
 use crate::{DataError, Result};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -54,7 +55,7 @@ pub(super) fn read(paths: &[PathBuf]) -> Result<Said> {
 
 fn file(path: &Path, said: &mut Said) -> Result<()> {
     let wrong = |e: csv::Error| DataError::dataset(path, plain(&format!("is no CSV: {e}")));
-    let mut rows = reader(std::fs::File::open(path).map_err(|e| DataError::io(path, e))?);
+    let mut rows = reader(open_file(path).map_err(|e| DataError::io(path, e))?);
     let columns = Columns::of(rows.headers().map_err(wrong)?);
     let columns = columns.ok_or_else(|| DataError::dataset(path, "names no columns of boxes"))?;
     let part = path.iter().rev().take(2).find_map(|n| Part::of(&n.to_string_lossy()));

@@ -339,6 +339,9 @@ fn damaged_files_are_errors_or_faults_and_never_panics() {
         ("data.yaml", "names: {-1: a}".into()),
         ("data.yaml", "names: {99999999999: a}".into()),
         ("data.yaml", format!("names: {}", "[".repeat(20_000))),
+        ("data.yaml", format!("names: {}{}", "[".repeat(900_000), "]".repeat(900_000))),
+        ("data.yaml", format!("names:\n {}a", "- ".repeat(900_000))),
+        ("data.yaml", format!("names:\n {}a", "? ".repeat(900_000))),
         ("a.txt", "1e300 0.5 0.5 0.5 0.5\n-1 nan inf 0 0\n".into()),
     ] {
         let f = folder(&["a.png"], &[(name, &text)]);

@@ -66,6 +66,9 @@ pub(super) fn by_yaml(path: &Path) -> Result<Option<Layout>> {
     if aliased(&text) {
         return Err(wrong("holds anchors or aliases; write its values out".into()));
     }
+    if nested(&text) {
+        return Err(wrong("is nested too deep for a list of classes".into()));
+    }
     let documents = Yaml::load_from_str(&text).map_err(|e| wrong(format!("is no yaml: {e}")))?;
     let Some(root) = documents.first() else { return Ok(None) };
     let Some(names) = root.as_mapping_get("names") else { return Ok(None) };
@@ -98,6 +101,27 @@ pub(super) fn by_yaml(path: &Path) -> Result<Option<Layout>> {
 fn aliased(text: &str) -> bool {
     let words = text.split([' ', '\t', '\n', '\r', ',', '[', ']', '{', '}', ':']);
     words.filter(|w| w.len() > 1).any(|w| w.starts_with('*') || w.starts_with('&'))
+}
+
+/// Whether values lie in values far deeper than any list of classes: the parser's tree is let go of by recursion, and a
+/// stack ends.
+fn nested(text: &str) -> bool {
+    let mut depth = 0usize;
+    for b in text.bytes() {
+        match b {
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > 1000 {
+            return true;
+        }
+    }
+    text.lines().any(|line| {
+        let bare = line.trim_start();
+        let dashes = bare.split_whitespace().take_while(|w| matches!(*w, "-" | "?")).count();
+        dashes > 20 || line.len() - bare.len() > 400 && !bare.is_empty()
+    })
 }
 
 /// Where a part of a yaml file lies: under its `path`, beside the file, or, as Roboflow writes it
@@ -135,7 +159,7 @@ fn names_of(yaml: &Yaml) -> Option<Vec<String>> {
 /// Pictures with text files of numbers beside them or in `labels/`.
 pub(super) fn by_labels(folder: &Path) -> Result<Option<Layout>> {
     let mut all = Vec::new();
-    pictures(folder, 0, &mut all, &mut 0)?;
+    pictures(folder, &mut all, &mut 0)?;
     let labels = || all.iter().filter_map(|p| label_of(p));
     let looks = |p: &PathBuf| {
         let head = head_of(p);
@@ -188,7 +212,7 @@ fn label_of(picture: &Path) -> Option<PathBuf> {
 fn pictures_of(path: &Path, files: &Files) -> Result<Vec<PathBuf>> {
     let mut all = Vec::new();
     if path.is_dir() {
-        pictures(path, 0, &mut all, &mut 0)?;
+        pictures(path, &mut all, &mut 0)?;
         all.sort();
         return Ok(all);
     }

@@ -5,10 +5,10 @@ use super::facts::{Facts, Format};
 use super::kind::Kind;
 use super::twins::{self, Sketch, Trace};
 use crate::dataset::{Source, Split};
+use crate::file::open_file;
 use crate::picture::{Picture, read_picture, read_size};
 use crate::{DataError, Result};
 use std::collections::HashSet;
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -117,7 +117,7 @@ const HEADER: u64 = 4 << 20;
 
 pub(super) fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|e| DataError::io(path, e))?;
+    let file = open_file(path).map_err(|e| DataError::io(path, e))?;
     file.take(most).read_to_end(&mut bytes).map_err(|e| DataError::io(path, e))?;
     Ok(bytes)
 }

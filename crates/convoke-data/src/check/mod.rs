@@ -39,6 +39,7 @@ pub struct Finding {
     /// How bad.
     pub severity: Severity,
     /// The files, or `train 17` for samples that have none.
+    #[serde(serialize_with = "crate::file::paths_as_text")]
     pub files: Vec<PathBuf>,
     /// Where in the first file, for boxes.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -276,7 +277,8 @@ fn walk(path: &Path, depth: usize, out: &mut Vec<PathBuf>) {
             continue;
         }
         if entry.is_dir() {
-            if depth < 16 {
+            // Links to folders may go round for ever.
+            if depth < 16 && !entry.is_symlink() {
                 walk(&entry, depth + 1, out);
             }
         } else {

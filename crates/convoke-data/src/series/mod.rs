@@ -147,12 +147,7 @@ fn fill(signal: &mut [f32], channels: usize) {
 
 /// The text of a file, which may not be longer than we read.
 fn text_of(path: &std::path::Path) -> crate::Result<String> {
-    let wrong = |e| crate::DataError::io(path, e);
-    let length = std::fs::metadata(path).map_err(wrong)?.len();
-    if length > MAX_BYTES {
-        return Err(crate::DataError::dataset(path, "is larger than 4 GiB"));
-    }
-    let bytes = std::fs::read(path).map_err(wrong)?;
+    let bytes = crate::file::read_file(path, MAX_BYTES)?;
     String::from_utf8(bytes).map_err(|_| crate::DataError::dataset(path, "is no text"))
 }
 

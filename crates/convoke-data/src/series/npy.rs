@@ -2,6 +2,7 @@
 //! row of whole numbers or words beside them.
 
 use super::{MAX_BYTES, MAX_LENGTH, Said};
+use crate::file::read_file;
 use crate::{DataError, Result};
 use std::path::Path;
 
@@ -66,12 +67,7 @@ pub(super) fn read(path: &Path, labels: Option<&Path>) -> Result<Said> {
 }
 
 fn load(path: &Path) -> Result<Array> {
-    let wrong = |e| DataError::io(path, e);
-    if std::fs::metadata(path).map_err(wrong)?.len() > MAX_BYTES {
-        return Err(DataError::dataset(path, "is larger than 4 GiB"));
-    }
-    let bytes = std::fs::read(path).map_err(wrong)?;
-    parse(&bytes).map_err(|what| DataError::dataset(path, what))
+    parse(&read_file(path, MAX_BYTES)?).map_err(|what| DataError::dataset(path, what))
 }
 
 fn parse(bytes: &[u8]) -> std::result::Result<Array, String> {

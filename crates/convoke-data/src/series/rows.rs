@@ -31,7 +31,7 @@ pub(super) fn read_bare(path: &Path, length: usize) -> Result<Said> {
 /// Whether a file's first line looks like a series a line: at least two numbers, or a heading with a label.
 pub(super) fn is_one(path: &Path) -> bool {
     use std::io::BufRead;
-    let Ok(file) = std::fs::File::open(path) else { return false };
+    let Ok(file) = crate::file::open_file(path) else { return false };
     let mut first = Vec::new();
     let mut head = std::io::Read::take(std::io::BufReader::new(file), 1 << 22);
     if head.read_until(b'\n', &mut first).is_err() {

@@ -9,6 +9,9 @@ pub(super) fn read(path: &Path) -> Result<Said> {
     parse(&text_of(path)?).map_err(|what| DataError::dataset(path, what))
 }
 
+/// A series may take that many numbers for each byte of its line.
+const MOST_PADDED: usize = 4;
+
 #[derive(Default)]
 struct Head {
     labelled: bool,
@@ -97,7 +100,11 @@ fn series(line: &str, head: &Head, said: &mut Said) -> std::result::Result<(), S
     if longest > MAX_LENGTH {
         return Err(format!("has {longest} values; at most {MAX_LENGTH} are read"));
     }
-    // Channels that end earlier lack their last values.
+    // Channels that end earlier lack their last values; a line of many empty ones beside a long one would take far
+    // more memory than the file.
+    if longest * channels.len() > MOST_PADDED * line.len() + (1 << 12) {
+        return Err("has channels of very different lengths; give each as many values".into());
+    }
     let at = |t: usize| channels.iter().map(move |c| c.get(t).copied().unwrap_or(f32::NAN));
     said.signals.push((0..longest).flat_map(at).collect());
     Ok(())
@@ -138,6 +145,7 @@ mod tests {
             ("@data\n1,inf\n", "`inf` is no number"),
             ("@data\n1:2\n1\n", "line 3: has 1 channels"),
             ("@classLabel true a\n@data\na\n", "no values"),
+            (&format!("@data\n{}{}\n", "1,".repeat(9000), ":".repeat(9000)), "very different"),
         ] {
             let e = parse(text).unwrap_err();
             assert!(e.contains(what), "{text:?}: {e}");

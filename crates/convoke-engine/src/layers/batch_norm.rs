@@ -259,6 +259,10 @@ impl Op for Apply {
         all.into_iter().chain(self.residual).collect()
     }
 
+    fn remakes(&self) -> Option<Buf> {
+        Some(self.y)
+    }
+
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let Batch { scale, shift, .. } = self.batch;
         let (len, c) = (e.n * self.len, self.c);

@@ -164,7 +164,9 @@ impl Rule for Conv {
     fn params(&self, inputs: &[Shape]) -> Vec<ParamSpec> {
         let (groups, filters) = self.split(inputs[0].c);
         let (area, c) = (self.window.h * self.window.w, inputs[0].c / groups);
-        let init = self.init.with(area * c, area * filters / groups);
+        // A network with so many is refused; this is before.
+        let fans = (area.saturating_mul(c), area.saturating_mul(filters) / groups);
+        let init = self.init.with(fans.0, fans.1);
         let shape = [self.window.h, self.window.w, c, filters];
         let mut params = vec![ParamSpec::new("weight", &shape, init, true)];
         if self.bias {
@@ -175,7 +177,8 @@ impl Rule for Conv {
 
     fn macs(&self, inputs: &[Shape], output: Shape) -> u64 {
         let (groups, _) = self.split(inputs[0].c);
-        (output.len() * self.window.h * self.window.w) as u64 * (inputs[0].c / groups) as u64
+        let taps = self.window.h.saturating_mul(self.window.w) as u64;
+        (output.len() as u64).saturating_mul(taps).saturating_mul((inputs[0].c / groups) as u64)
     }
 
     fn reach(&self) -> Reach {

@@ -67,7 +67,7 @@ impl Rule for Dense {
     }
 
     fn macs(&self, inputs: &[Shape], output: Shape) -> u64 {
-        inputs[0].len() as u64 * output.len() as u64
+        (inputs[0].len() as u64).saturating_mul(output.len() as u64)
     }
 
     fn reach(&self) -> Reach {

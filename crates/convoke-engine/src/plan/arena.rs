@@ -56,8 +56,9 @@ pub(crate) struct Layout {
 const ALIGN: usize = 16;
 
 impl Layout {
-    /// Places the buffers; `calls` lists the buffers of each call in running order.
-    pub fn new(bufs: &[BufSpec], calls: &[Vec<Buf>]) -> Self {
+    /// Places the buffers; `calls` lists the buffers of each call in running order, `remade` those that a call makes
+    /// for the second time: until then, what they held is needed no longer than it is touched.
+    pub fn new(bufs: &[BufSpec], calls: &[Vec<Buf>], remade: &[(Buf, usize)]) -> Self {
         let mut layout = Layout { places: vec![0..0; bufs.len()], ..Layout::default() };
         use Kind::*;
         for kind in [Param, State, Grad, Moment, Pack, Pinned, Scratch] {
@@ -74,32 +75,22 @@ impl Layout {
             layout.len = layout.len.next_multiple_of(ALIGN);
         }
         let start = layout.len;
-        layout.place_step(bufs, calls, start);
+        layout.place_step(bufs, &lives(bufs, calls, remade), start);
         layout.sections.push((Step, start..layout.len));
         layout
     }
 
-    fn place_step(&mut self, bufs: &[BufSpec], calls: &[Vec<Buf>], base: usize) {
-        let mut life: Vec<Option<(usize, usize)>> = vec![None; bufs.len()];
-        for (t, call) in calls.iter().enumerate() {
-            for b in call {
-                let l = life[b.0].get_or_insert((t, t));
-                l.1 = t;
-            }
-        }
+    fn place_step(&mut self, bufs: &[BufSpec], lives: &[Vec<(usize, usize)>], base: usize) {
         let mut order: Vec<usize> = (0..bufs.len())
-            .filter(|&i| bufs[i].kind == Kind::Step && bufs[i].len > 0 && life[i].is_some())
+            .filter(|&i| bufs[i].kind == Kind::Step && bufs[i].len > 0 && !lives[i].is_empty())
             .collect();
         order.sort_by_key(|&i| (std::cmp::Reverse(bufs[i].len), i));
         let mut placed: Vec<usize> = Vec::new();
         for i in order {
-            let (from, to) = life[i].expect("filtered");
+            let meets = |(from, to): (usize, usize), (f, t): (usize, usize)| f <= to && from <= t;
             let mut taken: Vec<Range<usize>> = placed
                 .iter()
-                .filter(|&&j| {
-                    let (f, t) = life[j].expect("placed");
-                    f <= to && from <= t
-                })
+                .filter(|&&j| lives[i].iter().any(|&a| lives[j].iter().any(|&b| meets(a, b))))
                 .map(|&j| self.places[j].clone())
                 .collect();
             taken.sort_by_key(|r| r.start);
@@ -120,6 +111,24 @@ impl Layout {
     pub fn section(&self, kind: Kind) -> Range<usize> {
         self.sections.iter().find(|s| s.0 == kind).map_or(0..0, |s| s.1.clone())
     }
+}
+
+/// When each buffer holds something: from its first to its last call, in two parts where it is made again.
+fn lives(
+    bufs: &[BufSpec],
+    calls: &[Vec<Buf>],
+    remade: &[(Buf, usize)],
+) -> Vec<Vec<(usize, usize)>> {
+    let mut lives: Vec<Vec<(usize, usize)>> = vec![Vec::new(); bufs.len()];
+    for (t, call) in calls.iter().enumerate() {
+        for b in call {
+            match lives[b.0].last_mut() {
+                Some(life) if !remade.contains(&(*b, t)) => life.1 = t,
+                _ => lives[b.0].push((t, t)),
+            }
+        }
+    }
+    lives
 }
 
 /// The arena while a call runs: hands out buffers as disjoint slices.
@@ -160,9 +169,18 @@ mod tests {
     fn buffers_that_do_not_meet_share_a_place() {
         let bufs = [step(100), step(50), step(100)];
         let calls = vec![vec![Buf(0), Buf(1)], vec![Buf(1), Buf(2)]];
-        let l = Layout::new(&bufs, &calls);
+        let l = Layout::new(&bufs, &calls, &[]);
         assert_eq!(l.places[0], l.places[2]);
         assert_eq!(l.len, 112 + 64);
+    }
+
+    #[test]
+    fn a_buffer_that_is_made_again_leaves_its_place_in_between() {
+        let bufs = [step(100), step(50), step(100)];
+        let calls = vec![vec![Buf(0)], vec![Buf(1)], vec![Buf(2), Buf(1)], vec![Buf(0)]];
+        assert_eq!(Layout::new(&bufs, &calls, &[]).len, 112 + 112 + 64);
+        let l = Layout::new(&bufs, &calls, &[(Buf(0), 3)]);
+        assert_eq!((l.places[0].clone(), l.len), (l.places[2].clone(), 112 + 64));
     }
 
     #[test]
@@ -170,7 +188,7 @@ mod tests {
         let bufs: Vec<_> = (1..40).map(|i| step(i * 7 % 23 + 1)).collect();
         let calls: Vec<Vec<Buf>> =
             (0..60).map(|t| (0..39).filter(|b| (t + b * 5) % 13 < 3).map(Buf).collect()).collect();
-        let l = Layout::new(&bufs, &calls);
+        let l = Layout::new(&bufs, &calls, &[]);
         let life = |b: usize| {
             let on: Vec<_> = (0..60).filter(|&t| calls[t].contains(&Buf(b))).collect();
             (on[0], *on.last().unwrap())
@@ -187,7 +205,7 @@ mod tests {
     #[test]
     fn parameters_lie_without_gaps() {
         let p = |len| BufSpec { name: String::new(), kind: Kind::Param, len };
-        let l = Layout::new(&[p(3), p(5)], &[]);
+        let l = Layout::new(&[p(3), p(5)], &[], &[]);
         assert_eq!(l.places, vec![0..3, 3..8]);
         assert_eq!(l.section(Kind::Param), 0..8);
     }

@@ -4,7 +4,7 @@ use super::arena::{Buf, Kind, Layout};
 use super::lower::Lower;
 use super::op::{Call, Phase};
 use super::{Loss, MemoryReport, Mode, PlanOptions, Precision};
-use super::{lanes, ops, unit};
+use super::{lanes, ops, remake, unit};
 use crate::layers::{self, Rule};
 use crate::network::{Network, NodeId, Param};
 use crate::{Error, Result, loss, optimizer};
@@ -108,6 +108,8 @@ impl Plan {
         let isa = options.isa.unwrap_or_else(Isa::detect);
         let group = lanes::group(net, options, isa)?;
         let mut b = Lower::new(net, options, isa);
+        let at_once = group.is_none() && optimizer::at_once(net, options);
+        b.follow_at_once(at_once);
         let (mut targets, mut labels) = (None, 0);
         if let Mode::Train { loss, .. } = &options.mode {
             match loss {
@@ -129,7 +131,7 @@ impl Plan {
         }
         if let Mode::Train { optimizer, decay_all, .. } = &options.mode {
             b.enter(Phase::Update);
-            optimizer::lower(&mut b, *optimizer, *decay_all)?;
+            optimizer::lower(&mut b, *optimizer, *decay_all, at_once)?;
         }
         Plan::finish(net, options, isa, b, targets, labels)
     }
@@ -153,12 +155,13 @@ impl Plan {
         };
         let Lower { bufs, mut calls, params, state, kept_grads, .. } = b;
         calls.sort_by_key(|c| place(c.phase));
+        let remade = remake::pass(&bufs, &mut calls, options.least);
         let touched: Vec<Vec<Buf>> = calls.iter().map(|c| c.op.buffers()).collect();
         let total: u128 = bufs.iter().map(|b| b.len as u128).sum();
         if total > 64 * MAX_FLOATS as u128 {
             return Err(Error::Plan("needs too much memory; use a smaller batch or input".into()));
         }
-        let layout = Layout::new(&bufs, &touched);
+        let layout = Layout::new(&bufs, &touched, &remade);
         if layout.len > MAX_FLOATS {
             return Err(Error::Plan(format!(
                 "needs {} GiB of memory; use a smaller batch or input",
@@ -217,6 +220,11 @@ impl Plan {
         self.kept_grads.iter().find(|k| k.0 == id).map(|k| k.1)
     }
 
+    /// Whether weights follow their gradients while these are made, see [`PlanOptions::keep_grads`].
+    pub(crate) fn follows_at_once(&self) -> bool {
+        self.calls.iter().any(|c| c.phase == Phase::Backward && c.op.updates())
+    }
+
     /// What a session of this plan allocates, in bytes.
     pub fn memory(&self) -> MemoryReport {
         let of = |k| 4 * self.layout.section(k).len();
@@ -264,12 +272,39 @@ pub(super) fn rule(net: &Network, id: NodeId) -> Result<&dyn Rule> {
     }
 }
 
+/// A plan's tables may name that many places.
+const MAX_PLACES: usize = 1 << 22;
+
+/// At most that many places stand in the tables of layers that take, spread or mix them; a few lines of a file may ask
+/// for gigabytes of such tables.
+fn places(net: &Network) -> usize {
+    use layers::Layer::{Mix, Spread, Take};
+    let longest = |s: crate::Shape| s.h.max(s.w).max(s.c);
+    let tables =
+        net.nodes().iter().filter(|n| matches!(n.layer, Some(Take(_) | Spread(_) | Mix(_))));
+    let sides = |n: &crate::Node| {
+        let before = net.shapes(&n.inputs).into_iter().map(longest).max().unwrap_or(0);
+        longest(n.shape).saturating_add(before)
+    };
+    tables.map(sides).fold(0, usize::saturating_add)
+}
+
 fn check(net: &Network, options: &PlanOptions) -> Result<()> {
     if options.batch == 0 || options.batch > 1 << 24 {
         return Err(Error::Plan(format!("batch {} must be from 1 to 2^24", options.batch)));
     }
     if options.threads == 0 || options.threads > 1024 {
         return Err(Error::Plan(format!("{} threads; use 1 to 1024", options.threads)));
+    }
+    // Before anything is sized, so that no product of sizes can overflow.
+    let maps: u128 = net.nodes().iter().map(|n| n.shape.len() as u128).sum();
+    if maps * options.batch as u128 + net.parameters() as u128 > 64 * MAX_FLOATS as u128 {
+        return Err(Error::Plan("needs too much memory; use a smaller batch or input".into()));
+    }
+    if places(net) > MAX_PLACES {
+        return Err(Error::Plan(
+            "takes or mixes too many places along axes; use smaller maps".into(),
+        ));
     }
     let (rates, tensors) = (&options.tuning.rates, net.params().len());
     if !rates.is_empty() && rates.len() != tensors {

@@ -107,7 +107,7 @@ impl Group {
         let input = b.value(net.input())?;
         let Lower { bufs, calls, .. } = b;
         let touched: Vec<Vec<Buf>> = calls.iter().map(|c| c.op.buffers()).collect();
-        Ok(Group { layout: Layout::new(&bufs, &touched), calls, input, output, targets })
+        Ok(Group { layout: Layout::new(&bufs, &touched, &[]), calls, input, output, targets })
     }
 }
 
@@ -169,7 +169,8 @@ fn macs(net: &Network, input: NodeId, training: bool) -> u64 {
             (true, true) => 2,
             (true, false) => 3,
         };
-        sum += walks * layer.rule().macs(&inputs, node.shape);
+        sum =
+            u64::saturating_add(sum, layer.rule().macs(&inputs, node.shape).saturating_mul(walks));
     }
     sum
 }

@@ -12,6 +12,7 @@ use crate::network::{Network, NodeId, Param};
 use crate::{Error, Result, Shape};
 use convoke_kernels::{Isa, norm};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// The one scratch buffer.
 pub(crate) const SCRATCH: Buf = Buf(0);
@@ -104,6 +105,14 @@ impl<'a> Lower<'a> {
         Lower { lanes, ..Lower::new(net, options, isa) }
     }
 
+    /// Gradients of weights live only until the weights have followed them, if `so`.
+    pub fn follow_at_once(&mut self, so: bool) {
+        self.bufs
+            .iter_mut()
+            .filter(|b| so && b.kind == Kind::Grad)
+            .for_each(|b| b.kind = Kind::Step);
+    }
+
     /// Samples that share a pixel's numbers; 1 where each has a map of its own.
     pub fn lanes(&self) -> usize {
         self.lanes
@@ -172,7 +181,7 @@ impl<'a> Lower<'a> {
 
     fn emit_in(&mut self, phase: Phase, id: NodeId, part: &str, op: impl Op + 'static) {
         let name = format!("{} {part}", self.net.node(id).name);
-        self.calls.push(Call { name, phase, op: Box::new(op) });
+        self.calls.push(Call { name, phase, op: Arc::new(op) });
     }
 
     fn buffer_of(&mut self, name: &str, kind: Kind, len: usize) -> Buf {

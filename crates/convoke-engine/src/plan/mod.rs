@@ -10,6 +10,7 @@ pub(crate) mod lower;
 pub(crate) mod op;
 pub(crate) mod ops;
 mod ranges;
+mod remake;
 pub(crate) mod unit;
 
 pub use compile::Plan;
@@ -188,6 +189,13 @@ pub struct PlanOptions {
     pub ranges: Ranges,
     /// Which weights learn, and how fast; says nothing to a plan that predicts.
     pub tuning: Tuning,
+    /// Whether the gradients of the weights stay readable after a step ([`crate::Session::grads`]). Without, in a
+    /// network with many weights each tensor follows its gradient as soon as it is made: the same numbers, and no
+    /// memory for all gradients at once.
+    pub keep_grads: bool,
+    /// Maps of fewer floats are kept from forward to backward even where making them again is cheap, and fewer
+    /// weights than four times that follow their gradients all at once. Changes no result.
+    pub least: usize,
 }
 
 /// Which weights follow their gradients, and how fast.
@@ -221,6 +229,8 @@ impl PlanOptions {
             precision: Precision::F32,
             ranges: Ranges::default(),
             tuning: Tuning::default(),
+            keep_grads: true,
+            least: 5 << 19,
         }
     }
 

@@ -3,6 +3,7 @@
 use super::arena::{Buf, Memory};
 use convoke_kernels::Ctx;
 use std::fmt;
+use std::sync::Arc;
 
 /// When a call runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +25,15 @@ pub(crate) trait Op: fmt::Debug + Send + Sync {
     /// Multiply-accumulates per sample, where they are what it is for.
     fn macs(&self) -> u64 {
         0
+    }
+    /// The buffer that it makes of its others, where doing so once more is cheaper than keeping it: one walk, and the
+    /// same numbers as before.
+    fn remakes(&self) -> Option<Buf> {
+        None
+    }
+    /// Whether it changes weights.
+    fn updates(&self) -> bool {
+        false
     }
     /// Runs it; allocates nothing.
     fn run(&self, m: &mut Memory, x: &mut Exec);
@@ -67,5 +77,5 @@ pub(crate) struct Call {
     /// Layer and part, for people.
     pub name: String,
     pub phase: Phase,
-    pub op: Box<dyn Op>,
+    pub op: Arc<dyn Op>,
 }

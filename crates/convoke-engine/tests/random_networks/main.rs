@@ -129,6 +129,16 @@ impl Case {
         (loss, s.grads().to_vec(), s.state().to_vec())
     }
 
+    /// Bits of the weights after two steps.
+    fn two_steps(&self, options: PlanOptions) -> Vec<u32> {
+        let mut s = self.session(&options);
+        s.labels_mut().copy_from_slice(&self.labels);
+        for _ in 0..2 {
+            s.step(0.01).unwrap();
+        }
+        s.params().iter().map(|p| p.to_bits()).collect()
+    }
+
     fn train_options(&self, threads: usize) -> PlanOptions {
         let loss = Loss::SoftmaxCrossEntropy { label_smoothing: self.smoothing };
         PlanOptions::train(self.n, threads, loss, sgd())
@@ -232,6 +242,12 @@ fn check(case: &Case, r: &mut Rng, found: &mut Found) {
     for options in ways(case, &case.train_options(1), r) {
         let one = case.train(options.clone());
         trained(case, &options, &one, found);
+        let sparing = PlanOptions { least: 1, keep_grads: false, ..options.clone() };
+        let lavish = PlanOptions { least: usize::MAX, ..options.clone() };
+        if case.two_steps(lavish) != case.two_steps(sparing) {
+            let what = format!("{}: sparing memory trains to other bits", told(&options));
+            found.wrong.push(what);
+        }
         for threads in [2, 3] {
             if one != case.train(PlanOptions { threads, ..options.clone() }) {
                 let what = format!("{}: {threads} threads train to other bits", told(&options));

@@ -55,7 +55,7 @@ pub(super) fn fit(
     let (beta1, beta2, epsilon) = (0.9, 0.999, 1e-8);
     let optimizer = Optimizer::AdamW { beta1, beta2, epsilon, weight_decay: o.weight_decay };
     let mode = Mode::Train { loss: Loss::MeanSquaredError, optimizer, decay_all: false };
-    let plan = PlanOptions { mode, ..PlanOptions::predict(batch, o.threads) };
+    let plan = PlanOptions { mode, keep_grads: false, ..PlanOptions::predict(batch, o.threads) };
     let mut session = Session::new(Plan::compile(network, &plan)?)?;
     session.init(o.seed);
     let steps = n / batch;
@@ -86,7 +86,9 @@ pub(super) fn fit(
             let loss = session.step(rates.at(session.steps()))?.loss;
             if !loss.is_finite() {
                 return other(format!(
-                    "the loss is no number any more; use a lower --lr than {}",
+                    "the loss is no number after {} steps{}; use a lower --lr than {}",
+                    session.steps(),
+                    session.where_not_finite(),
                     o.lr
                 ));
             }

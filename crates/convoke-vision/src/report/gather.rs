@@ -7,6 +7,7 @@ use crate::error::Result;
 use convoke_data::check::{CheckOptions, check_dataset};
 use convoke_data::{
     Dataset, Loader, LoaderOptions, Picture, Source, Split, encode_jpeg, encode_png, read_picture,
+    read_text,
 };
 use convoke_formats::ModelFile;
 use convoke_train::{
@@ -56,11 +57,11 @@ pub fn gather(
         Some(s) => Some(judge(&model, s, split, threads)?),
         None => None,
     };
-    let memory = std::fs::read_to_string(path.join(MEMORY)).unwrap_or_default();
+    let memory = read_text(&path.join(MEMORY)).unwrap_or_default();
     Ok(RunReport {
         name,
         network,
-        settings: settings(&std::fs::read_to_string(path.join("args.toml")).unwrap_or_default()),
+        settings: settings(&read_text(&path.join("args.toml")).unwrap_or_default()),
         data: check_dataset(None, dataset, CheckOptions { quick: true, threads }),
         rows: folder.read_rows()?,
         judged,

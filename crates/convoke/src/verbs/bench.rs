@@ -115,7 +115,7 @@ fn session(network: &Network, args: &Args) -> Result<Session> {
             } else {
                 Loss::SigmoidCrossEntropy { positive_weight: 1.0 }
             };
-            PlanOptions::train(batch, threads, loss, sgd)
+            PlanOptions { keep_grads: false, ..PlanOptions::train(batch, threads, loss, sgd) }
         }
     };
     let precision = args.arithmetic.precision();

@@ -59,7 +59,7 @@ fn one(
 
 fn told(path: &Path, found: &[Event], json: bool) {
     if json {
-        return println!("{}", json!({"recording": path, "events": found}));
+        return println!("{}", json!({"recording": path.to_string_lossy(), "events": found}));
     }
     println!("{}: {} events", path.display(), found.len());
     for e in found {

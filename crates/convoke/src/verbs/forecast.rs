@@ -106,8 +106,9 @@ pub fn run(args: Args) -> Result<()> {
     let forecaster = Forecaster::train(&network, &table, table.rows(), &options, &mut last, &stop)?;
     bar.finish();
     forecaster.model(&table).save(&folder.best())?;
-    folder
-        .write_settings(&json!({"table": args.table, "model": args.model, "forecast": options}))?;
+    folder.write_settings(
+        &json!({"table": args.table.to_string_lossy(), "model": args.model, "forecast": options}),
+    )?;
     folder.write("forecast.csv", &csv(&walk))?;
     let ahead = forecaster.forecast(&table, &[table.rows() - 1])?.remove(0);
     let chart = forecast_chart(&table, options.column, &walk.origins, &ahead);

@@ -210,7 +210,7 @@ fn names(file: Option<&Path>, network: &Network) -> Result<Vec<String>> {
         let known = family(network.name()).class_names(count);
         return Ok(known.unwrap_or_else(|| (0..count).map(|i| i.to_string()).collect()));
     };
-    let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    let text = common::read_text(file)?;
     let names: Vec<String> = text.lines().map(|l| l.trim().to_string()).collect();
     let names: Vec<String> = names.into_iter().filter(|n| !n.is_empty()).collect();
     if names.len() != count {

@@ -85,7 +85,9 @@ fn train_plan(network: &Network, batch: usize, threads: usize) -> Result<Plan> {
     } else {
         Loss::SigmoidCrossEntropy { positive_weight: 1.0 }
     };
-    Ok(Plan::compile(network, &PlanOptions::train(batch, threads, loss, sgd))?)
+    let options =
+        PlanOptions { keep_grads: false, ..PlanOptions::train(batch, threads, loss, sgd) };
+    Ok(Plan::compile(network, &options)?)
 }
 
 fn rows(network: &Network) -> Vec<serde_json::Value> {

@@ -357,7 +357,7 @@ fn told(row: &Row) -> String {
 /// Earlier lines of a resumed run stay.
 fn write_rows(folder: &RunFolder, rows: &[Row]) -> Result<()> {
     let path = folder.path().join("results.csv");
-    let old = std::fs::read_to_string(&path).unwrap_or_default();
+    let old = common::read_text(&path).unwrap_or_default();
     let first = rows.first().map_or(1, |r| r.epoch);
     let epoch = |l: &str| l.split(',').next().and_then(|e| e.parse::<usize>().ok());
     let mut text = Row::HEAD.to_string();

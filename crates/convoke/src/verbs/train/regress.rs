@@ -55,7 +55,8 @@ pub(super) fn fresh(args: &Args, data: &Path) -> Result<()> {
     let model = regress(&network, &pre, signals, targets, &options, &mut told, &interrupt())?;
     bar.finish();
     model.save(&folder.best())?;
-    folder.write_settings(&json!({"data": data, "model": name, "fit": options}))?;
+    folder
+        .write_settings(&json!({"data": data.to_string_lossy(), "model": name, "fit": options}))?;
     let (judged, on) = match &set.test {
         Some(test) => (test, "test"),
         None => (&set.train, "training"),
