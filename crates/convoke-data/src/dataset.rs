@@ -187,7 +187,7 @@ impl Dataset {
         // Names are shown on terminals and in pages.
         match set.classes.iter().find(|c| c.chars().any(char::is_control)) {
             Some(c) => {
-                let what = format!("has a class `{c}`, a name that cannot be shown; rename it");
+                let what = format!("has a class `{c:.60}`, a name that cannot be shown; rename it");
                 Err(DataError::dataset(path, what))
             }
             None => Ok(set),

@@ -32,9 +32,9 @@ pub enum DataError {
     },
 }
 
-/// What quotes a file may be as long as the file.
+/// What quotes a file may be as long as the file, and longer once it can be shown.
 fn short(what: &str) -> String {
-    what.chars().take(1000).collect()
+    printable(what).chars().take(1000).collect()
 }
 
 /// A path in one line that a terminal may show.
