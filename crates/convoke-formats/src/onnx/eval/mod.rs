@@ -43,10 +43,10 @@ impl Budget {
         Budget { work: Cell::new(1 << 43), len: MAX_LEN }
     }
 
-    /// For folding constants while a model is read: room for shapes, and to turn a file's own numbers a few
-    /// times, so that a small file makes nothing large.
+    /// For folding constants while a model is read: to turn a file's own numbers a few times, and room for graphs
+    /// that make their weights of constants (an AlexNet's, twice), so that a small file takes a gigabyte at most.
     pub fn folding(numbers: usize) -> Self {
-        let work = (numbers as u64).saturating_mul(8).saturating_add(1 << 24);
+        let work = (numbers as u64).saturating_mul(8).saturating_add(1 << 28);
         Budget { work: Cell::new(work), len: 1 << 27 }
     }
 
