@@ -1,6 +1,6 @@
 //! The one error type of this crate: what is wrong with the data, and what to do.
 
-use crate::file::printable;
+use crate::file::{printable, printable_short};
 use std::path::{Path, PathBuf};
 
 /// What can be wrong with data on disk.
@@ -32,11 +32,6 @@ pub enum DataError {
     },
 }
 
-/// What quotes a file may be as long as the file, and longer once it can be shown.
-fn short(what: &str) -> String {
-    printable(what).chars().take(1000).collect()
-}
-
 /// A path in one line that a terminal may show.
 fn shown(path: &Path) -> String {
     printable(&path.to_string_lossy())
@@ -65,10 +60,10 @@ impl DataError {
     pub(crate) fn picture(path: &Path, what: impl ToString) -> Self {
         // Decoders may say several lines; an error is one.
         let what = what.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-        DataError::Picture { path: path.into(), what: short(&what) }
+        DataError::Picture { path: path.into(), what: printable_short(&what) }
     }
 
     pub(crate) fn dataset(path: &Path, what: impl Into<String>) -> Self {
-        DataError::Dataset { path: path.into(), what: short(&what.into()) }
+        DataError::Dataset { path: path.into(), what: printable_short(&what.into()) }
     }
 }

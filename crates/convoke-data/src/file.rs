@@ -62,6 +62,11 @@ pub fn printable(text: &str) -> String {
     out
 }
 
+/// What quotes a file may be as long as the file: the same, of at most 1,000 characters once it can be shown.
+pub fn printable_short(text: &str) -> String {
+    printable(text).chars().take(1000).collect()
+}
+
 /// Paths in JSON and the like; what is no UTF-8 in them is replaced, or there would be no JSON at all.
 pub(crate) fn paths_as_text<S: serde::Serializer>(
     paths: &[PathBuf],

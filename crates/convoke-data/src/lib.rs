@@ -23,7 +23,7 @@ pub use boxes::{
 };
 pub use dataset::{Dataset, OpenOptions, Source, Split};
 pub use error::{DataError, Result};
-pub use file::{open_file, printable, read_file, read_text};
+pub use file::{open_file, printable, printable_short, read_file, read_text};
 pub use loader::{Batch, Loader, LoaderOptions, Problem};
 pub use picture::{
     Area, Facts, Filter, MAX_SIDE, Picture, decode_picture, encode_jpeg, encode_png, is_unfinished,

@@ -1,6 +1,6 @@
 //! The update: one pass over weights, gradients and moments.
 
-use crate::network::Network;
+use crate::network::{Network, NodeId};
 use crate::plan::arena::{Buf, Kind, Memory};
 use crate::plan::lower::Lower;
 use crate::plan::op::{Call, Exec, Op, Phase};
@@ -11,12 +11,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// Emits the update of all weights.
-pub(crate) fn lower(
-    b: &mut Lower,
-    optimizer: Optimizer,
-    decay_all: bool,
-    at_once: bool,
-) -> Result<()> {
+pub(crate) fn lower(b: &mut Lower, optimizer: Optimizer, decay_all: bool) -> Result<()> {
     let id = b.net.output();
     let len = b.params.last().map_or(0, |p| p.range.end);
     let moments = match optimizer {
@@ -32,7 +27,7 @@ pub(crate) fn lower(
     let names = ["momentum", "second moment"];
     let moments: Vec<Buf> =
         names.iter().take(moments).map(|name| b.own(id, name, Kind::Moment, len)).collect();
-    if at_once {
+    if b.at_once {
         return follow(b, optimizer, decay_all, moments);
     }
     let mut groups: Vec<(Range<usize>, bool, f32)> = Vec::new();
@@ -72,7 +67,17 @@ fn follow(b: &mut Lower, optimizer: Optimizer, decay_all: bool, moments: Vec<Buf
         let last = b.calls.iter().zip(&touched).rposition(needs);
         let early = touched.iter().any(|t| t.contains(&grad));
         let (decays, moments) = (decay_all || p.spec.decay, moments.clone());
-        let op = Follow { optimizer, weight, grad, moments, range: p.range, decays, rate, early };
+        let op = Follow {
+            node: p.node,
+            optimizer,
+            weight,
+            grad,
+            moments,
+            range: p.range,
+            decays,
+            rate,
+            early,
+        };
         match last.filter(|_| early) {
             Some(last) => behind.push((last, op)),
             None => {
@@ -84,8 +89,7 @@ fn follow(b: &mut Lower, optimizer: Optimizer, decay_all: bool, moments: Vec<Buf
     }
     behind.sort_by_key(|(last, _)| std::cmp::Reverse(*last));
     for (last, op) in behind {
-        let name = b.calls[last].name.clone();
-        let name = format!("{} update", name.split(' ').next().unwrap_or(&name));
+        let name = format!("{} update", b.net.node(op.node).name);
         b.calls.insert(last + 1, Call { name, phase: Phase::Backward, op: Arc::new(op) });
     }
     Ok(())
@@ -94,6 +98,7 @@ fn follow(b: &mut Lower, optimizer: Optimizer, decay_all: bool, moments: Vec<Buf
 /// One tensor follows its gradient, unless the loss is no finite number.
 #[derive(Debug)]
 struct Follow {
+    node: NodeId,
     optimizer: Optimizer,
     weight: Buf,
     grad: Buf,
@@ -110,10 +115,6 @@ struct Follow {
 impl Op for Follow {
     fn buffers(&self) -> Vec<Buf> {
         [self.weight, self.grad].into_iter().chain(self.moments.iter().copied()).collect()
-    }
-
-    fn updates(&self) -> bool {
-        true
     }
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {

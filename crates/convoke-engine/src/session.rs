@@ -167,7 +167,7 @@ impl Session {
 
     /// Gradients of the last step, in the same order (empty when the plan predicts, or keeps none).
     pub fn grads(&self) -> &[f32] {
-        if self.plan.follows_at_once() { &[] } else { self.section(Kind::Grad) }
+        if self.plan.at_once { &[] } else { self.section(Kind::Grad) }
     }
 
     /// Running statistics, flat, in the order of [`crate::Network::state`].
@@ -287,7 +287,7 @@ impl Session {
     /// # Errors
     /// When the plan does not train or keeps no gradients, or a label is no class.
     pub fn backward(&mut self) -> Result<StepReport> {
-        if self.plan.follows_at_once() {
+        if self.plan.at_once {
             return Err(Error::Plan("this plan keeps no gradients; set keep_grads".into()));
         }
         self.learn(0.0)

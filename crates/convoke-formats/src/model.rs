@@ -355,7 +355,6 @@ fn finite(name: &str, tensor: &TensorView) -> Result<Vec<f32>, String> {
     }
 }
 
-/// What a file says may have any shape; an error is one line of a bounded length.
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,22 +1,13 @@
 //! A depthwise convolution with the 1×1 convolutions beside it, against the three one after the other in the plain
 //! reference, over odd shapes, instruction sets and threads.
 
+mod common;
+
+use common::numbers;
 use convoke_kernels::chain::{Chain, Link};
 use convoke_kernels::conv::{Conv, ConvShape};
 use convoke_kernels::reference::conv as reference;
 use convoke_kernels::{Ctx, Isa, Pool};
-
-fn numbers(n: usize, seed: u64) -> Vec<f32> {
-    let mut s = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    (0..n)
-        .map(|_| {
-            s ^= s << 13;
-            s ^= s >> 7;
-            s ^= s << 17;
-            (s >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-        })
-        .collect()
-}
 
 #[derive(Debug, Clone, Copy)]
 struct Case {

@@ -2,6 +2,7 @@
 //! more, first with every buffer flush against the page after it, then against the page before it. A kernel that
 //! reads or writes one number too many is ended by a signal (`gdb` shows where).
 #![cfg(all(unix, not(miri)))]
+#![allow(clippy::duplicate_mod, reason = "each file of tests brings what they share")]
 
 #[path = "chain.rs"]
 mod chain;

@@ -1,20 +1,11 @@
 //! Convolution with pictures in the lanes against the plain reference.
 
+mod common;
+
+use common::numbers;
 use convoke_kernels::conv::ConvShape;
 use convoke_kernels::reference::conv as reference;
 use convoke_kernels::{Isa, lanes};
-
-fn numbers(n: usize, seed: u64) -> Vec<f32> {
-    let mut s = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    (0..n)
-        .map(|_| {
-            s ^= s << 13;
-            s ^= s >> 7;
-            s ^= s << 17;
-            (s >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-        })
-        .collect()
-}
 
 fn close(what: &str, got: &[f32], want: &[f64]) {
     assert_eq!(got.len(), want.len(), "{what}");

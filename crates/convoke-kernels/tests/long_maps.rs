@@ -1,6 +1,9 @@
 //! Maps long enough to be written past the caches hold the same bits as short ones.
 #![cfg(not(miri))]
 
+mod common;
+
+use common::numbers;
 use convoke_kernels::conv::{Conv, ConvShape, Epilogue, Winograd};
 use convoke_kernels::norm::{self, Clamped, Pending, Saved, Source};
 use convoke_kernels::{Ctx, Isa, Pool, depthwise};
@@ -9,18 +12,6 @@ use convoke_kernels::{Ctx, Isa, Pool, depthwise};
 const SIDE: usize = 240;
 const CHANNELS: usize = 64;
 const BATCH: usize = 2;
-
-fn numbers(n: usize, seed: u64) -> Vec<f32> {
-    let mut s = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    (0..n)
-        .map(|_| {
-            s ^= s << 13;
-            s ^= s >> 7;
-            s ^= s << 17;
-            (s >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-        })
-        .collect()
-}
 
 /// Room for a map at a multiple of a cache line, NaN.
 struct Map(Vec<f32>, std::ops::Range<usize>);

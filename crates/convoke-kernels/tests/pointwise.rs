@@ -1,6 +1,9 @@
 //! Every other kernel against its plain twin, on every instruction set, over odd sizes, and bitwise
 //! equal for 1 and 3 threads.
 
+mod common;
+
+use common::numbers;
 use convoke_kernels::activation::{self, Activation};
 use convoke_kernels::adaptive_pool::{self, AdaptiveShape};
 use convoke_kernels::conv::ConvShape;
@@ -12,18 +15,6 @@ use convoke_kernels::norm::{self, Clamped, Pending, Saved, Source, Statistics};
 use convoke_kernels::optim::{self, Adam, Sgd};
 use convoke_kernels::pool2d::{self, PoolShape};
 use convoke_kernels::{Ctx, Isa, Pool, channels, depthwise, gate, loss, reference};
-
-fn numbers(n: usize, seed: u64) -> Vec<f32> {
-    let mut s = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    (0..n)
-        .map(|_| {
-            s ^= s << 13;
-            s ^= s >> 7;
-            s ^= s << 17;
-            (s >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-        })
-        .collect()
-}
 
 /// The largest difference is within `tolerance` of the largest number.
 fn close(what: &str, got: &[f32], want: &[f64], tolerance: f64) {

@@ -1,6 +1,9 @@
 //! Convolutions by products of bf16, on matrix tiles and on vectors, against the plain reference, over odd shapes
 //! and threads, and how near they come to the true sums beside the other kernels.
 
+mod common;
+
+use common::numbers;
 use convoke_kernels::conv::{Conv, ConvShape, Epilogue, Precision};
 use convoke_kernels::norm::{self, Pending, Source};
 use convoke_kernels::reference::conv as reference;
@@ -15,18 +18,6 @@ fn ways() -> Vec<(Isa, Precision)> {
         println!("skipped: this machine multiplies no bf16");
     }
     ways
-}
-
-fn numbers(n: usize, seed: u64) -> Vec<f32> {
-    let mut s = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    (0..n)
-        .map(|_| {
-            s ^= s << 13;
-            s ^= s >> 7;
-            s ^= s << 17;
-            (s >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-        })
-        .collect()
 }
 
 #[derive(Clone, Copy)]

@@ -13,7 +13,7 @@ pub enum TrainError {
     #[error(transparent)]
     Model(#[from] convoke_formats::ModelError),
     /// Anything else, with its remedy.
-    #[error("{}", shown(.0))]
+    #[error("{}", convoke_data::printable_short(.0))]
     Other(String),
 }
 
@@ -22,9 +22,4 @@ pub type Result<T> = std::result::Result<T, TrainError>;
 
 pub(crate) fn other<T>(what: impl Into<String>) -> Result<T> {
     Err(TrainError::Other(what.into()))
-}
-
-/// What quotes a file may be as long as the file, and colour a terminal.
-fn shown(what: &str) -> String {
-    convoke_data::printable(&what.chars().take(1000).collect::<String>())
 }

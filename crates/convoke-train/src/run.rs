@@ -2,7 +2,7 @@
 
 use crate::error::{Result, TrainError, other};
 use crate::plot;
-use convoke_data::{read_text, write_file, write_png};
+use convoke_data::{open_file, read_text, write_file, write_png};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, TryLockError};
 use std::io::{Error, ErrorKind, Read};
@@ -219,7 +219,7 @@ impl RunFolder {
         let wrong = |what: &str| TrainError::Other(format!("{}: {what}", path.display()));
         let cannot = |e: Error| wrong(&format!("cannot be read: {e}"));
         let mut text = String::new();
-        let file = File::open(&path).map_err(cannot)?;
+        let file = open_file(&path).map_err(cannot)?;
         file.take(MAX_SETTINGS + 1).read_to_string(&mut text).map_err(cannot)?;
         if text.len() as u64 > MAX_SETTINGS {
             return Err(wrong("is too long for settings"));

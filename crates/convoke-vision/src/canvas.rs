@@ -156,10 +156,7 @@ pub(crate) fn stack(parts: &[Picture]) -> Picture {
 /// The picture at a size that fits into a square of `side`: enlarged by whole pixels, shrunk by averages.
 pub(crate) fn fit(p: &Picture, side: usize) -> Result<Picture> {
     if p.height == 1 && p.width > 24 {
-        let wide = enlarge(p, (side / p.width).max(1));
-        let row =
-            Picture { height: 1, data: wide.data[..wide.width * wide.channels].to_vec(), ..wide };
-        return Ok(strip(row, 24));
+        return Ok(wide_strip(p, side));
     }
     let longest = p.width.max(p.height).max(1);
     if longest > side {
@@ -167,6 +164,13 @@ pub(crate) fn fit(p: &Picture, side: usize) -> Result<Picture> {
         return Ok(resize(p, Area::whole(p), to(p.width), to(p.height), Filter::Bilinear)?);
     }
     Ok(enlarge(p, side / longest))
+}
+
+/// A picture of one row, about `side` wide and tall enough to be seen.
+pub(crate) fn wide_strip(p: &Picture, side: usize) -> Picture {
+    let wide = enlarge(p, (side / p.width.max(1)).max(1));
+    let data = wide.data[..wide.width * wide.channels].to_vec();
+    strip(Picture { height: 1, data, ..wide }, 24)
 }
 
 /// A picture of one row, drawn `rows` tall; others as they are.

@@ -16,7 +16,7 @@ pub enum VisionError {
     #[error(transparent)]
     Train(#[from] convoke_train::TrainError),
     /// Something is not as it must be; one line that says what to do.
-    #[error("{}", shown(.0))]
+    #[error("{}", convoke_data::printable_short(.0))]
     Other(String),
     /// The caller asked to stop.
     #[error("stopped")]
@@ -28,9 +28,4 @@ pub type Result<T> = std::result::Result<T, VisionError>;
 
 pub(crate) fn other<T>(what: impl Into<String>) -> Result<T> {
     Err(VisionError::Other(what.into()))
-}
-
-/// What quotes a file may be as long as the file, and colour a terminal.
-fn shown(what: &str) -> String {
-    convoke_data::printable(&what.chars().take(1000).collect::<String>())
 }

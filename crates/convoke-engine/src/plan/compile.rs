@@ -27,6 +27,8 @@ pub struct Plan {
     pub(crate) labels: usize,
     kept: Vec<(NodeId, Buf)>,
     kept_grads: Vec<(NodeId, Buf)>,
+    /// Whether weights follow their gradients while these are made, see [`PlanOptions::keep_grads`].
+    pub(crate) at_once: bool,
     pub(crate) seed: Option<Buf>,
     names: Vec<(String, Kind)>,
 }
@@ -108,8 +110,9 @@ impl Plan {
         let isa = options.isa.unwrap_or_else(Isa::detect);
         let group = lanes::group(net, options, isa)?;
         let mut b = Lower::new(net, options, isa);
-        let at_once = group.is_none() && optimizer::at_once(net, options);
-        b.follow_at_once(at_once);
+        if group.is_none() && optimizer::at_once(net, options) {
+            b.follow_at_once();
+        }
         let (mut targets, mut labels) = (None, 0);
         if let Mode::Train { loss, .. } = &options.mode {
             match loss {
@@ -131,7 +134,7 @@ impl Plan {
         }
         if let Mode::Train { optimizer, decay_all, .. } = &options.mode {
             b.enter(Phase::Update);
-            optimizer::lower(&mut b, *optimizer, *decay_all, at_once)?;
+            optimizer::lower(&mut b, *optimizer, *decay_all)?;
         }
         Plan::finish(net, options, isa, b, targets, labels)
     }
@@ -153,7 +156,7 @@ impl Plan {
             Mode::Explain { from, .. } => Some(b.owned(from, "seed")?),
             _ => None,
         };
-        let Lower { bufs, mut calls, params, state, kept_grads, .. } = b;
+        let Lower { bufs, mut calls, params, state, at_once, kept_grads, .. } = b;
         calls.sort_by_key(|c| place(c.phase));
         let remade = remake::pass(&bufs, &mut calls, options.least);
         let touched: Vec<Vec<Buf>> = calls.iter().map(|c| c.op.buffers()).collect();
@@ -182,6 +185,7 @@ impl Plan {
             labels,
             kept,
             kept_grads,
+            at_once,
             seed,
             names: bufs.into_iter().map(|b| (b.name, b.kind)).collect(),
         })
@@ -218,11 +222,6 @@ impl Plan {
 
     pub(crate) fn kept_grad(&self, id: NodeId) -> Option<Buf> {
         self.kept_grads.iter().find(|k| k.0 == id).map(|k| k.1)
-    }
-
-    /// Whether weights follow their gradients while these are made, see [`PlanOptions::keep_grads`].
-    pub(crate) fn follows_at_once(&self) -> bool {
-        self.calls.iter().any(|c| c.phase == Phase::Backward && c.op.updates())
     }
 
     /// What a session of this plan allocates, in bytes.

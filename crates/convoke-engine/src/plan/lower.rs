@@ -53,6 +53,8 @@ pub(crate) struct Lower<'a> {
     holders: HashMap<Buf, usize>,
     needs_grad: Vec<bool>,
     named: HashMap<(usize, String), Buf>,
+    /// Whether weights follow their gradients at once, see [`PlanOptions::keep_grads`].
+    pub at_once: bool,
     /// Gradients that stay readable after a run.
     pub kept_grads: Vec<(NodeId, Buf)>,
 }
@@ -76,6 +78,7 @@ impl<'a> Lower<'a> {
             holders: HashMap::new(),
             needs_grad: vec![false; nodes],
             named: HashMap::new(),
+            at_once: false,
             kept_grads: Vec::new(),
         };
         lower.needs_grad[0] = lower.explains();
@@ -105,12 +108,10 @@ impl<'a> Lower<'a> {
         Lower { lanes, ..Lower::new(net, options, isa) }
     }
 
-    /// Gradients of weights live only until the weights have followed them, if `so`.
-    pub fn follow_at_once(&mut self, so: bool) {
-        self.bufs
-            .iter_mut()
-            .filter(|b| so && b.kind == Kind::Grad)
-            .for_each(|b| b.kind = Kind::Step);
+    /// Lets weights follow their gradients at once: these live no longer.
+    pub fn follow_at_once(&mut self) {
+        self.at_once = true;
+        self.bufs.iter_mut().filter(|b| b.kind == Kind::Grad).for_each(|b| b.kind = Kind::Step);
     }
 
     /// Samples that share a pixel's numbers; 1 where each has a map of its own.

@@ -31,10 +31,6 @@ pub(crate) trait Op: fmt::Debug + Send + Sync {
     fn remakes(&self) -> Option<Buf> {
         None
     }
-    /// Whether it changes weights.
-    fn updates(&self) -> bool {
-        false
-    }
     /// Runs it; allocates nothing.
     fn run(&self, m: &mut Memory, x: &mut Exec);
 }

@@ -1,4 +1,4 @@
-//! A pass over the calls of a step: maps that cost one walk to make (a norm's or an activation's output) are made
+//! A pass over the calls of a step: maps that cost one walk to make (a norm's output) are made
 //! once more on the way back instead of being kept from forward to backward (Chen et al. 2016, "Training deep nets
 //! with sublinear memory cost", with nothing multiplied again). Only where it lowers the peak of the memory. The
 //! same call runs on the same numbers, so no result changes.
@@ -25,8 +25,11 @@ struct Candidate {
 /// Adds the calls that make maps again. Gives each such map with the place of that call: what it holds before, from
 /// its last use in forward on, is not needed. Calls are in running order; maps of fewer floats than `least` stay.
 pub(super) fn pass(bufs: &[BufSpec], calls: &mut Vec<Call>, least: usize) -> Vec<(Buf, usize)> {
+    let Some(backward) = calls.iter().position(|c| c.phase == Phase::Backward) else {
+        return Vec::new();
+    };
     let touched: Vec<Vec<Buf>> = calls.iter().map(|c| c.op.buffers()).collect();
-    let mut candidates = candidates(bufs, calls, &touched, least);
+    let mut candidates = candidates(bufs, &calls[..backward], &touched, least);
     if candidates.is_empty() {
         return Vec::new();
     }
@@ -51,20 +54,21 @@ pub(super) fn pass(bufs: &[BufSpec], calls: &mut Vec<Call>, least: usize) -> Vec
     remade
 }
 
+/// Maps that calls of `forward` make and could make again.
 fn candidates(
     bufs: &[BufSpec],
-    calls: &[Call],
+    forward: &[Call],
     touched: &[Vec<Buf>],
     least: usize,
 ) -> Vec<Candidate> {
-    let backward = calls.iter().position(|c| c.phase == Phase::Backward).unwrap_or(calls.len());
+    let backward = forward.len();
     let mut all = Vec::new();
-    for (maker, call) in calls[..backward].iter().enumerate() {
+    for (maker, call) in forward.iter().enumerate() {
         let Some(buf) = call.op.remakes() else { continue };
         let spec = &bufs[buf.0];
         let uses = |range: std::ops::Range<usize>| range.filter(|&i| touched[i].contains(&buf));
         let Some(last) = uses(maker..backward).next_back() else { continue };
-        let first = uses(backward..calls.len()).next().unwrap_or(NEVER);
+        let first = uses(backward..touched.len()).next().unwrap_or(NEVER);
         if spec.kind == Kind::Step && spec.len >= least.max(1) {
             all.push(Candidate { buf, maker, last, first, chosen: false });
         }

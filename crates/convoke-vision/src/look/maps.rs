@@ -2,7 +2,7 @@
 
 use super::inside::{Inside, Weights};
 use crate::canvas::{
-    Canvas, Font, GAP, INK, LINE, SOFT, Tile, coloured, enlarge, fit, grid, short, stack,
+    Canvas, Font, GAP, INK, LINE, SOFT, Tile, coloured, fit, grid, short, stack, wide_strip,
 };
 use crate::error::Result;
 use convoke_data::Picture;
@@ -113,16 +113,10 @@ fn plane_picture(maps: &LayerMaps, k: usize, side: usize) -> Result<Picture> {
     // All maps of a layer in the same colours, each by its own largest number.
     let most = plane.iter().fold(0.0f32, |m, v| m.max(v.abs())).max(f32::MIN_POSITIVE);
     let picture = coloured(&plane, h, w, most, maps.range[0] < 0.0);
-    if h > 1 {
-        return fit(&picture, side);
+    match h {
+        1 => Ok(wide_strip(&picture, side)),
+        _ => fit(&picture, side),
     }
-    let strip = picture;
-    let rows = 24;
-    let data = strip.data.repeat(rows);
-    let tall = Picture { height: rows, data, ..strip };
-    let times = (side / w.max(1)).max(1);
-    let wide = enlarge(&tall, times);
-    Ok(Picture { height: rows, data: wide.data[..rows * wide.width * 3].to_vec(), ..wide })
 }
 
 /// The contact sheet of one layer: its maps with their numbers, or bars for a vector; `names` are those of the
