@@ -1,5 +1,5 @@
 //! Speed of the convolution walks as a fraction of the multiply-add loop's, on one thread and on all.
-//! `cargo run --release -p convoke-kernels --example conv_speed [threads [avx512|amx|tiles|bf16|winograd] [WORD]]`:
+//! `cargo run --release -p convoke-kernels --example conv_speed [threads [avx512|amx|tiles|bf16|winograd|bf16-winograd] [WORD]]`:
 //! an instruction set, or everything on tiles, in f32 or in bf16, or with fewer products where windows allow; only lines
 //! that have the word.
 
@@ -94,6 +94,7 @@ fn main() {
             "tiles" => conv.all_in(Precision::F32),
             "bf16" => conv.all_in(Precision::Bf16),
             "winograd" => conv.winograd(Winograd::Always),
+            "bf16-winograd" => conv.precision(Precision::Bf16).winograd(Winograd::Always),
             _ => conv,
         };
         let x = numbers(n * shape.x_len());

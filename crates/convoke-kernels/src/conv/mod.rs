@@ -211,10 +211,9 @@ impl Conv {
     pub fn unpacked(self) -> Self {
         let isa = self.forward.isa();
         let dense = Dense::both(&self.shape, isa, self.batch);
-        let Narrow { forward, backward, weights } = self.narrow;
         let narrow = match dense {
-            Some(_) => Narrow { forward: None, backward: None, weights },
-            None => Narrow { forward, backward, weights },
+            Some(_) => Narrow { forward: None, backward: None, ..self.narrow },
+            None => self.narrow,
         };
         Conv { dense, narrow, ..self }
     }

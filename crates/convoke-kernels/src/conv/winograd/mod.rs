@@ -8,11 +8,16 @@
 //! Transforms add and subtract (filters are halved besides), so errors stay a small multiple of the direct sum's;
 //! `tests/winograd.rs` bounds them. Sums run over channels (or tiles) in one order, so neither threads nor cuts
 //! change a bit.
+//!
+//! In bf16 (training alone) transformed numbers are rounded and multiplied in pairs (`words.rs`); the transforms and
+//! sums stay f32.
 
 mod multiply;
+mod pairs;
 mod transform;
 mod walk;
 mod weights;
+mod words;
 
 use super::{Conv, ConvShape};
 use crate::Isa;
@@ -48,16 +53,18 @@ impl Fewer {
         let always = when == Winograd::Always;
         let step = when == Winograd::Training;
         let some = |walk: WinogradWalk| Some(walk).filter(|w| always || w.pays(batch, step));
-        let (forward, backward) =
-            (WinogradWalk::forward(s, isa), WinogradWalk::backward_data(s, isa));
-        let weights = WinogradWeights::new(s, isa, batch);
-        let trains = when != Winograd::Prediction;
         let narrow = &conv.narrow;
+        let trains = when != Winograd::Prediction;
+        let pairs = trains && narrow.bf16 && isa != Isa::Amx;
+        let (forward, backward) =
+            (WinogradWalk::forward(s, isa, pairs), WinogradWalk::backward_data(s, isa, pairs));
+        let weights = WinogradWeights::new(s, isa, batch, pairs);
+        let free = |taken: bool| always || pairs || !taken;
         Fewer {
-            forward: some(forward).filter(|_| always || narrow.forward.is_none()),
-            backward: some(backward).filter(|_| always || trains && narrow.backward.is_none()),
+            forward: some(forward).filter(|_| free(narrow.forward.is_some())),
+            backward: some(backward).filter(|_| trains && free(narrow.backward.is_some())),
             weights: Some(weights)
-                .filter(|w| always || trains && narrow.weights.is_none() && w.pays(batch)),
+                .filter(|w| always || trains && free(narrow.weights.is_some()) && w.pays(batch)),
         }
     }
 }
@@ -123,17 +130,23 @@ fn fits(s: &ConvShape) -> bool {
 }
 
 /// Vector operations of a direct sum and of this algorithm, for `n` pictures of these maps; `pack`: the filters
-/// are transformed each time.
-fn costs(m: &Maps, isa: Isa, n: usize, pack: bool) -> (f64, f64) {
+/// are transformed each time. Transforms of pairs, and what the direct sum does to make them, are measured.
+fn costs(m: &Maps, isa: Isa, n: usize, pack: bool, pairs: bool) -> (f64, f64) {
     let lanes = Family::of(isa).lanes;
     let vectors = |channels: usize| channels.div_ceil(lanes) as f64;
     let (rows, columns) = m.tiles();
     let tiles = (n * rows * columns) as f64;
-    let sums = m.c as f64 * vectors(m.d);
-    let direct = (n * m.out_h * m.out_w * 9) as f64 * sums / 0.92;
+    let sums = words_of(m.c, pairs) as f64 * vectors(m.d);
+    let maps = tiles * (vectors(m.c) + vectors(m.d));
+    let (into_pairs, transforms) = if pairs { (50.0, 140.0) } else { (0.0, 100.0) };
+    let direct = (n * m.out_h * m.out_w * 9) as f64 * sums / 0.92 + into_pairs * maps;
     let filters = if pack { 50.0 * sums } else { 0.0 };
-    let transforms = tiles * 100.0 * (vectors(m.c) + vectors(m.d));
-    (direct, tiles * PLACES as f64 * sums / 0.85 + transforms + filters)
+    (direct, tiles * PLACES as f64 * sums / 0.85 + transforms * maps + filters)
+}
+
+/// Words of so many numbers.
+fn words_of(numbers: usize, pairs: bool) -> usize {
+    if pairs { numbers.div_ceil(2) } else { numbers }
 }
 
 /// Floats from one tile to the next: whole vectors, an odd number of cache lines so that neighbours do not fall

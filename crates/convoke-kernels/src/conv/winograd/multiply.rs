@@ -1,6 +1,7 @@
 //! The products of each place: small matrix products whose operands lie in the second cache.
 
 use super::PLACES;
+use super::words::Words;
 use crate::gemm::Simd;
 use std::ops::Range;
 
@@ -20,7 +21,7 @@ pub(super) fn round(lanes: usize) -> usize {
     }
 }
 
-/// `m [place][tile][d] = Σ over c of v [place][tile][c] · u [place][panel][c][lane]`.
+/// `m [place][tile][d] = Σ over c of v [place][tile][c] · u [place][panel][c][lane]`, where c counts words.
 #[derive(Clone, Copy)]
 pub(super) struct Product {
     pub v: *const f32,
@@ -43,16 +44,17 @@ pub(super) struct Product {
 /// # Safety
 /// The operands lie where the product says, with room for whole vectors of `d` and rounded tiles.
 #[inline(always)]
-pub(super) unsafe fn multiply<S: Simd>(p: &Product) {
-    let padded = p.d.next_multiple_of(S::LANES);
-    let width = 2 * S::LANES;
+pub(super) unsafe fn multiply<W: Words>(p: &Product) {
+    let lanes = W::S::LANES;
+    let padded = p.d.next_multiple_of(lanes);
+    let width = 2 * lanes;
     let strips = 4 * p.c * width > NEAR && 4 * p.c * padded <= SECOND;
     let whole = padded / width * width;
     // SAFETY: the caller's.
     unsafe {
         for place in 0..PLACES {
             for line in (place * 16..p.ahead_len).step_by(16 * PLACES) {
-                S::prefetch(p.ahead.wrapping_add(line));
+                W::S::prefetch(p.ahead.wrapping_add(line));
             }
             let at = Product {
                 v: p.v.add(place * p.v_place),
@@ -60,15 +62,15 @@ pub(super) unsafe fn multiply<S: Simd>(p: &Product) {
                 m: p.m.add(place * p.m_place),
                 ..*p
             };
-            match S::LANES {
-                16 => panels::<S, 14, 2>(&at, 0..whole, strips),
-                8 => panels::<S, 6, 2>(&at, 0..whole, strips),
-                _ => panels::<S, 4, 2>(&at, 0..whole, strips),
+            match lanes {
+                16 => panels::<W, 14, 2>(&at, 0..whole, strips),
+                8 => panels::<W, 6, 2>(&at, 0..whole, strips),
+                _ => panels::<W, 4, 2>(&at, 0..whole, strips),
             }
-            match S::LANES {
-                16 => panels::<S, 28, 1>(&at, whole..padded, strips),
-                8 => panels::<S, 12, 1>(&at, whole..padded, strips),
-                _ => panels::<S, 8, 1>(&at, whole..padded, strips),
+            match lanes {
+                16 => panels::<W, 28, 1>(&at, whole..padded, strips),
+                8 => panels::<W, 12, 1>(&at, whole..padded, strips),
+                _ => panels::<W, 8, 1>(&at, whole..padded, strips),
             }
         }
     }
@@ -77,7 +79,7 @@ pub(super) unsafe fn multiply<S: Simd>(p: &Product) {
 /// Panels of `V` vectors of one place: panel by panel over all tiles, or (`strips`) all panels over `T` tiles at a
 /// time, whichever keeps what is read again in the nearest cache.
 #[inline(always)]
-unsafe fn panels<S: Simd, const T: usize, const V: usize>(
+unsafe fn panels<W: Words, const T: usize, const V: usize>(
     p: &Product,
     d: Range<usize>,
     strips: bool,
@@ -86,14 +88,14 @@ unsafe fn panels<S: Simd, const T: usize, const V: usize>(
     unsafe {
         if strips {
             for t in (0..p.tiles).step_by(T) {
-                for d in d.clone().step_by(V * S::LANES) {
-                    tile::<S, T, V>(p, t, d);
+                for d in d.clone().step_by(V * W::S::LANES) {
+                    tile::<W, T, V>(p, t, d);
                 }
             }
         } else {
-            for d in d.step_by(V * S::LANES) {
+            for d in d.step_by(V * W::S::LANES) {
                 for t in (0..p.tiles).step_by(T) {
-                    tile::<S, T, V>(p, t, d);
+                    tile::<W, T, V>(p, t, d);
                 }
             }
         }
@@ -101,31 +103,32 @@ unsafe fn panels<S: Simd, const T: usize, const V: usize>(
 }
 
 #[inline(always)]
-unsafe fn tile<S: Simd, const T: usize, const V: usize>(p: &Product, t: usize, d: usize) {
+unsafe fn tile<W: Words, const T: usize, const V: usize>(p: &Product, t: usize, d: usize) {
+    let lanes = W::S::LANES;
     // SAFETY: the caller's.
     unsafe {
-        let mut acc = [[S::splat(0.0); V]; T];
+        let mut acc = [[W::S::splat(0.0); V]; T];
         let mut a = p.v.add(t * p.v_tile);
         let mut b = p.u.add(p.c * d);
         for _ in 0..p.c {
-            let mut bv = [S::splat(0.0); V];
+            let mut bv = [W::load(b); V];
             for v in 0..V {
-                bv[v] = S::load(b.add(v * S::LANES));
-                S::prefetch(b.wrapping_add((8 * V + v) * S::LANES));
+                bv[v] = W::load(b.add(v * lanes));
+                W::S::prefetch(b.wrapping_add((8 * V + v) * lanes));
             }
             for i in 0..T {
-                let x = S::splat(*a.add(i * p.v_tile));
+                let x = W::splat(a.add(i * p.v_tile));
                 for v in 0..V {
-                    acc[i][v] = S::fma(x, bv[v], acc[i][v]);
+                    acc[i][v] = W::fma(x, bv[v], acc[i][v]);
                 }
             }
             a = a.add(1);
-            b = b.add(V * S::LANES);
+            b = b.add(V * lanes);
         }
         let m = p.m.add(t * p.m_tile + d);
         for i in 0..T {
             for v in 0..V {
-                S::store(m.add(i * p.m_tile + v * S::LANES), acc[i][v]);
+                W::S::store(m.add(i * p.m_tile + v * lanes), acc[i][v]);
             }
         }
     }
@@ -140,7 +143,7 @@ pub(super) fn channels(lanes: usize, c: usize) -> usize {
     sizes.iter().copied().min_by_key(|&n| c.next_multiple_of(n)).unwrap_or(4)
 }
 
-/// `w [c][d] (+)= Σ over tiles of v [tile][c] · z [tile][d]`.
+/// `w [c][d] (+)= Σ over tiles of v [tile][c] · z [tile][d]`; a word holds neighbouring tiles, and tiles count words.
 #[derive(Clone, Copy)]
 pub(super) struct Outer {
     pub v: *const f32,
@@ -161,74 +164,86 @@ pub(super) struct Outer {
 /// # Safety
 /// The operands lie where the product says; channels may be read up to a multiple of [`channels`].
 #[inline(always)]
-pub(super) unsafe fn add_outer<S: Simd>(p: &Outer) {
+pub(super) unsafe fn add_outer<W: Words>(p: &Outer) {
     // SAFETY: the caller's.
     unsafe {
-        match channels(S::LANES, p.c) {
-            13 => blocks::<S, 13>(p),
-            11 => blocks::<S, 11>(p),
-            8 => blocks::<S, 8>(p),
-            _ => blocks::<S, 4>(p),
+        match channels(W::S::LANES, p.c) {
+            13 => blocks::<W, 13>(p),
+            11 => blocks::<W, 11>(p),
+            8 => blocks::<W, 8>(p),
+            _ => blocks::<W, 4>(p),
         }
     }
 }
 
 #[inline(always)]
-unsafe fn blocks<S: Simd, const C: usize>(p: &Outer) {
+unsafe fn blocks<W: Words, const C: usize>(p: &Outer) {
+    let lanes = W::S::LANES;
     for from in (0..p.tiles).step_by(DEPTH) {
         let tiles = from..(from + DEPTH).min(p.tiles);
         let load = p.load || from > 0;
         let mut d = 0;
         while d < p.w_row {
-            let two = d + 2 * S::LANES <= p.w_row;
+            let two = d + 2 * lanes <= p.w_row;
+            let width = if two { 2 * lanes } else { lanes };
             for c in (0..p.c).step_by(C) {
+                let next = if c + C < p.c { (c + C) * p.w_row + d } else { d + width };
+                let next = p.w.wrapping_add(next).cast_const();
                 // SAFETY: the caller's.
                 unsafe {
                     match two {
-                        true => outer::<S, C, 2>(p, tiles.clone(), c, d, load),
-                        false => outer::<S, C, 1>(p, tiles.clone(), c, d, load),
+                        true => outer::<W, C, 2>(p, tiles.clone(), c, d, load, next),
+                        false => outer::<W, C, 1>(p, tiles.clone(), c, d, load, next),
                     }
                 }
             }
-            d += if two { 2 * S::LANES } else { S::LANES };
+            d += width;
         }
     }
 }
 
+/// A block of sums; those at `next` come from afar meanwhile.
 #[inline(always)]
-unsafe fn outer<S: Simd, const C: usize, const V: usize>(
+unsafe fn outer<W: Words, const C: usize, const V: usize>(
     p: &Outer,
     tiles: Range<usize>,
     c: usize,
     d: usize,
     load: bool,
+    next: *const f32,
 ) {
+    let lanes = W::S::LANES;
     // SAFETY: the caller's.
     unsafe {
         let w = p.w.add(c * p.w_row + d);
         let used = C.min(p.c - c);
-        let mut acc = [[S::splat(0.0); V]; C];
+        let mut acc = [[W::S::splat(0.0); V]; C];
         if load {
             for i in 0..C {
                 if i < used {
                     for v in 0..V {
-                        acc[i][v] = S::load(w.add(i * p.w_row + v * S::LANES));
+                        acc[i][v] = W::S::load(w.add(i * p.w_row + v * lanes));
                     }
                 }
             }
         }
         let mut a = p.v.add(tiles.start * p.v_tile + c);
         let mut b = p.z.add(tiles.start * p.z_tile + d);
-        for _ in tiles {
-            let mut bv = [S::splat(0.0); V];
-            for v in 0..V {
-                bv[v] = S::load(b.add(v * S::LANES));
-            }
-            S::prefetch(a.wrapping_add(8 * p.v_tile));
-            for i in 0..C {
-                let x = S::splat(*a.add(i));
+        for k in 0..tiles.len() {
+            if k < C {
                 for v in 0..V {
-                    acc[i][v] = S::fma(x, bv[v], acc[i][v]);
+                    W::S::prefetch(next.wrapping_add(k * p.w_row + v * lanes));
+                }
+            }
+            let mut bv = [W::load(b); V];
+            for v in 0..V {
+                bv[v] = W::load(b.add(v * lanes));
+            }
+            W::S::prefetch(a.wrapping_add(8 * p.v_tile));
+            for i in 0..C {
+                let x = W::splat(a.add(i));
+                for v in 0..V {
+                    acc[i][v] = W::fma(x, bv[v], acc[i][v]);
                 }
             }
             a = a.add(p.v_tile);
@@ -237,7 +252,7 @@ unsafe fn outer<S: Simd, const C: usize, const V: usize>(
         for i in 0..C {
             if i < used {
                 for v in 0..V {
-                    S::store(w.add(i * p.w_row + v * S::LANES), acc[i][v]);
+                    W::S::store(w.add(i * p.w_row + v * lanes), acc[i][v]);
                 }
             }
         }

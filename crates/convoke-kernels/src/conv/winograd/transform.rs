@@ -1,12 +1,13 @@
 //! The transforms, one vector of channels at a time. Loops instead of closures: only what is inlined has the
 //! instruction set.
 
+use super::words::Words;
 use super::{PLACES, SIDE, STEP};
 use crate::gemm::Simd;
 
 /// `Bᵀ d`.
 #[inline(always)]
-unsafe fn source<S: Simd>(d: [S::V; 4]) -> [S::V; 4] {
+pub(super) unsafe fn source<S: Simd>(d: [S::V; 4]) -> [S::V; 4] {
     // SAFETY: the caller has the instruction set.
     unsafe { [S::sub(d[0], d[2]), S::add(d[1], d[2]), S::sub(d[2], d[1]), S::sub(d[1], d[3])] }
 }
@@ -20,7 +21,7 @@ unsafe fn output<S: Simd>(m: [S::V; 4]) -> [S::V; 2] {
 
 /// `A y`.
 #[inline(always)]
-unsafe fn gradient<S: Simd>(y: [S::V; 2]) -> [S::V; 4] {
+pub(super) unsafe fn gradient<S: Simd>(y: [S::V; 2]) -> [S::V; 4] {
     // SAFETY: the caller has the instruction set.
     unsafe {
         let zero = S::splat(0.0);
@@ -51,7 +52,7 @@ unsafe fn filter_gradient<S: Simd>(w: [S::V; 4]) -> [S::V; 3] {
     }
 }
 
-/// Where transformed tiles lie: place `k` of tile `t` at `at + k · place + t · tile`.
+/// Where transformed tiles lie, in words: place `k` of tile `t` at `at + k · place + t · tile`.
 #[derive(Clone, Copy)]
 pub(super) struct Tiles {
     pub at: *mut f32,
@@ -59,27 +60,34 @@ pub(super) struct Tiles {
     pub tile: usize,
 }
 
-/// A row of `n` tiles from four copied source rows of `2 n + 2` pixels of `c` channels; lanes beyond `c` become
-/// zero.
+/// A row of `n` tiles of some channels from four copied source rows of `2 n + 2` pixels of `c`; lanes beyond them
+/// become zero.
 ///
 /// # Safety
 /// The rows and tiles lie where the arguments say.
 #[inline(always)]
-pub(super) unsafe fn source_row<S: Simd>(rows: [*const f32; SIDE], c: usize, n: usize, to: Tiles) {
+pub(super) unsafe fn source_row<W: Words>(
+    rows: [*const f32; SIDE],
+    c: usize,
+    channels: usize,
+    n: usize,
+    to: Tiles,
+) {
+    let lanes = W::S::LANES;
     // SAFETY: the caller's.
     unsafe {
-        for at in (0..c).step_by(S::LANES) {
-            let m = S::mask((c - at).min(S::LANES));
-            let mut first = column::<S>(rows, at, m);
-            let mut second = column::<S>(rows, c + at, m);
+        for at in (0..channels).step_by(lanes) {
+            let m = W::S::mask((channels - at).min(lanes));
+            let mut first = column::<W::S>(rows, at, m);
+            let mut second = column::<W::S>(rows, c + at, m);
             for t in 0..n {
-                let third = column::<S>(rows, (2 * t + 2) * c + at, m);
-                let fourth = column::<S>(rows, (2 * t + 3) * c + at, m);
-                let out = to.at.add(t * to.tile + at);
+                let third = column::<W::S>(rows, (2 * t + 2) * c + at, m);
+                let fourth = column::<W::S>(rows, (2 * t + 3) * c + at, m);
+                let out = to.at.add(t * to.tile + at / W::NUMBERS);
                 for r in 0..SIDE {
-                    let all = source::<S>([first[r], second[r], third[r], fourth[r]]);
+                    let all = source::<W::S>([first[r], second[r], third[r], fourth[r]]);
                     for k in 0..SIDE {
-                        S::store(out.add((r * SIDE + k) * to.place), all[k]);
+                        W::put(out.add((r * SIDE + k) * to.place), all[k]);
                     }
                 }
                 (first, second) = (third, fourth);
@@ -90,7 +98,7 @@ pub(super) unsafe fn source_row<S: Simd>(rows: [*const f32; SIDE], c: usize, n: 
 
 /// `Bᵀ d` of one column of pixels.
 #[inline(always)]
-unsafe fn column<S: Simd>(rows: [*const f32; SIDE], at: usize, m: S::M) -> [S::V; SIDE] {
+pub(super) unsafe fn column<S: Simd>(rows: [*const f32; SIDE], at: usize, m: S::M) -> [S::V; SIDE] {
     // SAFETY: the caller's.
     unsafe {
         let mut d = [S::splat(0.0); SIDE];
@@ -246,12 +254,17 @@ pub(super) unsafe fn filters<S: Simd>(
     }
 }
 
-/// `Gᵀ w G` of one vector of filters; place `k` lies at `at + k · place`.
+/// `Gᵀ w G` of one vector of filters, w summed over `shards`, of which place `k` lies at `at + k · place`, one behind
+/// the other.
 ///
 /// # Safety
 /// Each place holds a vector.
 #[inline(always)]
-pub(super) unsafe fn filter_gradients<S: Simd>(at: *const f32, place: usize) -> [[S::V; 3]; 3] {
+pub(super) unsafe fn filter_gradients<S: Simd>(
+    at: *const f32,
+    place: usize,
+    shards: usize,
+) -> [[S::V; 3]; 3] {
     // SAFETY: the caller's.
     unsafe {
         let zero = S::splat(0.0);
@@ -259,7 +272,11 @@ pub(super) unsafe fn filter_gradients<S: Simd>(at: *const f32, place: usize) -> 
         for k in 0..SIDE {
             let mut w = [zero; SIDE];
             for r in 0..SIDE {
-                w[r] = S::load(at.add((r * SIDE + k) * place));
+                let at = at.add((r * SIDE + k) * place);
+                w[r] = S::load(at);
+                for shard in 1..shards {
+                    w[r] = S::add(w[r], S::load(at.add(shard * PLACES * place)));
+                }
             }
             columns[k] = filter_gradient::<S>(w);
         }

@@ -3,7 +3,8 @@
 
 use super::multiply::{Product, multiply, round};
 use super::transform::{self, Finish, Tiles};
-use super::{Maps, PLACES, SIDE, STEP, costs, pitch};
+use super::words::{Words, words};
+use super::{Maps, PLACES, SIDE, STEP, costs, pitch, words_of};
 use crate::conv::{ConvShape, Epilogue};
 use crate::gemm::{Family, Simd, fence, streams};
 use crate::isa::simd;
@@ -25,31 +26,38 @@ pub(in crate::conv) struct WinogradWalk {
     rows: usize,
     /// Filters are those of the forward pass, or transposed and turned by 180°.
     turned: bool,
+    /// Products of pairs of bf16.
+    pairs: bool,
 }
 
 impl WinogradWalk {
-    pub fn forward(s: &ConvShape, isa: Isa) -> Self {
-        Self::new(Maps::forward(s), isa, false)
+    pub fn forward(s: &ConvShape, isa: Isa, pairs: bool) -> Self {
+        Self::new(Maps::forward(s), isa, false, pairs)
     }
 
-    pub fn backward_data(s: &ConvShape, isa: Isa) -> Self {
-        Self::new(Maps::backward(s), isa, true)
+    pub fn backward_data(s: &ConvShape, isa: Isa, pairs: bool) -> Self {
+        Self::new(Maps::backward(s), isa, true, pairs)
     }
 
-    fn new(maps: Maps, isa: Isa, turned: bool) -> Self {
-        let tiles = (CACHED / (PLACES * (maps.c + maps.d))).max(FEWEST);
-        WinogradWalk { rows: (tiles / maps.tiles().1).max(1), maps, isa, turned }
+    fn new(maps: Maps, isa: Isa, turned: bool, pairs: bool) -> Self {
+        let tiles = (CACHED / (PLACES * (words_of(maps.c, pairs) + maps.d))).max(FEWEST);
+        WinogradWalk { rows: (tiles / maps.tiles().1).max(1), maps, isa, turned, pairs }
+    }
+
+    /// Words of a sum.
+    fn words(&self) -> usize {
+        words_of(self.maps.c, self.pairs)
     }
 
     /// Whether it takes less time than the direct sum, for `n` pictures; `pack`: filters are packed each time.
     pub fn pays(&self, n: usize, pack: bool) -> bool {
-        let (direct, winograd) = costs(&self.maps, self.isa, n, pack);
+        let (direct, winograd) = costs(&self.maps, self.isa, n, pack, self.pairs);
         winograd < direct
     }
 
-    /// Floats of the transformed filters, `[place][panel of two vectors][c][lane]`.
+    /// Floats of the transformed filters, `[place][panel of two vectors][word of c][lane]`.
     pub fn pack_len(&self) -> usize {
-        PLACES * self.maps.c * Family::of(self.isa).padded(self.maps.d)
+        PLACES * self.words() * Family::of(self.isa).padded(self.maps.d)
     }
 
     /// Floats from one place to the next, of transformed sources and of sums.
@@ -57,7 +65,7 @@ impl WinogradWalk {
         let tiles =
             (self.rows * self.maps.tiles().1).next_multiple_of(round(Family::of(self.isa).lanes));
         // An odd number of lines, as in `pitch`.
-        [self.maps.c, self.maps.d].map(|channels| tiles * pitch(channels) + 16)
+        [self.words(), self.maps.d].map(|channels| tiles * pitch(channels) + 16)
     }
 
     /// Floats of work space of a thread.
@@ -79,9 +87,9 @@ impl WinogradWalk {
             // SAFETY: items have panels of their own; `pack` holds all places of all panels.
             unsafe {
                 if turned {
-                    simd!(cx.isa, pack_turned(filters: &[f32], c: usize, d: usize, panel: Range<usize>, out: *mut f32))
+                    words!(self.pairs, cx.isa, pack_turned(filters: &[f32], c: usize, d: usize, panel: Range<usize>, out: *mut f32))
                 } else {
-                    simd!(cx.isa, pack_forward(filters: &[f32], c: usize, d: usize, panel: Range<usize>, out: *mut f32))
+                    words!(self.pairs, cx.isa, pack_forward(filters: &[f32], c: usize, d: usize, panel: Range<usize>, out: *mut f32))
                 }
             }
         });
@@ -151,7 +159,7 @@ impl WinogradWalk {
         let (band, rest) = scratch.split_at_mut(maps.band_len().next_multiple_of(16));
         let skip = rest.as_ptr().align_offset(64).min(16);
         let (v, m) = rest[skip..].split_at_mut(PLACES * v_place);
-        let v = Tiles { at: v.as_mut_ptr(), place: v_place, tile: pitch(maps.c) };
+        let v = Tiles { at: v.as_mut_ptr(), place: v_place, tile: pitch(self.words()) };
         let m = Tiles { at: m.as_mut_ptr(), place: m_place, tile: pitch(maps.d) };
         let mut band = Band { maps, band, last: None };
         for (i, row) in rows.clone().enumerate() {
@@ -160,7 +168,7 @@ impl WinogradWalk {
             let c = maps.c;
             // SAFETY: the band's rows hold the tiles' pixels; `v` has room for all rows of an item.
             unsafe {
-                simd!(isa, source_row(lines: [*const f32; SIDE], c: usize, columns: usize, to: Tiles))
+                words!(self.pairs, isa, source_row(lines: [*const f32; SIDE], c: usize, columns: usize, to: Tiles))
             }
         }
         let (first, _) = self.output_rows(rows.start);
@@ -176,12 +184,12 @@ impl WinogradWalk {
             m_place,
             m_tile: m.tile,
             tiles: rows.len() * columns,
-            c: maps.c,
+            c: self.words(),
             d: maps.d,
         };
         let product = &product;
         // SAFETY: places have room for rounded tiles of padded channels, the pack for whole vectors.
-        unsafe { simd!(isa, product_body(product: &Product)) };
+        unsafe { words!(self.pairs, isa, product_body(product: &Product)) };
         for (i, row) in rows.enumerate() {
             let (at, lines) = self.output_rows(row);
             let of = |v: Option<&[f32]>| {
@@ -220,15 +228,15 @@ impl WinogradWalk {
 }
 
 #[inline(always)]
-unsafe fn source_row<S: Simd>(rows: [*const f32; SIDE], c: usize, n: usize, to: Tiles) {
+unsafe fn source_row<W: Words>(rows: [*const f32; SIDE], c: usize, n: usize, to: Tiles) {
     // SAFETY: the caller's.
-    unsafe { transform::source_row::<S>(rows, c, n, to) }
+    unsafe { transform::source_row::<W>(rows, c, c, n, to) }
 }
 
 #[inline(always)]
-unsafe fn product_body<S: Simd>(p: &Product) {
+unsafe fn product_body<W: Words>(p: &Product) {
     // SAFETY: the caller's.
-    unsafe { multiply::<S>(p) }
+    unsafe { multiply::<W>(p) }
 }
 
 #[inline(always)]
@@ -286,28 +294,34 @@ impl Band<'_> {
     }
 }
 
-/// `u [place][panel][c][lane]` of a panel of `filters [3,3,c,d]`: lanes are filters.
+/// `u [place][panel][word of c][lane]` of a panel of `filters [3,3,c,d]`: lanes are filters.
 #[inline(always)]
-unsafe fn pack_forward<S: Simd>(
+unsafe fn pack_forward<W: Words>(
     filters: &[f32],
     c: usize,
     d: usize,
     panel: Range<usize>,
     out: *mut f32,
 ) {
-    let place = c * d.next_multiple_of(S::LANES);
-    let width = panel.len().next_multiple_of(S::LANES);
+    let (lanes, words) = (W::S::LANES, c.div_ceil(W::NUMBERS));
+    let place = words * d.next_multiple_of(lanes);
+    let width = panel.len().next_multiple_of(lanes);
     let step = (c * d) as isize;
     // SAFETY: masks end with the panel, which lies within a row of `d` filters; the rest is the caller's.
     unsafe {
-        for channel in 0..c {
-            for lane in (0..width).step_by(S::LANES) {
-                let m = S::mask((panel.len() - lane).min(S::LANES));
+        for word in 0..words {
+            let channel = word * W::NUMBERS;
+            for lane in (0..width).step_by(lanes) {
+                let m = W::S::mask((panel.len() - lane).min(lanes));
                 let from = filters.as_ptr().add(channel * d + panel.start + lane);
-                let all = transform::filters::<S>(from, 3 * step, step, m);
-                let to = out.add(c * panel.start + channel * width + lane);
+                let first = transform::filters::<W::S>(from, 3 * step, step, m);
+                let mut second = [W::S::splat(0.0); PLACES];
+                if W::NUMBERS == 2 && channel + 1 < c {
+                    second = transform::filters::<W::S>(from.add(d), 3 * step, step, m);
+                }
+                let to = out.add(words * panel.start + word * width + lane);
                 for k in 0..PLACES {
-                    S::store(to.add(k * place), all[k]);
+                    W::join(to.add(k * place), first[k], second[k]);
                 }
             }
         }
@@ -317,7 +331,7 @@ unsafe fn pack_forward<S: Simd>(
 /// The same for backward-data: lanes are a panel of the `d` input channels, the sum runs over `c` filters, of
 /// `filters [3,3,d,c]` turned by 180°.
 #[inline(always)]
-unsafe fn pack_turned<S: Simd>(
+unsafe fn pack_turned<W: Words>(
     filters: &[f32],
     c: usize,
     d: usize,
@@ -325,32 +339,39 @@ unsafe fn pack_turned<S: Simd>(
     out: *mut f32,
 ) {
     const MOST: usize = 16;
-    let place = c * d.next_multiple_of(S::LANES);
-    let width = panel.len().next_multiple_of(S::LANES);
+    let (vector, words) = (W::S::LANES, c.div_ceil(W::NUMBERS));
+    let place = words * d.next_multiple_of(vector);
+    let width = panel.len().next_multiple_of(vector);
     let step = (c * d) as isize;
-    // Filters in the lanes, then transposed block by block.
+    // Filters in the lanes, then transposed block by block; behind them a row of zeros.
     let mut block = [[[0.0f32; MOST]; MOST]; PLACES];
-    for lanes in (0..width).step_by(S::LANES) {
-        let used = (panel.len() - lanes).min(S::LANES);
-        for from in (0..c).step_by(S::LANES) {
-            let n = (c - from).min(S::LANES);
+    let mut turned = [[0.0f32; MOST]; MOST + 1];
+    for lanes in (0..width).step_by(vector) {
+        let used = (panel.len() - lanes).min(vector);
+        for from in (0..c).step_by(vector) {
+            let n = (c - from).min(vector);
             // SAFETY: masks end with the filters; panels and channels lie within `filters` and `out`.
             unsafe {
-                let m = S::mask(n);
+                let m = W::S::mask(n);
                 for lane in 0..used {
                     let at = filters.as_ptr().add((panel.start + lanes + lane) * c + from);
-                    let all = transform::filters::<S>(at.add(8 * c * d), -3 * step, -step, m);
+                    let all = transform::filters::<W::S>(at.add(8 * c * d), -3 * step, -step, m);
                     for k in 0..PLACES {
-                        S::store(block[k][lane].as_mut_ptr(), all[k]);
+                        W::S::store(block[k][lane].as_mut_ptr(), all[k]);
                     }
                 }
+                let at = words * panel.start + from / W::NUMBERS * width + lanes;
                 for (k, block) in block.iter().enumerate() {
-                    let to = out.add(k * place + c * panel.start + from * width + lanes);
-                    for i in 0..n {
-                        let row = std::slice::from_raw_parts_mut(to.add(i * width), S::LANES);
+                    for (i, row) in turned[..n].iter_mut().enumerate() {
                         for (lane, v) in row.iter_mut().enumerate() {
                             *v = if lane < used { block[lane][i] } else { 0.0 };
                         }
+                    }
+                    turned[n] = [0.0; MOST];
+                    for i in (0..n).step_by(W::NUMBERS) {
+                        let [first, second] = [0, W::NUMBERS - 1].map(|j| turned[i + j].as_ptr());
+                        let to = out.add(k * place + at + i / W::NUMBERS * width);
+                        W::join(to, W::S::load(first), W::S::load(second));
                     }
                 }
             }

@@ -4,7 +4,8 @@
 use super::multiply::{Outer, add_outer, channels};
 use super::transform::{self, Tiles};
 use super::walk::Band;
-use super::{Maps, PLACES, SIDE, STEP, costs, pitch};
+use super::words::{Words, words};
+use super::{Maps, PLACES, SIDE, STEP, costs, pairs, pitch, words_of};
 use crate::conv::ConvShape;
 use crate::gemm::{Even, Family, Simd};
 use crate::isa::simd;
@@ -12,56 +13,90 @@ use crate::norm::Source;
 use crate::{Ctx, Isa, SharedMut};
 use std::ops::Range;
 
-/// Floats of the transformed tiles of a chunk: they and the sums pass through the caches.
-const CHUNK: usize = 256 * 1024;
-/// Floats of sums from which reading and writing them takes so long that chunks have as many.
-const MANY: usize = 2 << 20;
-
+/// Floats of the transformed tiles of a chunk, which lie in a thread's second cache beside its sums.
+const CHUNK: usize = 96 * 1024;
+/// Words of tiles that a chunk has at least, whatever they take: sums are read and written once a chunk.
+const FEWEST: usize = 64;
+/// Tiles of a shard at least: its sums are written and read once more to be added to the others'.
+const TILES: usize = 400;
+/// Floats of the sums of all shards together.
+const SUMS: usize = 4 << 20;
+/// Items that a layer is cut into, so that many threads have something to do.
+const ITEMS: usize = 16;
+/// Channels of a part at least: each part transforms the gradients again.
+const PART: usize = 64;
 /// Floats behind the last tile: channels are read in whole blocks.
 const SLACK: usize = 16;
 
 /// `dw [3,3,c,d] = Σ over pictures and pixels of x · dy`.
+///
+/// The work is cut by shape alone: rows of tiles into shards, which have sums of their own, and where these would be
+/// long channels into parts. What a thread transforms, it multiplies itself: caches of other cores are far.
 #[derive(Debug, Clone)]
 pub(in crate::conv) struct WinogradWeights {
     maps: Maps,
     isa: Isa,
+    /// Products of pairs of bf16.
+    pairs: bool,
+    /// Rows of tiles, of all pictures planned for, in each of the shards.
+    shards: Even,
+    /// Blocks of channels that are multiplied together, in each of the parts.
+    parts: Even,
     /// Rows of tiles of a chunk.
     rows: usize,
 }
 
 impl WinogradWeights {
-    pub fn new(s: &ConvShape, isa: Isa, batch: usize) -> Self {
+    pub fn new(s: &ConvShape, isa: Isa, batch: usize, pairs: bool) -> Self {
         let maps = Maps::forward(s);
+        let lanes = Family::of(isa).lanes;
         let (rows, columns) = maps.tiles();
-        let each = columns * PLACES * (pitch(s.c) + pitch(s.d));
-        let walk = WinogradWeights { maps, isa, rows: 1 };
-        let chunk = if walk.sums_len() < MANY { CHUNK } else { walk.sums_len() };
-        WinogradWeights { rows: (chunk / each).clamp(1, (batch * rows).max(1)), ..walk }
+        let sums = PLACES * s.c * s.d.next_multiple_of(lanes);
+        let shards = (SUMS / sums).min(batch * rows * columns / TILES).clamp(1, ITEMS);
+        let shards = Even::parts(batch * rows, shards);
+        let parts = (ITEMS / 2 / shards.parts).min(s.c / PART).max(1);
+        let parts = Even::parts(s.c.div_ceil(channels(lanes, s.c)), parts);
+        let walk = WinogradWeights { maps, isa, pairs, shards, parts, rows: 1 };
+        let each = PLACES * (pitch(walk.channels(0).len()) + pitch(s.d));
+        let words = (CHUNK / each).max(FEWEST);
+        let tiles = if pairs { 2 * words } else { words };
+        WinogradWeights { rows: (tiles / columns).clamp(1, (batch * rows).max(1)), ..walk }
     }
 
-    /// Whether it takes less time than the direct sum, for `n` pictures. Chunks pass through the last cache.
+    /// Whether it takes less time than the direct sum, for `n` pictures. In pairs, which the direct sum makes at some
+    /// expense, it always does where there are enough channels to fill a vector.
     pub fn pays(&self, n: usize) -> bool {
-        let (direct, winograd) = costs(&self.maps, self.isa, n, true);
-        let (rows, columns) = self.maps.tiles();
-        let lines = (PLACES * (pitch(self.maps.c) + pitch(self.maps.d)) / 16) as f64;
-        winograd + (n * rows * columns) as f64 * 6.0 * lines < direct
+        let (direct, winograd) = costs(&self.maps, self.isa, n, true, self.pairs);
+        winograd < direct || self.pairs && self.maps.c.min(self.maps.d) >= 16
+    }
+
+    /// Channels of a part; the first has the most.
+    fn channels(&self, part: usize) -> Range<usize> {
+        let each = channels(Family::of(self.isa).lanes, self.maps.c);
+        let blocks = self.parts.range(part);
+        blocks.start * each..(blocks.end * each).min(self.maps.c)
     }
 
     /// Floats from one place to the next, of transformed sources and gradients.
     fn places(&self) -> [usize; 2] {
-        let tiles = self.rows * self.maps.tiles().1;
-        [self.maps.c, self.maps.d].map(|channels| tiles * pitch(channels) + 16)
+        let tiles = words_of(self.rows * self.maps.tiles().1, self.pairs);
+        [self.channels(0).len(), self.maps.d].map(|channels| tiles * pitch(channels) + 16)
     }
 
-    /// Floats of the sums of all places.
+    /// Floats of the sums of all places of a shard.
     fn sums_len(&self) -> usize {
         PLACES * self.maps.c * Family::of(self.isa).padded(self.maps.d)
     }
 
+    /// Floats of work space of a thread.
+    fn thread_len(&self) -> usize {
+        let [v, z] = self.places();
+        (PLACES * (v + z) + SLACK + self.maps.band_len()).next_multiple_of(16)
+    }
+
     /// Floats of work space of all threads.
     pub fn scratch_len(&self, threads: usize) -> usize {
-        let [v, z] = self.places();
-        PLACES * (v + z) + SLACK + self.sums_len() + 16 + threads * self.maps.band_len()
+        16 + self.shards.parts * self.sums_len() + threads * self.thread_len()
     }
 
     pub fn run(
@@ -73,95 +108,99 @@ impl WinogradWeights {
         dw: &mut [f32],
         scratch: &mut [f32],
     ) {
-        let (maps, isa) = (&self.maps, self.isa);
-        let (tile_rows, columns) = maps.tiles();
-        let [v_place, z_place] = self.places();
         assert!(scratch.len() >= self.scratch_len(cx.pool.threads()), "scratch is too short");
         let skip = scratch.as_ptr().align_offset(64).min(16);
-        let (sums, rest) = scratch[skip..].split_at_mut(self.sums_len());
-        let (v, rest) = rest.split_at_mut(PLACES * v_place);
-        let (z, rest) = rest.split_at_mut(PLACES * z_place);
-        let bands = &mut rest[SLACK..];
-        let v = Shared(Tiles { at: v.as_mut_ptr(), place: v_place, tile: pitch(maps.c) });
-        let z = Shared(Tiles { at: z.as_mut_ptr(), place: z_place, tile: pitch(maps.d) });
+        let (sums, threads) = scratch[skip..].split_at_mut(self.shards.parts * self.sums_len());
+        let (sums, threads) = (SharedMut::new(sums), SharedMut::new(threads));
+        let (all, each) = (n * self.maps.tiles().0, self.thread_len());
+        let shards = Even::parts(all, self.shards.parts.min(all));
+        cx.pool.run(shards.parts * self.parts.parts, &|item, worker| {
+            let (shard, part) = (item / self.parts.parts, item % self.parts.parts);
+            // SAFETY: each worker has its own part of the scratch.
+            let own = unsafe { threads.slice(worker * each..(worker + 1) * each) };
+            // SAFETY: a shard's part of the sums; items have channels of their own.
+            let sums = unsafe { sums.as_mut_ptr().add(shard * self.sums_len()) };
+            self.item(shards.range(shard), self.channels(part), x, dy, sums, own);
+        });
+        self.finish(cx, shards.parts, &sums, dw);
+    }
+
+    /// The sums of some channels over some rows of tiles, counted over all pictures.
+    fn item(
+        &self,
+        rows: Range<usize>,
+        channels: Range<usize>,
+        x: Source,
+        dy: &[f32],
+        sums: *mut f32,
+        own: &mut [f32],
+    ) {
+        let (maps, isa) = (&self.maps, self.isa);
         let padded = Family::of(isa).padded(maps.d);
-        let sums = SharedMut::new(sums);
-        let chunks = Even::new(n * tile_rows, self.rows);
-        for chunk in 0..chunks.parts {
-            let rows = chunks.range(chunk);
-            self.transform(cx, rows.clone(), x, dy, v, z, bands);
-            let each = channels(Family::of(isa).lanes, maps.c);
-            let blocks = Even::parts(maps.c.div_ceil(each), 2);
-            cx.pool.run(PLACES * blocks.parts, &|item, _| {
-                let place = item / blocks.parts;
-                let block = blocks.range(item % blocks.parts);
-                let c = block.start * each..(block.end * each).min(maps.c);
-                if c.is_empty() {
-                    return;
-                }
-                let (Shared(v), Shared(z)) = (v, z);
+        let [v_place, z_place] = self.places();
+        let (v, rest) = own.split_at_mut(PLACES * v_place);
+        let (z, rest) = rest.split_at_mut(PLACES * z_place);
+        let v = Tiles { at: v.as_mut_ptr(), place: v_place, tile: pitch(self.channels(0).len()) };
+        let z = Tiles { at: z.as_mut_ptr(), place: z_place, tile: pitch(maps.d) };
+        let mut band = Band { maps, band: &mut rest[SLACK..], last: None };
+        for first in rows.clone().step_by(self.rows) {
+            let chunk = first..rows.end.min(first + self.rows);
+            let tiles = words_of(chunk.len() * maps.tiles().1, self.pairs);
+            self.transform(chunk, channels.clone(), x, dy, &mut band, v, z);
+            for place in 0..PLACES {
                 let outer = Outer {
-                    v: v.at.wrapping_add(place * v.place + c.start),
+                    v: v.at.wrapping_add(place * v.place),
                     v_tile: v.tile,
                     z: z.at.wrapping_add(place * z.place),
                     z_tile: z.tile,
-                    w: sums.as_mut_ptr().wrapping_add((place * maps.c + c.start) * padded),
+                    w: sums.wrapping_add((place * maps.c + channels.start) * padded),
                     w_row: padded,
-                    tiles: rows.len() * columns,
-                    c: c.len(),
-                    load: chunk > 0,
+                    tiles,
+                    c: channels.len(),
+                    load: first > rows.start,
                 };
                 let outer = &outer;
-                // SAFETY: all tiles of the chunk are transformed; items have sums of their own.
-                unsafe { simd!(isa, outer_body(outer: &Outer)) };
-            });
+                // SAFETY: all tiles of the chunk are transformed; the sums are this item's.
+                unsafe { words!(self.pairs, isa, outer_body(outer: &Outer)) };
+            }
         }
-        self.finish(cx, &sums, dw);
     }
 
-    /// Both maps' tiles of some rows of tiles.
+    /// Tiles of both maps of a chunk's rows.
     fn transform(
         &self,
-        cx: Ctx,
         rows: Range<usize>,
+        channels: Range<usize>,
         x: Source,
         dy: &[f32],
-        v: Shared,
-        z: Shared,
-        bands: &mut [f32],
+        band: &mut Band,
+        v: Tiles,
+        z: Tiles,
     ) {
         let (maps, isa) = (&self.maps, self.isa);
         let (tile_rows, columns) = maps.tiles();
-        let band_len = maps.band_len();
-        let bands = SharedMut::new(bands);
-        // Neighbouring rows together, since they share sources.
-        let items = Even::new(rows.len(), 8);
-        cx.pool.run(items.parts, &|item, worker| {
-            let (Shared(v), Shared(z)) = (v, z);
-            // SAFETY: each worker has its own band.
-            let band = unsafe { bands.slice(worker * band_len..(worker + 1) * band_len) };
-            let mut band = Band { maps, band, last: None };
-            for i in items.range(item) {
-                let row = rows.start + i;
-                let lines = band.fill(isa, x, row);
-                let to = Tiles { at: v.at.wrapping_add(i * columns * v.tile), ..v };
-                let (c, d, width) = (maps.c, maps.d, maps.out_w);
-                let (p, y) = (row / tile_rows, row % tile_rows * STEP);
-                let gradients = [0, 1].map(|r| match y + r < maps.out_h {
-                    true => dy[(p * maps.out_h + y + r) * width * d..][..width * d].as_ptr(),
-                    false => std::ptr::null(),
-                });
-                let z = Tiles { at: z.at.wrapping_add(i * columns * z.tile), ..z };
-                // SAFETY: the rows hold the tiles' pixels; both operands have room for a chunk.
-                unsafe {
-                    simd!(isa, transform_rows(lines: [*const f32; SIDE], gradients: [*const f32; STEP], width: usize, c: usize, d: usize, columns: usize, to: Tiles, z: Tiles))
-                }
+        for (i, row) in rows.enumerate() {
+            let lines = band.fill(isa, x, row).map(|line| line.wrapping_add(channels.start));
+            let (d, width) = (maps.d, maps.out_w);
+            let (p, y) = (row / tile_rows, row % tile_rows * STEP);
+            let gradients = [0, 1].map(|r| match y + r < maps.out_h {
+                true => dy[(p * maps.out_h + y + r) * width * d..][..width * d].as_ptr(),
+                false => std::ptr::null(),
+            });
+            let first = i * columns;
+            let (word, odd) = if self.pairs { (first / 2, first % 2 == 1) } else { (first, false) };
+            let v = Tiles { at: v.at.wrapping_add(word * v.tile), ..v };
+            let z = Tiles { at: z.at.wrapping_add(word * z.tile), ..z };
+            let sizes = &Sizes { c: maps.c, channels: channels.len(), d, width, columns, odd };
+            // SAFETY: the rows hold the tiles' pixels; both operands have room for a chunk.
+            unsafe {
+                words!(self.pairs, isa, transform_rows(lines: [*const f32; SIDE], gradients: [*const f32; STEP], sizes: &Sizes, v: Tiles, z: Tiles))
             }
-        });
+        }
     }
 
-    /// The sums' way back to filters.
-    fn finish(&self, cx: Ctx, sums: &SharedMut<f32>, dw: &mut [f32]) {
+    /// The way back to filters, of the sums of all shards.
+    fn finish(&self, cx: Ctx, shards: usize, sums: &SharedMut<f32>, dw: &mut [f32]) {
         let Maps { c, d, .. } = self.maps;
         assert!(dw.len() >= 9 * c * d, "filters' gradient is too short");
         let dw = SharedMut::new(dw);
@@ -171,46 +210,55 @@ impl WinogradWeights {
             let range = items.range(item);
             // SAFETY: items have channels of their own.
             unsafe {
-                simd!(self.isa, finish_body(from: *const f32, c: usize, d: usize, range: Range<usize>, to: *mut f32))
+                simd!(self.isa, finish_body(from: *const f32, shards: usize, c: usize, d: usize, range: Range<usize>, to: *mut f32))
             }
         });
     }
 }
 
-/// Tiles that threads write parts of.
-#[derive(Clone, Copy)]
-struct Shared(Tiles);
-
-// SAFETY: a place in memory; who writes what is said where it is used.
-unsafe impl Sync for Shared {}
-
-#[inline(always)]
-unsafe fn outer_body<S: Simd>(p: &Outer) {
-    // SAFETY: the caller's.
-    unsafe { add_outer::<S>(p) }
+/// Numbers of a row of tiles.
+struct Sizes {
+    /// Channels of a source pixel, and those that are transformed.
+    c: usize,
+    channels: usize,
+    d: usize,
+    /// Pixels of a row of gradients.
+    width: usize,
+    columns: usize,
+    odd: bool,
 }
 
 #[inline(always)]
-unsafe fn transform_rows<S: Simd>(
+unsafe fn outer_body<W: Words>(p: &Outer) {
+    // SAFETY: the caller's.
+    unsafe { add_outer::<W>(p) }
+}
+
+#[inline(always)]
+unsafe fn transform_rows<W: Words>(
     x: [*const f32; SIDE],
     dy: [*const f32; STEP],
-    width: usize,
-    c: usize,
-    d: usize,
-    n: usize,
+    s: &Sizes,
     v: Tiles,
     z: Tiles,
 ) {
+    let &Sizes { c, channels, d, width, columns, odd } = s;
     // SAFETY: the caller's.
     unsafe {
-        transform::source_row::<S>(x, c, n, v);
-        transform::gradient_row::<S>(dy, width, d, n, z);
+        if W::NUMBERS == 2 {
+            pairs::source_row::<W>(x, c, channels, columns, odd, v);
+            pairs::gradient_row::<W>(dy, width, d, columns, odd, z);
+        } else {
+            transform::source_row::<W>(x, c, channels, columns, v);
+            transform::gradient_row::<W::S>(dy, width, d, columns, z);
+        }
     }
 }
 
 #[inline(always)]
 unsafe fn finish_body<S: Simd>(
     sums: *const f32,
+    shards: usize,
     c: usize,
     d: usize,
     range: Range<usize>,
@@ -223,7 +271,7 @@ unsafe fn finish_body<S: Simd>(
             for at in (0..d).step_by(S::LANES) {
                 let m = S::mask((d - at).min(S::LANES));
                 let from = sums.add(channel * padded + at);
-                let window = transform::filter_gradients::<S>(from, c * padded);
+                let window = transform::filter_gradients::<S>(from, c * padded, shards);
                 for y in 0..3 {
                     for x in 0..3 {
                         let to = dw.add(((y * 3 + x) * c + channel) * d + at);
