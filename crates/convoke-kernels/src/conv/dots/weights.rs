@@ -141,6 +141,11 @@ impl DotWeights {
         (self.slots() * self.phases.len() * self.x_pairs) | 1
     }
 
+    /// Pairs from one panel of dy to the next: an odd number, as in `x_block`.
+    fn panel_pairs(&self, rows: usize) -> usize {
+        (rows * self.dy_pairs) | 1
+    }
+
     fn panels(&self) -> usize {
         self.s.d.div_ceil(Self::family().width())
     }
@@ -168,7 +173,7 @@ impl DotWeights {
     /// Floats of copied x, of copied dy and of a source row with its padding, per worker.
     fn band_lens(&self) -> [usize; 3] {
         let x = self.blocks(&Self::family()).parts * self.x_block() * LINE;
-        let dy = self.chunk_rows * self.dy_pairs * self.panels_width();
+        let dy = self.panel_pairs(self.chunk_rows) * self.panels_width();
         [x, dy, self.line()].map(|len: usize| len.next_multiple_of(LINE))
     }
 
@@ -267,7 +272,7 @@ impl DotWeights {
             self.copy_dy(&family, &chunk, panels.clone(), dy, dy_band);
             let of = family.panels(self.s.d).skip(panels.start).take(panels.len());
             for (i, panel) in of.enumerate() {
-                let at = i * family.width() * chunk.rows.len() * self.dy_pairs;
+                let at = i * family.width() * self.panel_pairs(chunk.rows.len());
                 self.panel(&family, &chunk, panel, x_band, &dy_band[at..], out);
             }
             start = end;
@@ -495,7 +500,7 @@ impl DotWeights {
         let (start, end) = (panels.start * width, (panels.end * width).min(s.d));
         let full = (end - start) / width * width;
         let used = end - start - full;
-        let of = chunk.rows.len() * self.dy_pairs;
+        let of = self.panel_pairs(chunk.rows.len());
         assert!(band.len() >= of * (full + family.padded(used)), "the band is too short");
         for row in 0..rows {
             let from = &dy[(chunk.rows.start * s.ow + row * pixels) * s.d..][..pixels * s.d];

@@ -106,8 +106,9 @@ mod x86 {
     use crate::gemm::{Avx512, Simd};
     use std::arch::x86_64::*;
 
-    /// Floats from what is read to what is asked for: main memory answers late.
-    const AHEAD: usize = 2048;
+    /// Floats from what is read to what is asked for, for the second cache: main memory answers late, and the first
+    /// cache holds no more of it than waits already.
+    const AHEAD: usize = 8192;
 
     /// The first `n` of 32 numbers.
     fn first(n: usize) -> u32 {
@@ -162,8 +163,8 @@ mod x86 {
             if p.far {
                 for channel in (0..p.channels).step_by(16) {
                     let ahead = at.wrapping_add(AHEAD + channel);
-                    Avx512::prefetch(ahead);
-                    Avx512::prefetch(ahead.wrapping_add(p.next));
+                    Avx512::prefetch_far(ahead);
+                    Avx512::prefetch_far(ahead.wrapping_add(p.next));
                 }
             }
             let (mut start, mut to) = (0, p.to.wrapping_add((p.at + i) * p.width));
