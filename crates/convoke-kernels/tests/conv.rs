@@ -3,7 +3,7 @@
 mod common;
 
 use common::numbers;
-use convoke_kernels::conv::{Conv, ConvShape, Epilogue};
+use convoke_kernels::conv::{Conv, ConvShape, Epilogue, Precision};
 use convoke_kernels::norm::{self, Pending, Source};
 use convoke_kernels::reference::conv as reference;
 use convoke_kernels::{Ctx, Isa, Pool};
@@ -185,43 +185,89 @@ fn backward_data_accumulates_when_asked() {
     }
 }
 
-/// Large dense layers read the filters as they are.
+/// All three passes of a large dense layer, which reads the filters as they are: y with bias and bounds, dx added to
+/// what was there, dw.
+fn unpacked(
+    (n, s): (usize, &ConvShape),
+    (isa, precision): (Isa, Precision),
+    threads: usize,
+    [x, w, dy, bias, first]: [&[f32]; 5],
+) -> [Vec<f32>; 3] {
+    let pool = Pool::new(threads);
+    let cx = Ctx { pool: &pool, isa };
+    // Planned for more samples than there are.
+    let conv = Conv::new(*s, isa, n + n % 2, threads).precision(precision).unpacked();
+    assert!(conv.is_unpacked());
+    let nan = |len| vec![f32::NAN; len];
+    let (mut y, mut dx, mut dw) = (nan(n * s.d), first.to_vec(), nan(s.filter_len()));
+    let epilogue = Epilogue { bias: Some(bias), residual: None, clamp: Some((-3.0, 4.0)) };
+    conv.forward(cx, n, x.into(), w, &mut y, epilogue, &mut nan(conv.forward_scratch_len()));
+    conv.backward_data(cx, n, dy, w, &mut dx, true, &mut nan(conv.backward_scratch_len()));
+    let mut scratch = nan(conv.weights_scratch_len());
+    conv.backward_weights(cx, n, x.into(), dy, &mut dw, &mut scratch);
+    [y, dx, dw]
+}
+
+/// In f32 and, where there are such, in products of bf16, whose sums are those of operands rounded beforehand.
 #[test]
 #[cfg_attr(miri, ignore = "large by nature")]
 fn unpacked_dense_layers_equal_the_reference() {
-    for (n, c, d) in [(1, 700, 400), (5, 1031, 517), (33, 300, 1000), (96, 520, 513)] {
+    let cases = [
+        (1, 700, 400),
+        (3, 257, 1025),
+        (5, 1031, 517),
+        (32, 600, 1100),
+        (33, 300, 1000),
+        (96, 520, 513),
+    ];
+    for (n, c, d) in cases {
         let s = ConvShape::dense(c, d);
-        let (x, w) = (numbers(n * c, 1), numbers(c * d, 2));
-        let (dy, bias, first) = (numbers(n * d, 3), numbers(d, 4), numbers(n * c, 5));
-        let y = reference::forward(&s, n, &x, &w);
-        let y: Vec<f64> = y
-            .iter()
-            .enumerate()
-            .map(|(i, y)| (y + f64::from(bias[i % d])).clamp(-3.0, 4.0))
-            .collect();
-        let dx = reference::backward_data(&s, n, &dy, &w);
-        let dx: Vec<f64> = dx.iter().zip(&first).map(|(a, b)| a + f64::from(*b)).collect();
-        for isa in Isa::available() {
-            let results = [1, 2, 3].map(|threads| {
-                let pool = Pool::new(threads);
-                let cx = Ctx { pool: &pool, isa };
-                let conv = Conv::new(s, isa, n, threads).unpacked();
-                assert!(conv.is_unpacked());
-                let (mut got, mut back) = (vec![f32::NAN; n * d], first.clone());
-                let epilogue =
-                    Epilogue { bias: Some(&bias), residual: None, clamp: Some((-3.0, 4.0)) };
-                let mut scratch = vec![f32::NAN; conv.forward_scratch_len()];
-                conv.forward(cx, n, (&x).into(), &w, &mut got, epilogue, &mut scratch);
-                let mut scratch = vec![f32::NAN; conv.backward_scratch_len()];
-                conv.backward_data(cx, n, &dy, &w, &mut back, true, &mut scratch);
-                (got, back)
-            });
-            close(&format!("{isa:?} y"), &results[0].0, &y, c);
-            close(&format!("{isa:?} dx"), &results[0].1, &dx, d);
-            assert!(results[0] == results[1] && results[0] == results[2], "threads differ");
+        let (bias, first) = (numbers(d, 4), numbers(n * c, 5));
+        for precision in [Precision::F32, Precision::Bf16] {
+            let raw = [numbers(n * c, 1), numbers(c * d, 2), numbers(n * d, 3)];
+            let mut rounded = raw.clone();
+            if precision == Precision::Bf16 {
+                rounded.iter_mut().flatten().for_each(to_bf16);
+            }
+            let [x, w, dy] = &rounded;
+            let y = reference::forward(&s, n, x, w).into_iter().enumerate();
+            let y: Vec<f64> =
+                y.map(|(i, y)| (y + f64::from(bias[i % d])).clamp(-3.0, 4.0)).collect();
+            let dx = reference::backward_data(&s, n, dy, w);
+            let dx: Vec<f64> = dx.iter().zip(&first).map(|(a, b)| a + f64::from(*b)).collect();
+            let dw = reference::backward_weights(&s, n, x, dy);
+            for isa in Isa::available() {
+                if precision == Precision::Bf16 && !Conv::has_products(isa, precision) {
+                    continue;
+                }
+                let run = |threads, [x, w, dy]: &[Vec<f32>; 3]| {
+                    let all = [&x[..], &w[..], &dy[..], &bias[..], &first[..]];
+                    unpacked((n, &s), (isa, precision), threads, all)
+                };
+                let got = run(1, &rounded);
+                for (i, (want, k)) in [(&y, c), (&dx, d), (&dw, n)].into_iter().enumerate() {
+                    close(
+                        &format!("{isa:?} {precision:?} {}", ["y", "dx", "dw"][i]),
+                        &got[i],
+                        want,
+                        k,
+                    );
+                }
+                assert!([2, 3].iter().all(|&t| run(t, &rounded) == got), "threads differ");
+                // Tiles (AMX) keep forward and backward-data in f32.
+                if isa != Isa::Amx {
+                    assert!(run(2, &raw) == got, "{isa:?} {precision:?} rounds otherwise");
+                }
+            }
         }
     }
     assert!(!Conv::new(ConvShape::dense(100, 100), Isa::Portable, 8, 1).unpacked().is_unpacked());
+}
+
+/// Rounds to the nearest bf16.
+fn to_bf16(v: &mut f32) {
+    let bits = v.to_bits();
+    *v = f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000);
 }
 
 /// A norm applied while a map is read gives the bits of the norm applied before.

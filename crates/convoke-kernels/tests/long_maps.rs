@@ -4,7 +4,7 @@
 mod common;
 
 use common::numbers;
-use convoke_kernels::conv::{Conv, ConvShape, Epilogue, Winograd};
+use convoke_kernels::conv::{Conv, ConvShape, Epilogue, Precision, Winograd};
 use convoke_kernels::norm::{self, Clamped, Pending, Saved, Source};
 use convoke_kernels::{Ctx, Isa, Pool, depthwise};
 
@@ -64,6 +64,24 @@ fn at_once_as_one_by_one(what: &str, picture: usize, f: impl Fn(usize, usize, &m
         f(p, 1, one.get());
         assert!(all.get()[p * picture..][..picture] == *one.get(), "{what}, picture {p}");
     }
+}
+
+/// The gradient of a dense layer's weights, which goes past the caches where it begins at a cache line.
+#[test]
+fn gradients_of_dense_weights() {
+    let (n, s) = (3, ConvShape::dense(1301, 4096));
+    let (x, dy) = (numbers(n * s.c, 1), numbers(n * s.d, 2));
+    everywhere(|cx| {
+        for precision in [Precision::F32, Precision::Bf16] {
+            let conv = Conv::new(s, cx.isa, n, 2).precision(precision).unpacked();
+            let mut scratch = vec![f32::NAN; conv.weights_scratch_len()];
+            let (mut long, mut beside) = (Map::new(s.filter_len()), Map::new(s.filter_len() + 1));
+            conv.backward_weights(cx, n, (&x).into(), &dy, long.get(), &mut scratch);
+            let beside = &mut beside.get()[1..];
+            conv.backward_weights(cx, n, (&x).into(), &dy, beside, &mut scratch);
+            assert!(long.get() == beside, "{:?} {precision:?}", cx.isa);
+        }
+    });
 }
 
 #[test]

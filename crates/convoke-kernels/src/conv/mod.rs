@@ -127,8 +127,9 @@ pub struct Conv {
     narrow: Narrow,
     /// The same with fewer products, where asked for.
     winograd: Fewer,
-    /// Forward and backward-data straight from the filters, see [`Conv::unpacked`].
-    dense: Option<[Dense; 2]>,
+    /// Everything straight from the filters, see [`Conv::unpacked`].
+    dense: Option<Dense>,
+    precision: Precision,
     batch: usize,
     threads: usize,
 }
@@ -144,6 +145,7 @@ impl Conv {
             narrow: Narrow::default(),
             winograd: Fewer::default(),
             dense: None,
+            precision: Precision::F32,
             batch,
             threads,
         };
@@ -152,13 +154,13 @@ impl Conv {
 
     /// The same in another precision.
     pub fn precision(self, precision: Precision) -> Self {
-        Conv { narrow: Narrow::new(&self, precision, false), ..self }
+        Conv { narrow: Narrow::new(&self, precision, false), precision, ..self }
     }
 
     /// The same with everything in the products of a precision where [`Conv::has_products`], faster or not: to test
     /// and to measure.
     pub fn all_in(self, precision: Precision) -> Self {
-        Conv { narrow: Narrow::new(&self, precision, true), ..self }
+        Conv { narrow: Narrow::new(&self, precision, true), precision, ..self }
     }
 
     /// Whether an instruction set comes, on this machine, with products of its own for a precision: on tiles
@@ -209,13 +211,14 @@ impl Conv {
     /// The same, reading the filters themselves in the place of packed ones where they are so many that
     /// packing would cost as much as using them. Packed filters then take no memory.
     pub fn unpacked(self) -> Self {
-        let isa = self.forward.isa();
-        let dense = Dense::both(&self.shape, isa, self.batch);
-        let narrow = match dense {
-            Some(_) => Narrow { forward: None, backward: None, ..self.narrow },
-            None => self.narrow,
+        let Some(dense) = Dense::new(&self.shape, self.forward.isa(), self.batch, self.precision)
+        else {
+            return self;
         };
-        Conv { dense, narrow, ..self }
+        // On tiles the gradient of the weights stays there.
+        let weights = self.narrow.weights.filter(|_| self.forward.isa() == Isa::Amx);
+        let narrow = Narrow { forward: None, backward: None, weights };
+        Conv { dense: Some(dense), narrow, ..self }
     }
 
     /// Whether filters are read as they are, without packing.
@@ -256,7 +259,7 @@ impl Conv {
             return winograd.scratch_len() * self.threads;
         }
         let one = match (&self.dense, &self.narrow.forward) {
-            (Some([forward, _]), _) => forward.scratch_len(self.batch),
+            (Some(dense), _) => return dense.forward_scratch_len(self.batch, self.threads),
             (_, Some(narrow)) => narrow.scratch_len(),
             _ => self.forward.scratch_len(self.batch, self.threads),
         };
@@ -268,8 +271,8 @@ impl Conv {
         if let Some(winograd) = &self.winograd.backward {
             return winograd.scratch_len() * self.threads;
         }
-        if let Some([_, backward]) = &self.dense {
-            return backward.scratch_len(self.batch) * self.threads;
+        if let Some(dense) = &self.dense {
+            return dense.data_scratch_len(self.batch, self.threads);
         }
         let most = match &self.narrow.backward {
             Some(narrow) => narrow.iter().map(NarrowWalk::scratch_len).max(),
@@ -283,9 +286,10 @@ impl Conv {
         if let Some(winograd) = &self.winograd.weights {
             return winograd.scratch_len(self.threads);
         }
-        match &self.narrow.weights {
-            Some(narrow) => narrow.scratch_len(self.threads),
-            None => self.weights.scratch_len(self.threads),
+        match (&self.narrow.weights, &self.dense) {
+            (Some(narrow), _) => narrow.scratch_len(self.threads),
+            (None, Some(dense)) => dense.weights_scratch_len(self.batch, self.threads),
+            (None, None) => self.weights.scratch_len(self.threads),
         }
     }
 
@@ -333,10 +337,10 @@ impl Conv {
         scratch: &mut [f32],
     ) {
         self.check(n, x.x, y);
-        if let Some([forward, _]) = &self.dense {
+        if let Some(dense) = &self.dense {
             assert!(epilogue.residual.is_none(), "dense layers add no residual");
             assert!(x.norm.is_none(), "dense layers apply no norm");
-            return forward.run(cx, n, x.x, pack, y, false, epilogue, scratch);
+            return dense.forward(cx, n, x.x, pack, y, epilogue, scratch);
         }
         if let Some(winograd) = &self.winograd.forward {
             return winograd.run(cx, n, x, pack, y, false, epilogue, scratch);
@@ -359,9 +363,8 @@ impl Conv {
         scratch: &mut [f32],
     ) {
         self.check(n, dx, dy);
-        if let Some([_, backward]) = &self.dense {
-            let plain = Epilogue::default();
-            return backward.run(cx, n, dy, pack, dx, accumulate, plain, scratch);
+        if let Some(dense) = &self.dense {
+            return dense.data(cx, n, dy, pack, dx, accumulate, scratch);
         }
         let (mut rest, plain) = (pack, Epilogue::default());
         if let Some(winograd) = &self.winograd.backward {
@@ -400,6 +403,9 @@ impl Conv {
         }
         if let Some(narrow) = &self.narrow.weights {
             return narrow.run(cx, n, x, dy, dw, scratch);
+        }
+        if let Some(dense) = &self.dense {
+            return dense.weights(cx, n, x.x, dy, dw, scratch);
         }
         self.weights.run(cx, n, x, dy, dw, scratch);
     }

@@ -10,8 +10,6 @@ use crate::{Ctx, Isa};
 /// What multiplies bf16 (f32 as sums of it, on tiles) or integers.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Narrow {
-    /// Whether the machine multiplies bf16 and may.
-    pub bf16: bool,
     pub forward: Option<NarrowWalk>,
     pub backward: Option<Vec<NarrowWalk>>,
     pub weights: Option<NarrowWeights>,
@@ -149,7 +147,6 @@ impl Narrow {
         let narrow = |w: &Walk| NarrowWalk::new(w, kind, batch, threads);
         let chosen = |few: bool, narrow: f64, fma: f64| must || !few && narrow < fma;
         Narrow {
-            bf16: precision == Precision::Bf16,
             forward: chosen(few, forward, fma(&typical, TYPICAL_BATCH, s.d, s.c))
                 .then(|| narrow(&conv.forward)),
             backward: chosen(few, backward, fma(&typical, TYPICAL_BATCH, s.c, s.d))

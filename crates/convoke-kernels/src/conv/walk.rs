@@ -524,6 +524,7 @@ impl Walk {
             residual: of(epilogue.residual),
             clamp: epilogue.clamp.filter(|_| last),
             ahead: std::ptr::null(),
+            ahead_k: LINE,
             stream: false,
         }
     }

@@ -320,6 +320,7 @@ impl Weights {
                         residual: std::ptr::null(),
                         clamp: None,
                         ahead: ahead.next(ntaps * k),
+                        ahead_k: LINE,
                         stream: false,
                     };
                     // SAFETY: taps and columns stay in the copies, whose rows hold every column that
@@ -388,6 +389,7 @@ impl Weights {
                     residual: std::ptr::null(),
                     clamp: None,
                     ahead: std::ptr::null(),
+                    ahead_k: 0,
                     stream: false,
                 };
                 // SAFETY: columns lie on the map; a copied row of dy has `ow + 4` pixels, of which

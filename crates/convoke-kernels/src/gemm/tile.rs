@@ -49,8 +49,10 @@ pub(crate) struct Tile {
     pub residual: *const f32,
     /// Bounds of the result, or none.
     pub clamp: Option<(f32, f32)>,
-    /// What is read after this tile, or null: a cache line for each step of the sum is asked for from here on.
+    /// What is read after this tile, or null: a cache line for each step of the sum is asked for from here on, with
+    /// so many floats from one to the next.
     pub ahead: *const f32,
+    pub ahead_k: usize,
     /// Whether C goes past the caches ([`super::streams`]); not where lanes are missing.
     pub stream: bool,
 }
@@ -85,7 +87,7 @@ unsafe fn tile<
     unsafe {
         let a_px = if UNIT { 1 } else { t.a_px };
         let mut acc = begin::<S, R, Q, V, MASKED>(t);
-        let (mut ahead, line) = if t.ahead.is_null() { (t.b, 0) } else { (t.ahead, LINE) };
+        let (mut ahead, line) = if t.ahead.is_null() { (t.b, 0) } else { (t.ahead, t.ahead_k) };
         for tap in 0..t.ntaps {
             let tap = *t.taps.add(tap);
             let (mut a, mut b) = (t.a.offset(tap.a), t.b.offset(tap.b));
@@ -340,7 +342,7 @@ unsafe fn end<S: Simd, const R: usize, const Q: usize, const V: usize, const MAS
 }
 
 /// The tiles of one instruction set: what the walks need to know of it.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Family {
     /// Floats in a vector.
     pub lanes: usize,

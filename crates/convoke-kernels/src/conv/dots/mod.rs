@@ -13,8 +13,10 @@ mod walk;
 mod weights;
 mod words;
 
+pub(super) use tile::{Tap, Tile, pick};
 pub(super) use walk::DotWalk;
 pub(super) use weights::DotWeights;
+pub(super) use words::{Interleave, interleave};
 
 use super::tiles::{Int8, Kind};
 use crate::Isa;

@@ -5,14 +5,14 @@ use crate::gemm::{Panel, Portable, Simd};
 
 /// Offsets of one tap in A and in B, in words.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Tap {
+pub(in super::super) struct Tap {
     pub a: isize,
     pub b: isize,
 }
 
 /// One call of a tile: pointers and strides, in words and floats.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Tile {
+pub(in super::super) struct Tile {
     /// Taps in the order of summation.
     pub taps: *const Tap,
     pub ntaps: usize,
@@ -38,6 +38,12 @@ pub(super) struct Tile {
     pub residual: *const f32,
     /// Bounds of the result, or none.
     pub clamp: Option<(f32, f32)>,
+    /// What is read after this tile, or null: two cache lines for each word of the sum are asked for from here on, with
+    /// so many floats from one to the next.
+    pub ahead: *const f32,
+    pub ahead_k: usize,
+    /// Whether sums as they are go past the caches ([`crate::gemm::streams`]); not where lanes are missing.
+    pub stream: bool,
 }
 
 /// A tile compiled for one way to multiply and one size.
@@ -45,7 +51,7 @@ pub(super) struct Tile {
 /// # Safety
 /// The instruction set must be present, and every address that the strides reach must be valid: reads of A, B
 /// and what is added, writes of C, to which nobody else has access.
-pub(super) type TileFn = unsafe fn(&Tile);
+pub(in super::super) type TileFn = unsafe fn(&Tile);
 
 /// Vectors of words and of their sums. All need the instruction set, and what the pointers say.
 trait Dot: Copy {
@@ -92,17 +98,25 @@ unsafe fn tile<
             for q in 0..Q {
                 for v in 0..V {
                     let at = r * t.c_row + q * t.c_px + v * lanes;
-                    D::Floats::prefetch(t.c.wrapping_add(at));
+                    if MASKED || !t.stream {
+                        D::Floats::prefetch(t.c.wrapping_add(at));
+                    }
                     if !t.residual.is_null() {
                         D::Floats::prefetch(t.residual.wrapping_add(at));
                     }
                 }
             }
         }
+        let mut ahead = t.ahead;
         for tap in 0..t.ntaps {
             let tap = *t.taps.add(tap);
             let (mut a, mut b) = (t.a.offset(tap.a), t.b.offset(tap.b));
             for _ in 0..t.k {
+                if !ahead.is_null() {
+                    D::Floats::prefetch_far(ahead);
+                    D::Floats::prefetch_far(ahead.wrapping_add(t.ahead_k));
+                    ahead = ahead.wrapping_add(2 * t.ahead_k);
+                }
                 let mut words = [D::load(b); V];
                 for v in 0..V {
                     words[v] = D::load(b.add(v * lanes));
@@ -122,6 +136,17 @@ unsafe fn tile<
                 a = a.add(t.a_k);
                 b = b.add(t.b_k);
             }
+        }
+        if t.stream && !MASKED {
+            for r in 0..R {
+                for q in 0..Q {
+                    for v in 0..V {
+                        let p = t.c.add(r * t.c_row + q * t.c_px + v * lanes);
+                        D::Floats::stream(p, D::floats(sums[r][q][v], t.less));
+                    }
+                }
+            }
+            return;
         }
         end::<D, R, Q, V, MASKED>(t, &sums);
     }
@@ -175,7 +200,13 @@ unsafe fn end<D: Dot, const R: usize, const Q: usize, const V: usize, const MASK
 ///
 /// # Panics
 /// When there is no such tile: walks ask only for sizes that [`super::family`] has.
-pub(super) fn pick(kind: Kind, rows: usize, pixels: usize, panel: Panel, unit: bool) -> TileFn {
+pub(in super::super) fn pick(
+    kind: Kind,
+    rows: usize,
+    pixels: usize,
+    panel: Panel,
+    unit: bool,
+) -> TileFn {
     let vectors = panel.width / super::lanes(kind);
     let masked = panel.used < panel.width;
     let pick = match kind {

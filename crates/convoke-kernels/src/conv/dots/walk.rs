@@ -331,6 +331,9 @@ impl DotWalk {
             bias: run.epilogue.bias.map_or(null, |b| b[panel.start..].as_ptr()),
             residual: run.residual.map_or(null, |r| r.wrapping_add(panel.start)),
             clamp: run.epilogue.clamp,
+            ahead: null,
+            ahead_k: 0,
+            stream: false,
         }
     }
 

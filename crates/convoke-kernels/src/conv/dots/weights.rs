@@ -341,6 +341,9 @@ impl DotWeights {
                         bias: null,
                         residual: if chunk.first { null } else { c.cast_const() },
                         clamp: None,
+                        ahead: null,
+                        ahead_k: 0,
+                        stream: false,
                     };
                     // SAFETY: taps and pairs stay in the copies, whose rows hold every pair that the window
                     // reaches; `c` addresses this panel's part of dw.

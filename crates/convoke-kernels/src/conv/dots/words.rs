@@ -74,7 +74,7 @@ pub(super) unsafe fn pixels(
 /// What [`interleave`] is given: where pixels lie, `next` floats from the first of a pair to the second and
 /// `step` from one pair to the next, and where words go: of piece `m` and pair `i`, `width` words at
 /// `to + (m · of + at + i) · width`.
-pub(super) struct Interleave {
+pub(in super::super) struct Interleave {
     pub from: *const f32,
     pub next: usize,
     pub step: usize,
@@ -94,11 +94,11 @@ pub(super) struct Interleave {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::interleave;
+pub(in super::super) use x86::interleave;
 
 /// There is no bf16 without vectors of it.
 #[cfg(not(target_arch = "x86_64"))]
-pub(super) unsafe fn interleave(_: &Interleave) {}
+pub(in super::super) unsafe fn interleave(_: &Interleave) {}
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {

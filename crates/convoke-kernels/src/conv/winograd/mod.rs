@@ -19,7 +19,8 @@ mod walk;
 mod weights;
 mod words;
 
-use super::{Conv, ConvShape};
+use super::dots::bf16_present;
+use super::{Conv, ConvShape, Precision};
 use crate::Isa;
 use crate::gemm::Family;
 use walk::WinogradWalk;
@@ -55,7 +56,7 @@ impl Fewer {
         let some = |walk: WinogradWalk| Some(walk).filter(|w| always || w.pays(batch, step));
         let narrow = &conv.narrow;
         let trains = when != Winograd::Prediction;
-        let pairs = trains && narrow.bf16 && isa != Isa::Amx;
+        let pairs = trains && conv.precision == Precision::Bf16 && bf16_present(isa);
         let (forward, backward) =
             (WinogradWalk::forward(s, isa, pairs), WinogradWalk::backward_data(s, isa, pairs));
         let weights = WinogradWeights::new(s, isa, batch, pairs);
