@@ -3,10 +3,7 @@
 use crate::elementwise::shards;
 use crate::gemm::{Simd, fence, streams};
 use crate::isa::simd;
-use crate::{Ctx, Isa, SharedMut};
-
-/// Rows are walked in items of about this many floats.
-const CHUNK: usize = 16 * 1024;
+use crate::{CHUNK, Ctx, Isa, SharedMut};
 
 /// Floats of scratch for [`statistics`] and [`backward_sums`].
 pub fn scratch_len(rows: usize, c: usize) -> usize {

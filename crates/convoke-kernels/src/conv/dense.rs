@@ -8,17 +8,17 @@
 use super::{ConvShape, Epilogue};
 use crate::gemm::{Even, Family, Panel, Simd, Start, Tap, Tile};
 use crate::isa::simd;
-use crate::{Ctx, Isa, SharedMut};
+use crate::{Ctx, Isa, SharedMut, cut};
 use std::ops::Range;
 
 /// Samples up to which it pays.
 const MOST_SAMPLES: usize = 96;
 /// Weights from which it pays: 1 MB.
-const FEWEST_WEIGHTS: usize = 256 * 1024;
+const FEWEST_WEIGHTS: usize = cut(256 * 1024, 64);
 /// Depth of a block: forward reads that many rows, backward-data that many numbers of each row.
-const DEPTH: [usize; 2] = [64, 256];
+const DEPTH: [usize; 2] = [cut(64, 4), cut(256, 8)];
 /// Lanes of a block at most.
-const LANES: [usize; 2] = [512, 128];
+const LANES: [usize; 2] = [cut(512, 32), cut(128, 16)];
 
 /// Forward or backward-data of a dense layer.
 #[derive(Debug, Clone, Copy)]

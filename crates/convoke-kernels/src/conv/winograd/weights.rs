@@ -9,11 +9,11 @@ use crate::conv::ConvShape;
 use crate::gemm::{Even, Family, Simd};
 use crate::isa::simd;
 use crate::norm::Source;
-use crate::{Ctx, Isa, SharedMut};
+use crate::{Ctx, Isa, SharedMut, cut};
 use std::ops::Range;
 
 /// Floats of the transformed tiles of a chunk: they and the sums pass through the caches.
-const CHUNK: usize = 256 * 1024;
+const CHUNK: usize = cut(256 * 1024, 2 * 1024);
 /// Floats of sums from which reading and writing them takes so long that chunks have as many.
 const MANY: usize = 2 << 20;
 
