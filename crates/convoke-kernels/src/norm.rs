@@ -104,7 +104,8 @@ unsafe fn add_to_both<S: Simd>(
     let c = sums.len() / 2;
     // SAFETY: the caller's lanes lie within both rows of `sums`.
     unsafe {
-        let (sum, product) = (sums.as_mut_ptr().add(at), sums.as_mut_ptr().add(c + at));
+        let sums = sums.as_mut_ptr();
+        let (sum, product) = (sums.add(at), sums.add(c + at));
         // What was stored with a mask is not read back before it has reached the cache.
         if at + S::LANES <= c {
             S::store(sum, S::add(S::load(sum), v));
