@@ -1,8 +1,6 @@
 //! Activations, forward and backward, and softmax over the last axis.
 
-use crate::{Ctx, multiversion};
-
-const CHUNK: usize = 16 * 1024;
+use crate::{CHUNK, Ctx, multiversion};
 
 /// What an elementwise activation computes.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -7,13 +7,13 @@
 
 use crate::conv::{Conv, ConvShape, Epilogue};
 use crate::gemm::Even;
-use crate::{Ctx, Isa, Pool, SharedMut, depthwise};
+use crate::{Ctx, Isa, Pool, SharedMut, cut, depthwise};
 use std::ops::Range;
 
 /// Floats of what lies between, for each thread: 896 KB; fewer where there is no widened map, of which every band
 /// keeps some rows.
-const BAND: usize = 224 * 1024;
-const NARROW_BAND: usize = 96 * 1024;
+const BAND: usize = cut(224 * 1024, 256);
+const NARROW_BAND: usize = cut(96 * 1024, 256);
 
 /// `project(depthwise(expand(x)))`; either end may be absent.
 pub struct Chain {

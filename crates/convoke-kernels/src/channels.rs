@@ -1,10 +1,7 @@
 //! What works on channels alone: a shuffle, and a number per channel that multiplies. `x [rows, c]`.
 
 use crate::elementwise::{merge, shards};
-use crate::{Ctx, multiversion};
-
-/// Floats per item: 64 KB, long enough to make a claim cheap.
-const CHUNK: usize = 16 * 1024;
+use crate::{CHUNK, Ctx, multiversion};
 
 /// `y[r, i · groups + g] (+)= x[r, g · (c / groups) + i]`: channels that lay group by group take turns
 /// (Zhang et al. 2018). The reverse is the shuffle with `c / groups` groups.

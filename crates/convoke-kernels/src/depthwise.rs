@@ -4,16 +4,16 @@ use crate::conv::ConvShape;
 use crate::gemm::{Even, LINE, Simd, fence, streams};
 use crate::isa::simd;
 use crate::norm::{Pending, Source};
-use crate::{Ctx, Isa, SharedMut};
+use crate::{Ctx, Isa, SharedMut, cut};
 use std::ops::Range;
 
 /// Channels that the blocks of a row pass over together: so few that pixels and filters of a block and of the next stay
 /// in the nearest cache.
-const CHANNELS: usize = 128;
+const CHANNELS: usize = cut(128, 16);
 /// Outputs of a row whose sums are kept in registers together.
 const BLOCK: usize = 4;
 /// Floats of copied input rows: 256 KB.
-const BAND: usize = 64 * 1024;
+const BAND: usize = cut(64 * 1024, 128);
 /// Shards of the filters' gradient at most.
 const SHARDS: usize = 16;
 

@@ -1,9 +1,7 @@
 //! Dropout from counters: the mask of a number depends on seed, step, layer and place alone, so it
 //! is drawn again in backward instead of being stored, and threads change nothing.
 
-use crate::{Ctx, multiversion};
-
-const CHUNK: usize = 16 * 1024;
+use crate::{CHUNK, Ctx, multiversion};
 
 /// Which mask.
 #[derive(Debug, Clone, Copy, PartialEq)]

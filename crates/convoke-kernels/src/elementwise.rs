@@ -1,9 +1,6 @@
 //! Copies, sums and column sums: what joins and biases need.
 
-use crate::{Ctx, SharedMut, multiversion};
-
-/// Floats per item: 64 KB, long enough to make a claim cheap.
-const CHUNK: usize = 16 * 1024;
+use crate::{CHUNK, Ctx, SharedMut, multiversion};
 
 /// `x`, or zero where it is too small to move any weight. Losses and optimizers drop such numbers, because
 /// what is made of them soon is subnormal, and a processor takes a hundred times as long for those.

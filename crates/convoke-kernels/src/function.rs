@@ -1,9 +1,7 @@
 //! Functions of one number that are no activation of the usual networks: `y = f(x)`, and `dx = f'(x) · dy`.
 
-use crate::Ctx;
 use crate::activation::sigmoid;
-
-const CHUNK: usize = 16 * 1024;
+use crate::{CHUNK, Ctx};
 
 /// What is computed; `a` and `b` are constants.
 #[derive(Debug, Clone, Copy, PartialEq)]

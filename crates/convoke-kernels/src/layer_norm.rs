@@ -4,10 +4,8 @@
 //! Backward finds mean and variance anew: the row lies in the first cache then, and nothing is kept.
 
 use crate::elementwise::{merge, shards};
-use crate::{Ctx, SharedMut, multiversion};
+use crate::{CHUNK, Ctx, SharedMut, multiversion};
 
-/// Floats per item: 64 KB, long enough to make a claim cheap.
-const CHUNK: usize = 16 * 1024;
 /// Sums that run side by side.
 const LANES: usize = 16;
 

@@ -39,3 +39,13 @@ pub mod upsample;
 
 pub use isa::{Ctx, Isa};
 pub use pool::{Pool, SharedMut};
+
+/// Floats that a thread claims at once where numbers or rows are independent: 64 KB, long enough to make a claim
+/// cheap.
+const CHUNK: usize = cut(16 * 1024, 64);
+
+/// A size by which work is cut. Miri (`CONTRIBUTING.md`), which takes ten thousand times longer, has a small one, so
+/// that small maps are cut and shared among threads as well.
+const fn cut(size: usize, miri: usize) -> usize {
+    if cfg!(miri) { miri } else { size }
+}

@@ -2,10 +2,10 @@
 
 use crate::activation::{exp, sigmoid, softmax_row};
 use crate::elementwise::settled;
-use crate::{Ctx, SharedMut, multiversion};
+use crate::{Ctx, SharedMut, cut, multiversion};
 
 /// Numbers per item; partial losses are merged in order.
-const CHUNK: usize = 4096;
+const CHUNK: usize = cut(4096, 64);
 
 /// Rows of softmax cross-entropy per item.
 fn rows_per_item(classes: usize) -> usize {

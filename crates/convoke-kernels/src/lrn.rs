@@ -1,9 +1,7 @@
 //! Local response normalisation across channels (Krizhevsky et al. 2012; PyTorch `LocalResponseNorm`):
 //! `y_c = x_c / s_c^beta`, `s_c = k + alpha / size · Σ x²` over channels `c − size/2 ..= c + (size−1)/2`.
 
-use crate::{Ctx, SharedMut};
-
-const CHUNK: usize = 16 * 1024;
+use crate::{CHUNK, Ctx, SharedMut};
 
 /// Constants of the norm.
 #[derive(Debug, Clone, Copy, PartialEq)]

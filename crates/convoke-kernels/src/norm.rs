@@ -3,10 +3,7 @@
 use crate::elementwise::shards;
 use crate::gemm::{Simd, fence, streams};
 use crate::isa::simd;
-use crate::{Ctx, Isa, SharedMut};
-
-/// Rows are walked in items of about this many floats.
-const CHUNK: usize = 16 * 1024;
+use crate::{CHUNK, Ctx, Isa, SharedMut};
 
 /// Floats of scratch for [`statistics`] and [`backward_sums`].
 pub fn scratch_len(rows: usize, c: usize) -> usize {
@@ -107,7 +104,8 @@ unsafe fn add_to_both<S: Simd>(
     let c = sums.len() / 2;
     // SAFETY: the caller's lanes lie within both rows of `sums`.
     unsafe {
-        let (sum, product) = (sums.as_mut_ptr().add(at), sums.as_mut_ptr().add(c + at));
+        let sums = sums.as_mut_ptr();
+        let (sum, product) = (sums.add(at), sums.add(c + at));
         // What was stored with a mask is not read back before it has reached the cache.
         if at + S::LANES <= c {
             S::store(sum, S::add(S::load(sum), v));

@@ -1,9 +1,7 @@
 //! One pass over weights, gradients and moments.
 
 use crate::elementwise::settled;
-use crate::{Ctx, SharedMut, multiversion};
-
-const CHUNK: usize = 16 * 1024;
+use crate::{CHUNK, Ctx, SharedMut, multiversion};
 
 /// Stochastic gradient descent (PyTorch `SGD`): `g += weight_decay · w`; `v = momentum · v + g`;
 /// `w −= lr · v`, or with Nesterov `w −= lr · (g + momentum · v)`. `v` starts at zero, which gives

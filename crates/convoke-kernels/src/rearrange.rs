@@ -1,9 +1,6 @@
 //! The axes of a box in another order.
 
-use crate::Ctx;
-
-/// Floats per item.
-const CHUNK: usize = 16 * 1024;
+use crate::{CHUNK, Ctx};
 
 /// `x [n, sizes…] -> y [n, sizes in that order…]`, decided before it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,7 +73,7 @@ mod tests {
                 (vec![3, 4, 5], vec![2, 0, 1]),
                 (vec![7], vec![0]),
                 (vec![2, 3, 2, 3], vec![3, 1, 0, 2]),
-                (vec![40, 50, 30], vec![1, 2, 0]),
+                (if cfg!(miri) { vec![2, 5, 4] } else { vec![40, 50, 30] }, vec![1, 2, 0]),
             ] {
                 let (n, len) = (3, sizes.iter().product::<usize>());
                 let x: Vec<f32> = (0..n * len).map(|i| i as f32).collect();

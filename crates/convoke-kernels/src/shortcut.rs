@@ -1,9 +1,6 @@
 //! Strided subsampling with zero channels on both sides, and its reverse.
 
-use crate::Ctx;
-
-/// Floats per item: 64 KB, long enough to make a claim cheap.
-const CHUNK: usize = 16 * 1024;
+use crate::{CHUNK, Ctx};
 
 /// `x [n,h,w,c] -> y [n, ceil(h/sh), ceil(w/sw), d]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,8 +81,15 @@ mod tests {
 
     fn shapes() -> Vec<(usize, ShortcutShape)> {
         let mut all = Vec::new();
-        for (n, h, w) in [(1, 1, 1), (3, 7, 6), (2, 1, 9), (5, 32, 33), (2, 8, 8)] {
-            for (c, d) in [(1, 1), (3, 8), (16, 32), (5, 6)] {
+        let (maps, channels) = match cfg!(miri) {
+            true => (vec![(1, 1, 1), (3, 5, 4), (2, 1, 9)], vec![(1, 1), (3, 8)]),
+            false => (
+                vec![(1, 1, 1), (3, 7, 6), (2, 1, 9), (5, 32, 33), (2, 8, 8)],
+                vec![(1, 1), (3, 8), (16, 32), (5, 6)],
+            ),
+        };
+        for (n, h, w) in maps {
+            for &(c, d) in &channels {
                 for stride in [(1, 1), (2, 2), (1, 3), (9, 2)] {
                     all.push((n, ShortcutShape { h, w, c, d, stride }));
                 }

@@ -40,13 +40,32 @@ fn case(
     Case { n, s: ConvShape { h, w, c, kh, kw, d, sh, sw, top, left, dh, dw, groups, oh, ow } }
 }
 
-/// Whether there is time for it: Miri (`CONTRIBUTING.md`) takes a thousand times longer.
-fn quick(n: usize, s: &ConvShape) -> bool {
-    !cfg!(miri) || n as u64 * s.macs() < 20_000
+/// Few and small ones for Miri (`CONTRIBUTING.md`), which takes ten thousand times longer: every tail and edge, no size.
+fn miri_cases() -> Vec<Case> {
+    vec![
+        case(1, (1, 1, 1), (1, 1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 1),
+        case(1, (3, 4, 2), (3, 3, 9), (1, 1), (1, 1, 1, 1), (1, 1), 1),
+        case(1, (1, 5, 2), (1, 3, 17), (1, 1), (0, 1, 0, 1), (1, 1), 1),
+        case(1, (1, 3, 17), (3, 3, 2), (1, 1), (1, 1, 1, 1), (1, 1), 1),
+        case(2, (5, 4, 3), (3, 3, 3), (2, 2), (0, 0, 1, 1), (1, 1), 1),
+        case(1, (3, 3, 1), (5, 5, 2), (1, 1), (2, 2, 2, 2), (1, 1), 1),
+        case(2, (2, 3, 3), (1, 1, 19), (1, 1), (0, 0, 0, 0), (1, 1), 1),
+        case(2, (4, 3, 3), (1, 1, 18), (2, 2), (0, 0, 0, 0), (1, 1), 1),
+        case(1, (2, 3, 32), (1, 1, 2), (1, 1), (0, 0, 0, 0), (1, 1), 1),
+        case(1, (6, 5, 2), (3, 2, 5), (1, 3), (1, 0, 1, 0), (2, 2), 1),
+        case(1, (3, 3, 4), (3, 3, 4), (1, 1), (1, 1, 1, 1), (1, 1), 2),
+        case(2, (5, 5, 3), (2, 2, 3), (3, 3), (0, 0, 0, 0), (1, 1), 1),
+        case(1, (2, 2, 1), (3, 3, 2), (1, 1), (3, 3, 3, 3), (1, 1), 1),
+        case(1, (9, 3, 2), (3, 3, 2), (1, 1), (1, 1, 1, 1), (1, 1), 1),
+        case(9, (1, 1, 7), (1, 1, 10), (1, 1), (0, 0, 0, 0), (1, 1), 1),
+    ]
 }
 
 fn cases() -> Vec<Case> {
-    let mut cases = vec![
+    if cfg!(miri) {
+        return miri_cases();
+    }
+    vec![
         case(1, (1, 1, 1), (1, 1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 1),
         case(3, (1, 1, 5), (3, 3, 17), (1, 1), (1, 1, 1, 1), (1, 1), 1),
         case(2, (7, 7, 16), (3, 3, 32), (1, 1), (1, 1, 1, 1), (1, 1), 1),
@@ -74,9 +93,7 @@ fn cases() -> Vec<Case> {
         case(1, (1, 1, 300), (1, 1, 84), (1, 1), (0, 0, 0, 0), (1, 1), 1),
         case(1, (64, 60, 3), (3, 3, 8), (1, 1), (1, 1, 1, 1), (1, 1), 1),
         case(20, (3, 5, 48), (3, 3, 17), (1, 1), (3, 3, 3, 3), (3, 3), 1),
-    ];
-    cases.retain(|c| quick(c.n, &c.s));
-    cases
+    ]
 }
 
 /// Runs all three walks and returns y, dx, dw.
@@ -130,7 +147,7 @@ fn every_walk_equals_the_reference_on_every_instruction_set() {
 fn threads_change_no_bit() {
     for case in cases() {
         let one = run(case, Isa::detect(), 1);
-        for threads in [2, 3] {
+        for threads in if cfg!(miri) { 3..4 } else { 2..4 } {
             let more = run(case, Isa::detect(), threads);
             assert!(one == more, "{:?} with {threads} threads", case.s);
         }
@@ -139,7 +156,8 @@ fn threads_change_no_bit() {
 
 #[test]
 fn the_epilogue_adds_bias_and_residual_and_clamps() {
-    let case = case(2, (5, 6, 3), (3, 3, 21), (1, 1), (1, 1, 1, 1), (1, 1), 1);
+    let (x, filters) = if cfg!(miri) { ((3, 4, 2), 17) } else { ((5, 6, 3), 21) };
+    let case = case(2, x, (3, 3, filters), (1, 1), (1, 1, 1, 1), (1, 1), 1);
     let Case { n, s } = case;
     let (x, w) = (numbers(n * s.x_len(), 1), numbers(s.filter_len(), 2));
     let (bias, residual) = (numbers(s.d, 4), numbers(n * s.y_len(), 5));
@@ -185,6 +203,20 @@ fn backward_data_accumulates_when_asked() {
     }
 }
 
+/// Samples, inputs and units of dense layers that count as large, and inputs and units that do not.
+const LARGE: &[(usize, usize, usize)] = match cfg!(miri) {
+    true => &[(1, 7, 19), (3, 21, 9), (5, 13, 20), (2, 33, 4)],
+    false => &[
+        (1, 700, 400),
+        (3, 257, 1025),
+        (5, 1031, 517),
+        (32, 600, 1100),
+        (33, 300, 1000),
+        (96, 520, 513),
+    ],
+};
+const SMALL: usize = if cfg!(miri) { 7 } else { 100 };
+
 /// All three passes of a large dense layer, which reads the filters as they are: y with bias and bounds, dx added to
 /// what was there, dw.
 fn unpacked(
@@ -210,17 +242,8 @@ fn unpacked(
 
 /// In f32 and, where there are such, in products of bf16, whose sums are those of operands rounded beforehand.
 #[test]
-#[cfg_attr(miri, ignore = "large by nature")]
 fn unpacked_dense_layers_equal_the_reference() {
-    let cases = [
-        (1, 700, 400),
-        (3, 257, 1025),
-        (5, 1031, 517),
-        (32, 600, 1100),
-        (33, 300, 1000),
-        (96, 520, 513),
-    ];
-    for (n, c, d) in cases {
+    for &(n, c, d) in LARGE {
         let s = ConvShape::dense(c, d);
         let (bias, first) = (numbers(d, 4), numbers(n * c, 5));
         for precision in [Precision::F32, Precision::Bf16] {
@@ -261,7 +284,9 @@ fn unpacked_dense_layers_equal_the_reference() {
             }
         }
     }
-    assert!(!Conv::new(ConvShape::dense(100, 100), Isa::Portable, 8, 1).unpacked().is_unpacked());
+    assert!(
+        !Conv::new(ConvShape::dense(SMALL, SMALL), Isa::Portable, 8, 1).unpacked().is_unpacked()
+    );
 }
 
 /// Rounds to the nearest bf16.
@@ -278,7 +303,7 @@ fn a_pending_norm_is_the_norm_applied_before() {
         let (x, w) = (numbers(n * s.x_len(), 1), numbers(s.filter_len(), 2));
         let (scale, shift, dy) = (numbers(s.c, 7), numbers(s.c, 8), numbers(n * s.y_len(), 3));
         for isa in Isa::available() {
-            for threads in [1, 3] {
+            for threads in if cfg!(miri) { vec![3] } else { vec![1, 3] } {
                 let pool = Pool::new(threads);
                 let cx = Ctx { pool: &pool, isa };
                 let mut applied = vec![f32::NAN; x.len()];

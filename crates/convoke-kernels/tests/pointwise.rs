@@ -47,9 +47,14 @@ fn wide(v: &[f32]) -> Vec<f64> {
     v.iter().map(|&x| f64::from(x)).collect()
 }
 
-/// Rows and channels; Miri (`CONTRIBUTING.md`) takes a thousand times longer.
+/// One of two, the second for Miri (`CONTRIBUTING.md`), which takes ten thousand times longer.
+fn or_for_miri<T>(all: T, few: T) -> T {
+    if cfg!(miri) { few } else { all }
+}
+
+/// Rows and channels.
 const SIZES: &[(usize, usize)] = match cfg!(miri) {
-    true => &[(1, 1), (1, 5), (7, 3), (21, 17)],
+    true => &[(1, 1), (1, 5), (7, 3), (9, 17)],
     false => &[(1, 1), (1, 5), (7, 3), (130, 6), (49, 17), (300, 64), (33, 100), (5000, 24)],
 };
 
@@ -137,7 +142,7 @@ fn batch_norm() {
 
 #[test]
 fn pooling() {
-    for (h, w, c, k, stride, pad) in [
+    let all = vec![
         (1, 1, 1, 1, 1, 0),
         (7, 7, 3, 3, 2, 1),
         (8, 5, 17, 2, 2, 0),
@@ -145,7 +150,16 @@ fn pooling() {
         (6, 7, 33, 2, 3, 0),
         (28, 28, 6, 2, 2, 0),
         (13, 11, 5, 5, 4, 2),
-    ] {
+    ];
+    let few = vec![
+        (1, 1, 1, 1, 1, 0),
+        (5, 5, 3, 3, 2, 1),
+        (4, 3, 17, 2, 2, 0),
+        (3, 3, 9, 3, 1, 1),
+        (4, 5, 5, 2, 3, 0),
+        (6, 5, 2, 5, 4, 2),
+    ];
+    for (h, w, c, k, stride, pad) in or_for_miri(all, few) {
         let n = 3;
         let out = |size: usize| (size + 2 * pad - k) / stride + 1;
         let s = PoolShape {
@@ -214,9 +228,11 @@ fn pooling() {
 #[test]
 fn adaptive_pooling() {
     // Divided evenly, unevenly, not at all, and to more than there is.
-    for (h, w, oh, ow, c) in
-        [(1, 1, 1, 1, 1), (8, 6, 4, 3, 17), (7, 7, 7, 7, 3), (13, 11, 6, 4, 5), (2, 3, 7, 7, 33)]
-    {
+    let all =
+        [(1, 1, 1, 1, 1), (8, 6, 4, 3, 17), (7, 7, 7, 7, 3), (13, 11, 6, 4, 5), (2, 3, 7, 7, 33)];
+    let few =
+        [(1, 1, 1, 1, 1), (4, 2, 2, 1, 17), (3, 3, 3, 3, 3), (5, 4, 3, 3, 5), (2, 3, 4, 4, 9)];
+    for (h, w, oh, ow, c) in or_for_miri(all, few) {
         let (n, s) = (3, AdaptiveShape { h, w, c, oh, ow });
         let (x, dy) = (numbers(n * h * w * c, 1), numbers(n * oh * ow * c, 2));
         let first = numbers(x.len(), 3);
@@ -334,7 +350,7 @@ fn shuffled_and_scaled_channels() {
 
 #[test]
 fn activations_to_a_millionth() {
-    let mut x: Vec<f32> = numbers(20_001, 1).iter().map(|v| v * 12.0).collect();
+    let mut x: Vec<f32> = numbers(or_for_miri(20_001, 71), 1).iter().map(|v| v * 12.0).collect();
     x.extend([0.0, -0.0, 1e-20, -1e-20, 90.0, -90.0, 1e30, -1e30]);
     let dy = numbers(x.len(), 2);
     for f in [
@@ -429,7 +445,10 @@ fn softmax_and_local_response_norm() {
 
 #[test]
 fn losses() {
-    for (rows, c) in [(1, 2), (7, 10), (100, 3), (33, 1000), (4097, 5)] {
+    for (rows, c) in or_for_miri(
+        vec![(1, 2), (7, 10), (100, 3), (33, 1000), (4097, 5)],
+        vec![(1, 2), (7, 10), (30, 3), (3, 70)],
+    ) {
         let x: Vec<f32> = numbers(rows * c, 1).iter().map(|v| v * 9.0).collect();
         let targets: Vec<f32> = numbers(rows * c, 2).iter().map(|v| v * 0.5 + 0.5).collect();
         let labels: Vec<u32> = (0..rows as u32)
@@ -480,7 +499,10 @@ fn losses() {
 
 #[test]
 fn losses_with_class_weights() {
-    for (rows, c, smoothing) in [(1, 2, 0.0), (7, 10, 0.2), (100, 3, 0.1), (33, 1000, 0.0)] {
+    for (rows, c, smoothing) in or_for_miri(
+        [(1, 2, 0.0), (7, 10, 0.2), (100, 3, 0.1), (33, 1000, 0.0)],
+        [(1, 2, 0.0), (7, 10, 0.2), (30, 3, 0.1), (3, 70, 0.0)],
+    ) {
         let x: Vec<f32> = numbers(rows * c, 1).iter().map(|v| v * 9.0).collect();
         // One class weighs nothing.
         let weights: Vec<f32> = (0..c).map(|k| (k % 7) as f32 * 0.3).collect();
@@ -529,7 +551,9 @@ fn losses_with_class_weights() {
 
 #[test]
 fn centres_of_heat_maps_and_their_boxes() {
-    for (places, classes) in [(1, 1), (7, 3), (100, 1), (533, 2)] {
+    for (places, classes) in
+        or_for_miri([(1, 1), (7, 3), (100, 1), (533, 2)], [(1, 1), (7, 3), (23, 1), (19, 2)])
+    {
         let c = classes + loss::BOX;
         let y: Vec<f32> = numbers(places * c, 1).iter().map(|v| v * 3.0).collect();
         let mut targets: Vec<f32> = numbers(places * c, 2);
@@ -586,7 +610,7 @@ fn centres_of_heat_maps_and_their_boxes() {
 
 #[test]
 fn updates() {
-    let n = 40_003;
+    let n = or_for_miri(40_003, 131);
     let (w, g) = (numbers(n, 1), numbers(n, 2));
     for (momentum, nesterov) in [(0.0, false), (0.9, false), (0.9, true)] {
         let o = Sgd { lr: 0.1, momentum, nesterov, weight_decay: 0.01 };
@@ -659,7 +683,7 @@ fn depthwise_of_a_pending_norm(cx: Ctx, s: &ConvShape, n: usize, [x, f, dy]: [&[
 
 #[test]
 fn depthwise_convolution() {
-    for (h, w, c, k, stride, dilation, pad) in [
+    let all = vec![
         (1, 1, 1, 1, 1, 1, 0),
         (7, 7, 17, 3, 1, 1, 1),
         (8, 9, 33, 3, 2, 1, 1),
@@ -673,7 +697,19 @@ fn depthwise_convolution() {
         (11, 26, 18, 5, 2, 1, 2),
         (9, 27, 34, 5, 2, 1, 1),
         (8, 19, 40, 7, 1, 1, 3),
-    ] {
+    ];
+    let few = vec![
+        (1, 1, 1, 1, 1, 1, 0),
+        (4, 5, 9, 3, 1, 1, 1),
+        (5, 4, 17, 3, 2, 1, 1),
+        (3, 3, 4, 3, 1, 2, 2),
+        (4, 4, 3, 2, 3, 1, 0),
+        (2, 3, 3, 4, 1, 1, 2),
+        (3, 7, 2, 5, 1, 1, 2),
+        (6, 9, 3, 5, 2, 1, 1),
+        (3, 4, 2, 7, 1, 1, 3),
+    ];
+    for (h, w, c, k, stride, dilation, pad) in or_for_miri(all, few) {
         let n = 2;
         let out = |size: usize| (size + 2 * pad - (k - 1) * dilation - 1) / stride + 1;
         let s = ConvShape {
@@ -757,7 +793,8 @@ fn sums_and_copies() {
 
 #[test]
 fn dropout_keeps_the_mean_and_depends_on_seed_step_and_layer_alone() {
-    let n = 100_000;
+    // Few numbers say little of a share.
+    let (n, near) = or_for_miri((100_000, 0.005), (400, 0.1));
     let x = vec![1.0f32; n];
     let mask = |seed, step, layer| Mask { seed, step, layer, rate: 0.3 };
     let draw = |m: Mask| {
@@ -772,22 +809,25 @@ fn dropout_keeps_the_mean_and_depends_on_seed_step_and_layer_alone() {
     };
     let y = draw(mask(1, 2, 3));
     let zeros = y.iter().filter(|v| **v == 0.0).count() as f64 / n as f64;
-    assert!((zeros - 0.3).abs() < 0.005, "{zeros}");
+    assert!((zeros - 0.3).abs() < near, "{zeros}");
     assert!(y.iter().all(|v| *v == 0.0 || (v - 1.0 / 0.7).abs() < 1e-6));
     // Neighbours are independent: the share of two zeros in a row is the square.
     let pairs = y.windows(2).filter(|w| w[0] == 0.0 && w[1] == 0.0).count() as f64 / n as f64;
-    assert!((pairs - 0.09).abs() < 0.005, "{pairs}");
+    assert!((pairs - 0.09).abs() < near, "{pairs}");
     assert_eq!(y, draw(mask(1, 2, 3)));
     for other in [mask(2, 2, 3), mask(1, 3, 3), mask(1, 2, 4)] {
         let z = draw(other);
         let same = y.iter().zip(&z).filter(|(a, b)| a == b).count() as f64 / n as f64;
-        assert!((same - 0.58).abs() < 0.01, "masks are related: {same}");
+        assert!((same - 0.58).abs() < 2.0 * near, "masks are related: {same}");
     }
 }
 
 #[test]
 fn maps_times_a_gate() {
-    for (n, pixels, c) in [(1, 1, 1), (3, 7, 5), (2, 30, 17), (3, 49, 64), (2, 5, 100)] {
+    for (n, pixels, c) in or_for_miri(
+        [(1, 1, 1), (3, 7, 5), (2, 30, 17), (3, 49, 64), (2, 5, 100)],
+        [(1, 1, 1), (3, 7, 5), (2, 9, 17), (1, 3, 64), (2, 1, 40)],
+    ) {
         let (x, dy) = (numbers(n * pixels * c, 1), numbers(n * pixels * c, 2));
         let (gate, first) = (numbers(n * c, 3), numbers(n * pixels * c, 4));
         let results = everywhere(|cx| {

@@ -1,5 +1,7 @@
 //! Convolutions by products of bf16, on matrix tiles and on vectors, against the plain reference, over odd shapes
 //! and threads, and how near they come to the true sums beside the other kernels.
+// Miri has none of these instructions, and there is no portable form.
+#![cfg(not(miri))]
 
 mod common;
 

@@ -3,7 +3,7 @@
 use super::{ConvShape, Epilogue};
 use crate::gemm::{Even, Family, LINE, Panel, Start, Tap, Tile, fence, streams};
 use crate::norm::Source;
-use crate::{Ctx, Isa, SharedMut};
+use crate::{Ctx, Isa, SharedMut, cut};
 use std::ops::Range;
 
 /// One place of the window: its offset on the source map, and the filter place it reads.
@@ -17,20 +17,20 @@ pub(super) struct Cell {
 
 /// Rows of padded source kept in a thread's cache while all filters pass over them, in floats:
 /// 384 KB, so that they share 1 MB of L2 with a panel of filters.
-const BAND: usize = 96 * 1024;
+const BAND: usize = cut(96 * 1024, 256);
 
 /// Filters of one slice, in floats: 24 KB, half of the nearest cache.
-const SLICE: usize = 6 * 1024;
+const SLICE: usize = cut(6 * 1024, 128);
 
 /// Filters of the panels that pass over a strip together, in floats: 256 KB, a part of the second cache.
-const TOGETHER: usize = 64 * 1024;
+const TOGETHER: usize = cut(64 * 1024, 256);
 
 /// Panels that pass over a strip together at most.
 const MOST_PANELS: usize = 32;
 
 /// Channels of pixels whose lines would fall into one set of the nearest cache, 4 KB apart: they are copied a line
 /// further apart. More of them would not stay in the second.
-const FAR_APART: usize = 1024;
+const FAR_APART: usize = cut(1024, 32);
 const TOO_FAR: usize = 4096;
 
 /// A part of the sum: some taps, and a range within each.
@@ -572,7 +572,7 @@ impl Walk {
                         // SAFETY: offsets of windows stay within the source (or its padded band), see
                         // `finish`; `c` addresses outputs of this item alone.
                         unsafe {
-                            tile.a = tile.a.offset(a);
+                            tile.a = tile.a.wrapping_offset(a);
                             tile.c = tile.c.add(c);
                             if !tile.residual.is_null() {
                                 tile.residual = tile.residual.add(c);

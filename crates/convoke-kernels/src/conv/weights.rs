@@ -15,16 +15,16 @@ use super::ConvShape;
 use crate::gemm::{Even, Family, LINE, Panel, Simd, Start, Tap, Tile};
 use crate::isa::simd;
 use crate::norm::{Pending, Source};
-use crate::{Ctx, Isa, SharedMut};
+use crate::{Ctx, Isa, SharedMut, cut};
 use std::ops::Range;
 
 /// Rows that one chunk has at most.
 const MAX_ROWS: usize = 512;
 /// Floats that the copies of one chunk should take: they stay in the second cache.
-const CHUNK: usize = 160 * 1024;
+const CHUNK: usize = cut(160 * 1024, 256);
 /// Output pixels of a chunk: enough that reading and writing dw once per chunk costs little, few
 /// enough that a panel of dy stays in the nearest cache.
-const PIXELS: Range<usize> = 128..320;
+const PIXELS: Range<usize> = cut(128, 4)..cut(320, 12);
 /// Floats of partial sums at most.
 const PARTIALS: usize = 1 << 20;
 /// Below so many channels and up to so many filters copies of x in blocks cost more than they save.

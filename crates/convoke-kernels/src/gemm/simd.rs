@@ -343,6 +343,20 @@ mod arm {
     }
 }
 
+/// An array of what an expression is for each lane: written out, which Miri goes through ten times faster than
+/// through calls of a closure.
+macro_rules! lanes {
+    ($i:ident => $of:expr) => {
+        lanes!(@each $i $of; 0 1 2 3 4 5 6 7)
+    };
+    (@each $i:ident $of:expr; $($lane:literal)*) => {
+        [$({
+            let $i = $lane;
+            $of
+        }),*]
+    };
+}
+
 /// Plain Rust: 8 lanes in an array.
 #[derive(Clone, Copy)]
 pub(crate) struct Portable;
@@ -385,27 +399,27 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn fma(a: [f32; 8], b: [f32; 8], c: [f32; 8]) -> [f32; 8] {
         // Two roundings: `mul_add` without hardware support is a slow library call.
-        std::array::from_fn(|i| a[i] * b[i] + c[i])
+        lanes!(i => a[i] * b[i] + c[i])
     }
     #[inline(always)]
     unsafe fn add(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
-        std::array::from_fn(|i| a[i] + b[i])
+        lanes!(i => a[i] + b[i])
     }
     #[inline(always)]
     unsafe fn sub(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
-        std::array::from_fn(|i| a[i] - b[i])
+        lanes!(i => a[i] - b[i])
     }
     #[inline(always)]
     unsafe fn mul(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
-        std::array::from_fn(|i| a[i] * b[i])
+        lanes!(i => a[i] * b[i])
     }
     #[inline(always)]
     unsafe fn keep_between(v: [f32; 8], a: [f32; 8], lo: [f32; 8], hi: [f32; 8]) -> [f32; 8] {
-        std::array::from_fn(|i| if a[i] > lo[i] && a[i] < hi[i] { v[i] } else { 0.0 })
+        lanes!(i => if a[i] > lo[i] && a[i] < hi[i] { v[i] } else { 0.0 })
     }
     #[inline(always)]
     unsafe fn clamp(v: [f32; 8], lo: [f32; 8], hi: [f32; 8]) -> [f32; 8] {
-        std::array::from_fn(|i| {
+        lanes!(i => {
             let x = if v[i] < lo[i] { lo[i] } else { v[i] };
             if x > hi[i] { hi[i] } else { x }
         })

@@ -23,7 +23,9 @@ pub(crate) enum Start {
 /// Floats of a cache line.
 pub(crate) const LINE: usize = 16;
 
-/// One call of a tile: pointers and strides, in floats.
+/// One call of a tile: pointers and strides, in floats. A may begin before the map where the taps, or none, make up
+/// for it, and the step after the last one may lead off A and B: steps wrap, since to have such a pointer by `add` would
+/// be undefined behaviour even if nobody reads there.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tile {
     /// Taps in the order of summation.
@@ -90,7 +92,7 @@ unsafe fn tile<
         let (mut ahead, line) = if t.ahead.is_null() { (t.b, 0) } else { (t.ahead, t.ahead_k) };
         for tap in 0..t.ntaps {
             let tap = *t.taps.add(tap);
-            let (mut a, mut b) = (t.a.offset(tap.a), t.b.offset(tap.b));
+            let (mut a, mut b) = (t.a.wrapping_offset(tap.a), t.b.wrapping_offset(tap.b));
             for _ in 0..t.k {
                 S::prefetch_far(ahead);
                 ahead = ahead.wrapping_add(line);
@@ -110,8 +112,8 @@ unsafe fn tile<
                         }
                     }
                 }
-                a = a.add(t.a_k);
-                b = b.add(t.b_k);
+                a = a.wrapping_add(t.a_k);
+                b = b.wrapping_add(t.b_k);
             }
         }
         end::<S, R, Q, V, MASKED>(t, acc);
@@ -131,7 +133,7 @@ unsafe fn row_tile<S: Simd, const P: usize, const V: usize, const MASKED: bool>(
         let mut acc = begin::<S, 1, P, V, MASKED>(t);
         for tap in 0..t.ntaps {
             let tap = *t.taps.add(tap);
-            let (mut a, mut b) = (t.a.offset(tap.a), t.b.offset(tap.b));
+            let (mut a, mut b) = (t.a.wrapping_offset(tap.a), t.b.wrapping_offset(tap.b));
             for _ in 0..t.k {
                 let mut w = [[S::splat(0.0); V]; 3];
                 for place in 0..3 {
@@ -158,8 +160,8 @@ unsafe fn row_tile<S: Simd, const P: usize, const V: usize, const MASKED: bool>(
                     )*};
                 }
                 pixels!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17);
-                a = a.add(1);
-                b = b.add(3 * t.b_k);
+                a = a.wrapping_add(1);
+                b = b.wrapping_add(3 * t.b_k);
             }
         }
         end::<S, 1, P, V, MASKED>(t, acc);
@@ -179,7 +181,7 @@ unsafe fn places_tile<S: Simd, const M: usize, const V: usize, const MASKED: boo
         let mut acc = begin::<S, 3, M, V, MASKED>(t);
         for tap in 0..t.ntaps {
             let tap = *t.taps.add(tap);
-            let (mut a, mut b) = (t.a.offset(tap.a), t.b.offset(tap.b));
+            let (mut a, mut b) = (t.a.wrapping_offset(tap.a), t.b.wrapping_offset(tap.b));
             // The last three pixels of B take turns.
             let mut w = [[S::splat(0.0); V]; 3];
             for v in 0..V {
@@ -201,8 +203,8 @@ unsafe fn places_tile<S: Simd, const M: usize, const V: usize, const MASKED: boo
                             }
                         }
                     }
-                    a = a.add(t.a_k);
-                    b = b.add(t.b_k);
+                    a = a.wrapping_add(t.a_k);
+                    b = b.wrapping_add(t.b_k);
                 };
             }
             for _ in 0..t.k / 3 {

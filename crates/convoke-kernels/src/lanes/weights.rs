@@ -2,13 +2,13 @@
 //! or, where a map is one pixel, the sixteen pictures are the sum.
 
 use super::{Frame, LANES};
-use crate::Isa;
 use crate::conv::ConvShape;
 use crate::gemm::{Even, Simd};
 use crate::isa::simd;
+use crate::{Isa, cut};
 
 /// Floats of both maps that one pass over all filters reads: they stay in the nearest cache.
-const PASS: usize = 8 * 1024;
+const PASS: usize = cut(8 * 1024, 512);
 
 /// Floats of work space for [`backward_weights`].
 pub fn weights_scratch_len(s: &ConvShape) -> usize {

@@ -5,15 +5,15 @@
 use super::Dense;
 use super::words::Call;
 use crate::gemm::{Even, LINE};
-use crate::{Ctx, SharedMut};
+use crate::{Ctx, SharedMut, cut};
 use std::ops::Range;
 
 /// Numbers of each row that are copied at a time.
-const DEPTH: usize = 64;
+const DEPTH: usize = cut(64, 16);
 /// Copies for which weights are asked for together: while each is multiplied, one row's numbers for all of the next.
 const TOGETHER: usize = LINE;
 /// Blocks of rows that a thread takes at a time, so that dy comes from the second cache.
-const ITEM: usize = 8;
+const ITEM: usize = cut(8, 2);
 
 impl Dense {
     /// Numbers of the sum that are copied at a time.

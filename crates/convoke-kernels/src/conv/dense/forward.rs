@@ -6,15 +6,15 @@ use super::Dense;
 use super::words::{Call, ask};
 use crate::conv::Epilogue;
 use crate::gemm::{Even, LINE, Panel};
-use crate::{Ctx, SharedMut};
+use crate::{Ctx, SharedMut, cut};
 use std::ops::Range;
 
 /// Rows of a block: enough that sums are seldom read and written.
-const DEPTH: usize = 128;
+const DEPTH: usize = cut(128, 8);
 /// Blocks from asking to reading.
 const AHEAD: usize = 1;
 /// Outputs that a thread takes at a time at most.
-const LANES: usize = 512;
+const LANES: usize = cut(512, 32);
 
 impl Dense {
     /// Floats of x in words, and of each thread's block and sums.

@@ -12,13 +12,13 @@ mod weights;
 mod words;
 
 use super::{ConvShape, Precision};
-use crate::Isa;
+use crate::{Isa, cut};
 use words::Words;
 
 /// Samples up to which it pays.
 const MOST_SAMPLES: usize = 96;
 /// Weights from which it pays: 1 MB.
-const FEWEST_WEIGHTS: usize = 256 * 1024;
+const FEWEST_WEIGHTS: usize = cut(256 * 1024, 64);
 
 /// A dense layer's three passes.
 #[derive(Debug, Clone, Copy)]

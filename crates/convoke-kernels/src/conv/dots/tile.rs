@@ -110,7 +110,7 @@ unsafe fn tile<
         let mut ahead = t.ahead;
         for tap in 0..t.ntaps {
             let tap = *t.taps.add(tap);
-            let (mut a, mut b) = (t.a.offset(tap.a), t.b.offset(tap.b));
+            let (mut a, mut b) = (t.a.wrapping_offset(tap.a), t.b.wrapping_offset(tap.b));
             for _ in 0..t.k {
                 if !ahead.is_null() {
                     D::Floats::prefetch_far(ahead);
@@ -133,8 +133,8 @@ unsafe fn tile<
                         }
                     }
                 }
-                a = a.add(t.a_k);
-                b = b.add(t.b_k);
+                a = a.wrapping_add(t.a_k);
+                b = b.wrapping_add(t.b_k);
             }
         }
         if t.stream && !MASKED {

@@ -11,14 +11,14 @@ use super::tile::{Tap, Tile, pick};
 use super::{WORD, family, words};
 use crate::gemm::{Even, Family, Panel};
 use crate::norm::Source;
-use crate::{Ctx, SharedMut};
+use crate::{Ctx, SharedMut, cut};
 use std::ops::Range;
 
 /// Words of source rows kept in a thread's cache while all filters pass over them: 384 KB, so that they share
 /// 1 MB of L2 with a panel of filters.
-const BAND: usize = 96 * 1024;
+const BAND: usize = cut(96 * 1024, 256);
 /// Words of the filters of panels that pass over a strip together: 256 KB, a part of the second cache.
-const TOGETHER: usize = 64 * 1024;
+const TOGETHER: usize = cut(64 * 1024, 256);
 /// Panels that pass over a strip together at most.
 const MOST_PANELS: usize = 32;
 /// Words by which pixels a multiple of 2 KB apart are moved, so that those of a tile lie in different places of
@@ -372,7 +372,7 @@ impl DotWalk {
                         // SAFETY: windows stay within the padded band, see `fill`; `c` addresses outputs of
                         // this item alone.
                         unsafe {
-                            tile.a = tile.a.offset(a);
+                            tile.a = tile.a.wrapping_offset(a);
                             tile.c = tile.c.add(c);
                             if !tile.residual.is_null() {
                                 tile.residual = tile.residual.add(c);

@@ -6,7 +6,7 @@ use crate::gemm::Simd;
 use std::ops::Range;
 
 /// Bytes of a panel of filters that stay in the nearest cache.
-const NEAR: usize = 16 * 1024;
+const NEAR: usize = cut(16 * 1024, 256);
 
 /// Bytes of all filters of a place that stay in the second cache.
 const SECOND: usize = 256 * 1024;
@@ -122,8 +122,8 @@ unsafe fn tile<W: Words, const T: usize, const V: usize>(p: &Product, t: usize, 
                     acc[i][v] = W::fma(x, bv[v], acc[i][v]);
                 }
             }
-            a = a.add(1);
-            b = b.add(V * lanes);
+            a = a.wrapping_add(1);
+            b = b.wrapping_add(V * lanes);
         }
         let m = p.m.add(t * p.m_tile + d);
         for i in 0..T {
@@ -135,7 +135,7 @@ unsafe fn tile<W: Words, const T: usize, const V: usize>(p: &Product, t: usize, 
 }
 
 /// Tiles whose products are summed before the next channels: their gradients stay in the nearest cache.
-const DEPTH: usize = 128;
+const DEPTH: usize = cut(128, 4);
 
 /// Channels that [`add_outer`] takes at a time, as many as the registers hold and as waste least of `c`.
 pub(super) fn channels(lanes: usize, c: usize) -> usize {
@@ -246,8 +246,8 @@ unsafe fn outer<W: Words, const C: usize, const V: usize>(
                     acc[i][v] = W::fma(x, bv[v], acc[i][v]);
                 }
             }
-            a = a.add(p.v_tile);
-            b = b.add(p.z_tile);
+            a = a.wrapping_add(p.v_tile);
+            b = b.wrapping_add(p.z_tile);
         }
         for i in 0..C {
             if i < used {

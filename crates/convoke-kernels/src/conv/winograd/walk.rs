@@ -9,13 +9,13 @@ use crate::conv::{ConvShape, Epilogue};
 use crate::gemm::{Family, Simd, fence, streams};
 use crate::isa::simd;
 use crate::norm::Source;
-use crate::{Ctx, Isa, SharedMut};
+use crate::{Ctx, Isa, SharedMut, cut};
 use std::ops::Range;
 
 /// Floats of transformed tiles of a thread, sources and sums, which lie in the second cache.
-const CACHED: usize = 128 * 1024;
+const CACHED: usize = cut(128 * 1024, 256);
 /// Tiles that pass over the filters together at least, however many channels they have.
-const FEWEST: usize = 112;
+const FEWEST: usize = cut(112, 4);
 
 /// A walk over maps `[n,h,w,c]`.
 #[derive(Debug, Clone)]

@@ -10,15 +10,15 @@ use crate::conv::ConvShape;
 use crate::gemm::{Even, Family, Simd};
 use crate::isa::simd;
 use crate::norm::Source;
-use crate::{Ctx, Isa, SharedMut};
+use crate::{Ctx, Isa, SharedMut, cut};
 use std::ops::Range;
 
 /// Floats of the transformed tiles of a chunk, which lie in a thread's second cache beside its sums.
-const CHUNK: usize = 96 * 1024;
+const CHUNK: usize = cut(96 * 1024, 2 * 1024);
 /// Words of tiles that a chunk has at least, whatever they take: sums are read and written once a chunk.
-const FEWEST: usize = 64;
+const FEWEST: usize = cut(64, 4);
 /// Tiles of a shard at least: its sums are written and read once more to be added to the others'.
-const TILES: usize = 400;
+const TILES: usize = cut(400, 4);
 /// Floats of the sums of all shards together.
 const SUMS: usize = 4 << 20;
 /// Items that a layer is cut into, so that many threads have something to do.
