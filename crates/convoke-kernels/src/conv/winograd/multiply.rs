@@ -2,6 +2,7 @@
 
 use super::PLACES;
 use super::words::Words;
+use crate::cut;
 use crate::gemm::Simd;
 use std::ops::Range;
 
