@@ -60,7 +60,7 @@ fn main() {
             unreachable!()
         };
         let mut scratch = vec![0.0; norm::scratch_len(n * h * h, c).max(3 * c)];
-        let mut band = vec![0.0; depthwise::scratch_len(&s, n) + threads * depthwise::band_len(&s)];
+        let mut band = vec![0.0; depthwise::scratch_len(&s, n)];
         let name = |pass: &str| format!("{pass} {h}x{h}x{c}/{step}, batch {n}");
         measure(name("statistics"), map, &mut || {
             let s = Statistics {
@@ -84,10 +84,10 @@ fn main() {
         });
         let source = Source { x, norm: Some(Pending { scale: gamma, shift, clamp: (0.0, 6.0) }) };
         measure(name("depthwise forward"), map + out, &mut || {
-            depthwise::forward(cx, &s, n, source, filters, y, Default::default(), &mut band)
+            depthwise::forward(cx, &s, n, source, filters, y, Default::default())
         });
         measure(name("depthwise plain forward"), map + out, &mut || {
-            depthwise::forward(cx, &s, n, x.into(), filters, y, Default::default(), &mut band)
+            depthwise::forward(cx, &s, n, x.into(), filters, y, Default::default())
         });
         measure(name("depthwise backward data"), map + out, &mut || {
             depthwise::backward_data(cx, &s, n, y, filters, z, false)

@@ -9,11 +9,11 @@ use std::ops::Range;
 
 /// Channels that the blocks of a row pass over together: so few that pixels and filters of a block and of the next stay
 /// in the nearest cache.
-const CHANNELS: usize = cut(128, 16);
+const CHANNELS: usize = cut(144, 16);
 /// Outputs of a row whose sums are kept in registers together.
 const BLOCK: usize = 4;
-/// Floats of copied input rows: 256 KB.
-const BAND: usize = cut(64 * 1024, 128);
+/// Output rows of an item: enough that few input rows are read by two threads.
+const ROWS: usize = cut(16, 3);
 /// Shards of the filters' gradient at most.
 const SHARDS: usize = 16;
 
@@ -26,48 +26,60 @@ pub struct Epilogue<'a> {
     pub clamp: Option<(f32, f32)>,
 }
 
-/// How an output row is written and what is read after it.
+/// How an input row is read and an output row written.
 #[derive(Clone, Copy)]
 struct Row<'a> {
     e: Epilogue<'a>,
+    /// The norm of the input, applied as it is read.
+    norm: Option<Pending<'a>>,
     /// Whether it goes past the caches.
     stream: bool,
-    ahead: Ahead,
 }
 
-/// What is read after a row: the memory that a block of [`BLOCK`] outputs asks for, for each vector of channels
-/// `lines` cache lines from `at` on.
+/// What a vector of channels of the input is seen through.
 #[derive(Clone, Copy)]
-struct Ahead {
-    at: *const f32,
-    lines: usize,
+struct Look<S: Simd, const NORM: bool> {
+    m: S::M,
+    /// Scale, shift and bounds of the norm.
+    norm: [S::V; 4],
 }
 
-impl Ahead {
-    const NOTHING: Ahead = Ahead { at: std::ptr::null(), lines: 0 };
-
-    /// The share of row `i` of a band's outputs in what lies behind the band's `inputs`.
-    fn of_row(s: &ConvShape, x: &[f32], inputs: usize, i: usize) -> Ahead {
-        let row = s.sh * s.w * s.c;
-        let at = x.as_ptr().wrapping_add(inputs + i * row);
-        Ahead { at, lines: (s.sh * s.w).div_ceil((s.ow / BLOCK).max(1)).min(4 * BLOCK) }
+impl<S: Simd, const NORM: bool> Look<S, NORM> {
+    #[inline(always)]
+    unsafe fn new(norm: Option<Pending>, at: usize, m: S::M) -> Self {
+        // SAFETY: the caller has the instruction set; a norm has a number for every channel.
+        unsafe {
+            let norm = match norm.filter(|_| NORM) {
+                None => [S::splat(0.0); 4],
+                Some(Pending { scale, shift, clamp: (lo, hi) }) => [
+                    S::load_first(scale.as_ptr().add(at), m),
+                    S::load_first(shift.as_ptr().add(at), m),
+                    S::splat(lo),
+                    S::splat(hi),
+                ],
+            };
+            Look { m, norm }
+        }
     }
 
-    /// Asks for the share of a block and a vector of channels.
+    /// The numbers at `p`.
     #[inline(always)]
-    fn ask<S: Simd>(self, ox: usize, channel: usize, channels: usize) {
-        let share = (ox / BLOCK * channels.div_ceil(LINE) + channel / LINE) * self.lines;
-        for i in 0..self.lines {
-            S::prefetch_far(self.at.wrapping_add((share + i) * LINE));
+    unsafe fn at(&self, p: *const f32) -> S::V {
+        let [scale, shift, lo, hi] = self.norm;
+        // SAFETY: the caller has the numbers that the mask selects.
+        unsafe {
+            let v = S::load_first(p, self.m);
+            if NORM { S::clamp(S::fma(v, scale, shift), lo, hi) } else { v }
         }
     }
 }
 
-/// Output rows of an item whose input rows are copied, norm applied: they stay in the second cache.
-fn band_rows(s: &ConvShape) -> usize {
-    let span = (s.kh - 1) * s.dh + 1;
-    let most = (BAND / (s.w * s.c)).saturating_sub(span) / s.sh + 1;
-    most.min(s.oh)
+/// Stores the channels from `at` on. Whole vectors go without a mask, with which they could not be read back before
+/// they have reached the cache.
+#[inline(always)]
+unsafe fn store<S: Simd>(p: *mut f32, v: S::V, m: S::M, whole: bool) {
+    // SAFETY: the caller has room for the numbers that the mask selects; for all if `whole`.
+    unsafe { if whole { S::store(p, v) } else { S::store_first(p, v, m) } }
 }
 
 /// Input rows under some output rows, and the convolution as it looks on them alone.
@@ -95,7 +107,7 @@ pub(crate) fn forward_rows(
 ) {
     let (inputs, s) = on_band(s, outputs.clone());
     assert!(x.len() >= inputs.len() * s.w * s.c && filters.len() >= s.filter_len(), "too short");
-    let e = Row { e, stream: false, ahead: Ahead::NOTHING };
+    let e = Row { e, norm: None, stream: false };
     for (oy, y) in outputs.zip(y.chunks_exact_mut(s.ow * s.c)) {
         // SAFETY: `x` holds the rows that `s` tells of, `y` is one output row, filters are whole.
         unsafe {
@@ -104,14 +116,7 @@ pub(crate) fn forward_rows(
     }
 }
 
-/// Floats of scratch for [`forward`] of a map with a norm to apply, for each thread.
-pub fn band_len(s: &ConvShape) -> usize {
-    let span = (s.kh - 1) * s.dh + 1;
-    ((band_rows(s) - 1) * s.sh + span).min(s.h) * s.w * s.c
-}
-
-/// `y = epilogue(x ∗ filters)`. Where `x` has a norm to apply, `scratch` holds [`band_len`] for each
-/// thread.
+/// `y = epilogue(x ∗ filters)`, a norm applied to `x` as it is read.
 pub fn forward(
     cx: Ctx,
     s: &ConvShape,
@@ -120,41 +125,23 @@ pub fn forward(
     filters: &[f32],
     y: &mut [f32],
     e: Epilogue,
-    scratch: &mut [f32],
 ) {
+    check_norm(s, x);
     let line = s.ow * s.c;
     let s = *s;
     let y = &mut y[..n * s.oh * line];
     let stream = streams(y.as_ptr(), y.len(), s.c);
-    let Some(norm) = x.norm else {
-        cx.pool.for_chunks_mut(y, line, |row, y, _| {
-            let e = Row { e, stream, ahead: Ahead::NOTHING };
-            let (p, oy) = (row / s.oh, row % s.oh);
-            let x = &x.x[p * s.x_len()..][..s.x_len()];
-            // SAFETY: `x` is one picture, `y` one output row, filters are whole.
-            unsafe {
-                simd!(cx.isa, forward_row(s: ConvShape, oy: usize, x: &[f32], filters: &[f32], y: &mut [f32], e: Row))
-            };
-            if stream {
-                fence();
-            }
-        });
-        return;
-    };
-    let bands = Even::new(s.oh, band_rows(&s));
-    let (y, scratch) = (SharedMut::new(y), SharedMut::new(scratch));
-    cx.pool.run(n * bands.parts, &|item, worker| {
-        let (p, rows) = (item / bands.parts, bands.range(item % bands.parts));
-        // SAFETY: each worker has its own band.
-        let band = unsafe { scratch.slice(worker * band_len(&s)..(worker + 1) * band_len(&s)) };
-        let behind = p * s.x_len() + inputs(&s, rows.clone()).end * s.w * s.c;
-        let map = x.x;
-        let (s, x) = read_band(cx, &s, p, rows.clone(), (map, norm), band);
-        for (i, oy) in rows.enumerate() {
-            let e = Row { e, stream, ahead: Ahead::of_row(&s, map, behind, i) };
+    // Where memory is the limit, rows are taken together: neighbours see the same input.
+    let rows = Even::new(s.oh, if x.norm.is_some() { ROWS } else { 1 });
+    let y = SharedMut::new(y);
+    cx.pool.run(n * rows.parts, &|item, _| {
+        let p = item / rows.parts;
+        let e = Row { e, norm: x.norm, stream };
+        let x = &x.x[p * s.x_len()..][..s.x_len()];
+        for oy in rows.range(item % rows.parts) {
             // SAFETY: every output row belongs to one item.
             let y = unsafe { y.slice((p * s.oh + oy) * line..(p * s.oh + oy + 1) * line) };
-            // SAFETY: `x` holds the rows that `s` tells of, `y` is one output row, filters are whole.
+            // SAFETY: `x` is one picture, `y` one output row, filters are whole.
             unsafe {
                 simd!(cx.isa, forward_row(s: ConvShape, oy: usize, x: &[f32], filters: &[f32], y: &mut [f32], e: Row))
             };
@@ -165,20 +152,9 @@ pub fn forward(
     });
 }
 
-/// Copies the input rows under some output rows of picture `p`, norm applied.
-fn read_band<'a>(
-    cx: Ctx,
-    s: &ConvShape,
-    p: usize,
-    outputs: Range<usize>,
-    (x, norm): (&[f32], Pending),
-    band: &'a mut [f32],
-) -> (ConvShape, &'a [f32]) {
-    let (inputs, shape) = on_band(s, outputs);
-    let line = s.w * s.c;
-    let band = &mut band[..inputs.len() * line];
-    norm.copy(cx.isa, &x[p * s.x_len() + inputs.start * line..][..band.len()], band);
-    (shape, band)
+fn check_norm(s: &ConvShape, x: Source) {
+    let holds = |n: Pending| n.scale.len() >= s.c && n.shift.len() >= s.c;
+    assert!(x.norm.is_none_or(holds), "the norm has too few channels");
 }
 
 #[inline(always)]
@@ -192,20 +168,62 @@ unsafe fn forward_row<S: Simd>(
 ) {
     // SAFETY: the caller's contract.
     unsafe {
-        match (s.kw, s.sw, s.dw) {
-            (3, 1, 1) => forward_line::<S, 3, 1>(s, oy, x, filters, y, e),
-            (3, 2, 1) => forward_line::<S, 3, 2>(s, oy, x, filters, y, e),
-            (5, 1, 1) => forward_line::<S, 5, 1>(s, oy, x, filters, y, e),
-            (5, 2, 1) => forward_line::<S, 5, 2>(s, oy, x, filters, y, e),
-            (7, 1, 1) => forward_line::<S, 7, 1>(s, oy, x, filters, y, e),
-            _ => (0..s.ow).for_each(|ox| forward_pixel::<S>(s, (oy, ox, 0..s.c), x, filters, y, e)),
+        match (s.kw, s.sw, s.dw, e.norm.is_some()) {
+            (3, 1, 1, false) => forward_line::<S, 3, 1, false>(s, oy, x, filters, y, e),
+            (3, 2, 1, false) => forward_line::<S, 3, 2, false>(s, oy, x, filters, y, e),
+            (5, 1, 1, false) => forward_line::<S, 5, 1, false>(s, oy, x, filters, y, e),
+            (5, 2, 1, false) => forward_line::<S, 5, 2, false>(s, oy, x, filters, y, e),
+            (7, 1, 1, false) => forward_line::<S, 7, 1, false>(s, oy, x, filters, y, e),
+            (3, 1, 1, true) => forward_line::<S, 3, 1, true>(s, oy, x, filters, y, e),
+            (3, 2, 1, true) => forward_line::<S, 3, 2, true>(s, oy, x, filters, y, e),
+            (5, 1, 1, true) => forward_line::<S, 5, 1, true>(s, oy, x, filters, y, e),
+            (5, 2, 1, true) => forward_line::<S, 5, 2, true>(s, oy, x, filters, y, e),
+            (7, 1, 1, true) => forward_line::<S, 7, 1, true>(s, oy, x, filters, y, e),
+            (.., false) => (0..s.ow)
+                .for_each(|ox| forward_pixel::<S, false>(s, (oy, ox, 0..s.c), x, filters, y, e)),
+            (.., true) => (0..s.ow)
+                .for_each(|ox| forward_pixel::<S, true>(s, (oy, ox, 0..s.c), x, filters, y, e)),
         }
     }
 }
 
+/// Asks for a share of the columns that the next block is the first to see: as they lie in memory where all channels
+/// are taken together.
+#[inline(always)]
+fn ask_next<S: Simd, const KW: usize, const STEP: usize>(
+    line: *const f32,
+    s: &ConvShape,
+    at: usize,
+    channels: &Range<usize>,
+) {
+    let next = line.wrapping_add((BLOCK * STEP + KW - STEP) * s.c);
+    let (next, step) = match channels.len() == s.c {
+        true => (next.wrapping_sub(at).wrapping_add(at * BLOCK * STEP), LINE),
+        false => (next, s.c),
+    };
+    for i in 0..BLOCK * STEP {
+        S::prefetch(next.wrapping_add(i * step));
+    }
+}
+
+/// Runs a body for each column of the input that a block sees. Written out, because the compiler would keep loops this
+/// long, and sums in memory.
+macro_rules! each_column {
+    (|$column:ident| $body:block) => {
+        each_column!(@ $column $body 0 1 2 3 4 5 6 7 8 9 10)
+    };
+    (@ $column:ident $body:block $($i:literal)*) => {$(
+        if $i < (BLOCK - 1) * STEP + KW {
+            #[allow(non_upper_case_globals)]
+            const $column: usize = $i;
+            $body
+        }
+    )*};
+}
+
 /// A row in blocks of [`BLOCK`] outputs whose windows lie on the map, the others one by one.
 #[inline(always)]
-unsafe fn forward_line<S: Simd, const KW: usize, const STEP: usize>(
+unsafe fn forward_line<S: Simd, const KW: usize, const STEP: usize, const NORM: bool>(
     s: ConvShape,
     oy: usize,
     x: &[f32],
@@ -220,10 +238,17 @@ unsafe fn forward_line<S: Simd, const KW: usize, const STEP: usize>(
             // SAFETY: the caller's contract; a block's windows lie inside.
             unsafe {
                 if ox >= inside.start && ox + BLOCK <= inside.end {
-                    forward_block::<S, KW, STEP>(s, (oy, ox, channels.clone()), x, filters, y, e);
+                    forward_block::<S, KW, STEP, NORM>(
+                        s,
+                        (oy, ox, channels.clone()),
+                        x,
+                        filters,
+                        y,
+                        e,
+                    );
                     ox += BLOCK;
                 } else {
-                    forward_pixel::<S>(s, (oy, ox, channels.clone()), x, filters, y, e);
+                    forward_pixel::<S, NORM>(s, (oy, ox, channels.clone()), x, filters, y, e);
                     ox += 1;
                 }
             }
@@ -231,9 +256,11 @@ unsafe fn forward_line<S: Simd, const KW: usize, const STEP: usize>(
     }
 }
 
-/// Ranges of [`CHANNELS`] channels.
+/// Ranges of at most [`CHANNELS`] channels, of whole cache lines.
 fn chunks(channels: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..channels).step_by(CHANNELS).map(move |at| at..(at + CHANNELS).min(channels))
+    let parts = channels.div_ceil(CHANNELS);
+    let width = channels.div_ceil(parts).next_multiple_of(LINE);
+    (0..channels).step_by(width).map(move |at| at..(at + width).min(channels))
 }
 
 /// Outputs of a row whose windows lie on the map.
@@ -244,13 +271,13 @@ fn inside(s: &ConvShape) -> Range<usize> {
 }
 
 #[inline(always)]
-unsafe fn forward_block<S: Simd, const KW: usize, const STEP: usize>(
+unsafe fn forward_block<S: Simd, const KW: usize, const STEP: usize, const NORM: bool>(
     s: ConvShape,
     (oy, ox, channels): (usize, usize, Range<usize>),
     x: &[f32],
     filters: &[f32],
     y: &mut [f32],
-    Row { e, stream, ahead }: Row,
+    Row { e, norm, stream }: Row,
 ) {
     let (lo, hi) = e.clamp.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
     let rows = taps(oy * s.sh, s.top, s.dh, s.kh, s.h);
@@ -258,8 +285,8 @@ unsafe fn forward_block<S: Simd, const KW: usize, const STEP: usize>(
     while at < channels.end {
         // SAFETY: taps lie on the map; lanes stay below `c`.
         unsafe {
-            ahead.ask::<S>(ox, at, s.c);
             let m = S::mask((s.c - at).min(S::LANES));
+            let look = Look::<S, NORM>::new(norm, at, m);
             let start = match e.bias {
                 Some(b) => S::load_first(b.as_ptr().add(at), m),
                 None => S::splat(0.0),
@@ -268,22 +295,25 @@ unsafe fn forward_block<S: Simd, const KW: usize, const STEP: usize>(
             for kh in rows.clone() {
                 let pixel = (oy * s.sh + kh * s.dh - s.top) * s.w + ox * STEP - s.left;
                 let (line, f) = (x.as_ptr().add(pixel * s.c + at), kh * KW * s.c + at);
-                // The columns that the next block is the first to see.
-                for p in 0..BLOCK * STEP {
-                    S::prefetch(line.wrapping_add((BLOCK * STEP + KW - STEP + p) * s.c));
+                ask_next::<S, KW, STEP>(line, &s, at, &channels);
+                let mut w = [S::splat(0.0); KW];
+                for (k, w) in w.iter_mut().enumerate() {
+                    *w = S::load_first(filters.as_ptr().add(f + k * s.c), m);
                 }
-                for k in 0..KW {
-                    let f = S::load_first(filters.as_ptr().add(f + k * s.c), m);
+                each_column!(|column| {
+                    let v = look.at(line.add(column * s.c));
                     for (p, sum) in sums.iter_mut().enumerate() {
-                        let v = S::load_first(line.add((p * STEP + k) * s.c), m);
-                        *sum = S::fma(v, f, *sum);
+                        if column >= p * STEP && column - p * STEP < KW {
+                            *sum = S::fma(v, w[column - p * STEP], *sum);
+                        }
                     }
-                }
+                });
             }
+            let whole = at + S::LANES <= s.c;
             for (p, sum) in sums.into_iter().enumerate() {
                 let v = S::clamp(sum, S::splat(lo), S::splat(hi));
                 let y = y.as_mut_ptr().add((ox + p) * s.c + at);
-                if stream { S::stream(y, v) } else { S::store_first(y, v, m) }
+                if stream { S::stream(y, v) } else { store::<S>(y, v, m, whole) }
             }
         }
         at += S::LANES;
@@ -291,13 +321,13 @@ unsafe fn forward_block<S: Simd, const KW: usize, const STEP: usize>(
 }
 
 #[inline(always)]
-unsafe fn forward_pixel<S: Simd>(
+unsafe fn forward_pixel<S: Simd, const NORM: bool>(
     s: ConvShape,
     (oy, ox, channels): (usize, usize, Range<usize>),
     x: &[f32],
     filters: &[f32],
     y: &mut [f32],
-    Row { e, stream, .. }: Row,
+    Row { e, norm, stream }: Row,
 ) {
     let (lo, hi) = e.clamp.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
     let rows = taps(oy * s.sh, s.top, s.dh, s.kh, s.h);
@@ -307,6 +337,7 @@ unsafe fn forward_pixel<S: Simd>(
         // SAFETY: taps lie on the map; lanes stay below `c`.
         unsafe {
             let m = S::mask((s.c - at).min(S::LANES));
+            let look = Look::<S, NORM>::new(norm, at, m);
             let mut sum = match e.bias {
                 Some(b) => S::load_first(b.as_ptr().add(at), m),
                 None => S::splat(0.0),
@@ -315,7 +346,7 @@ unsafe fn forward_pixel<S: Simd>(
                 let line = (oy * s.sh + kh * s.dh - s.top) * s.w;
                 for kw in cols.clone() {
                     let pixel = line + ox * s.sw + kw * s.dw - s.left;
-                    let v = S::load_first(x.as_ptr().add(pixel * s.c + at), m);
+                    let v = look.at(x.as_ptr().add(pixel * s.c + at));
                     let f = S::load_first(filters.as_ptr().add((kh * s.kw + kw) * s.c + at), m);
                     sum = S::fma(v, f, sum);
                 }
@@ -528,8 +559,7 @@ unsafe fn data_pixel<S: Simd>(
     }
 }
 
-/// Floats of scratch for [`backward_weights`] over up to `batch` samples; where `x` has a norm to apply,
-/// [`band_len`] more for each thread.
+/// Floats of scratch for [`backward_weights`] over up to `batch` samples.
 pub fn scratch_len(s: &ConvShape, batch: usize) -> usize {
     shards(s, batch) * s.kh * s.kw * s.c
 }
@@ -548,44 +578,22 @@ pub fn backward_weights(
     dw: &mut [f32],
     scratch: &mut [f32],
 ) {
+    check_norm(s, x);
     let len = s.kh * s.kw * s.c;
     let count = shards(s, n);
-    let all = Even::parts(n * s.oh, count);
-    let (partial, bands) = scratch.split_at_mut(count * len);
+    let rows = Even::parts(n * s.oh, count);
+    let partial = &mut scratch[..count * len];
     let s = *s;
-    let bands = SharedMut::new(bands);
-    cx.pool.for_chunks_mut(partial, len, |i, sums, worker| {
+    cx.pool.for_chunks_mut(partial, len, |i, sums, _| {
         sums.fill(0.0);
-        let (mut row, end) = (all.range(i).start, all.range(i).end);
-        while row < end {
-            // Some rows of one picture.
-            let (p, oy) = (row / s.oh, row % s.oh);
-            let outputs = oy..s.oh.min(oy + band_rows(&s)).min(oy + end - row);
-            let behind = p * s.x_len() + inputs(&s, outputs.clone()).end * s.w * s.c;
-            let map = x.x;
-            let normed = x.norm.is_some();
-            let (s, x) = match x.norm {
-                None => (s, &x.x[p * s.x_len()..][..s.x_len()]),
-                Some(norm) => {
-                    let at = worker * band_len(&s);
-                    // SAFETY: each worker has its own band.
-                    let band = unsafe { bands.slice(at..at + band_len(&s)) };
-                    read_band(cx, &s, p, outputs.clone(), (x.x, norm), band)
-                }
+        for row in rows.range(i) {
+            let (p, oy, norm) = (row / s.oh, row % s.oh, x.norm);
+            let x = &x.x[p * s.x_len()..][..s.x_len()];
+            let dy = &dy[row * s.ow * s.c..][..s.ow * s.c];
+            // SAFETY: `x` is one picture, `dy` one output row, `sums` the whole filters.
+            unsafe {
+                simd!(cx.isa, weights_row(s: ConvShape, oy: usize, x: &[f32], dy: &[f32], sums: &mut [f32], norm: Option<Pending>))
             };
-            for (i, oy) in outputs.clone().enumerate() {
-                let ahead = match normed {
-                    true => Ahead::of_row(&s, map, behind, i),
-                    false => Ahead::NOTHING,
-                };
-                let dy = &dy[(p * s.oh + oy) * s.ow * s.c..][..s.ow * s.c];
-                // SAFETY: `x` holds the rows that `s` tells of, `dy` is one output row, `sums` the whole
-                // filters.
-                unsafe {
-                    simd!(cx.isa, weights_row(s: ConvShape, oy: usize, x: &[f32], dy: &[f32], sums: &mut [f32], ahead: Ahead))
-                };
-            }
-            row += outputs.len();
         }
     });
     crate::elementwise::merge(partial, &mut dw[..len]);
@@ -599,41 +607,50 @@ unsafe fn weights_row<S: Simd>(
     x: &[f32],
     dy: &[f32],
     sums: &mut [f32],
-    ahead: Ahead,
+    norm: Option<Pending>,
 ) {
     // SAFETY: the caller's contract.
     unsafe {
-        match (s.kw, s.sw, s.dw) {
-            (3, 1, 1) => weights_line::<S, 3, 1>(s, oy, x, dy, sums, ahead),
-            (3, 2, 1) => weights_line::<S, 3, 2>(s, oy, x, dy, sums, ahead),
-            (5, 1, 1) => weights_line::<S, 5, 1>(s, oy, x, dy, sums, ahead),
-            (5, 2, 1) => weights_line::<S, 5, 2>(s, oy, x, dy, sums, ahead),
-            (7, 1, 1) => weights_line::<S, 7, 1>(s, oy, x, dy, sums, ahead),
-            _ => (0..s.ow).for_each(|ox| weights_pixel::<S>(s, (oy, ox, 0..s.c), x, dy, sums)),
+        match (s.kw, s.sw, s.dw, norm.is_some()) {
+            (3, 1, 1, false) => weights_line::<S, 3, 1, false>(s, oy, x, dy, sums, norm),
+            (3, 2, 1, false) => weights_line::<S, 3, 2, false>(s, oy, x, dy, sums, norm),
+            (5, 1, 1, false) => weights_line::<S, 5, 1, false>(s, oy, x, dy, sums, norm),
+            (5, 2, 1, false) => weights_line::<S, 5, 2, false>(s, oy, x, dy, sums, norm),
+            (7, 1, 1, false) => weights_line::<S, 7, 1, false>(s, oy, x, dy, sums, norm),
+            (3, 1, 1, true) => weights_line::<S, 3, 1, true>(s, oy, x, dy, sums, norm),
+            (3, 2, 1, true) => weights_line::<S, 3, 2, true>(s, oy, x, dy, sums, norm),
+            (5, 1, 1, true) => weights_line::<S, 5, 1, true>(s, oy, x, dy, sums, norm),
+            (5, 2, 1, true) => weights_line::<S, 5, 2, true>(s, oy, x, dy, sums, norm),
+            (7, 1, 1, true) => weights_line::<S, 7, 1, true>(s, oy, x, dy, sums, norm),
+            (.., false) => (0..s.ow)
+                .for_each(|ox| weights_pixel::<S, false>(s, (oy, ox, 0..s.c), x, dy, sums, norm)),
+            (.., true) => (0..s.ow)
+                .for_each(|ox| weights_pixel::<S, true>(s, (oy, ox, 0..s.c), x, dy, sums, norm)),
         }
     }
 }
 
 #[inline(always)]
-unsafe fn weights_line<S: Simd, const KW: usize, const STEP: usize>(
+unsafe fn weights_line<S: Simd, const KW: usize, const STEP: usize, const NORM: bool>(
     s: ConvShape,
     oy: usize,
     x: &[f32],
     dy: &[f32],
     sums: &mut [f32],
-    ahead: Ahead,
+    norm: Option<Pending>,
 ) {
     let inside = inside(&s);
     for channels in chunks(s.c) {
         let mut ox = 0;
         while ox < s.ow {
+            let at = (oy, ox, channels.clone());
             // SAFETY: the caller's contract; a block's windows lie inside.
             unsafe {
                 if ox >= inside.start && ox + BLOCK <= inside.end {
-                    weights_block::<S, KW, STEP>(s, (oy, ox, channels.clone()), x, dy, sums, ahead);
+                    weights_block::<S, KW, STEP, NORM>(s, at, x, dy, sums, norm);
                     ox += BLOCK;
                 } else {
-                    weights_pixel::<S>(s, (oy, ox, channels.clone()), x, dy, sums);
+                    weights_pixel::<S, NORM>(s, at, x, dy, sums, norm);
                     ox += 1;
                 }
             }
@@ -642,21 +659,22 @@ unsafe fn weights_line<S: Simd, const KW: usize, const STEP: usize>(
 }
 
 #[inline(always)]
-unsafe fn weights_block<S: Simd, const KW: usize, const STEP: usize>(
+unsafe fn weights_block<S: Simd, const KW: usize, const STEP: usize, const NORM: bool>(
     s: ConvShape,
     (oy, ox, channels): (usize, usize, Range<usize>),
     x: &[f32],
     dy: &[f32],
     sums: &mut [f32],
-    ahead: Ahead,
+    norm: Option<Pending>,
 ) {
     let rows = taps(oy * s.sh, s.top, s.dh, s.kh, s.h);
     let mut at = channels.start;
     while at < channels.end {
         // SAFETY: taps lie on the map; lanes stay below `c`.
         unsafe {
-            ahead.ask::<S>(ox, at, s.c);
             let m = S::mask((s.c - at).min(S::LANES));
+            let whole = at + S::LANES <= s.c;
+            let look = Look::<S, NORM>::new(norm, at, m);
             let mut g = [S::splat(0.0); BLOCK];
             for (p, g) in g.iter_mut().enumerate() {
                 let dy = dy.as_ptr().wrapping_add((ox + p) * s.c + at);
@@ -667,21 +685,24 @@ unsafe fn weights_block<S: Simd, const KW: usize, const STEP: usize>(
                 let pixel = (oy * s.sh + kh * s.dh - s.top) * s.w + ox * STEP - s.left;
                 let line = x.as_ptr().add(pixel * s.c + at);
                 let out = sums.as_mut_ptr().add(kh * KW * s.c + at);
-                // The columns that the next block is the first to see.
-                for p in 0..BLOCK * STEP {
-                    S::prefetch(line.wrapping_add((BLOCK * STEP + KW - STEP + p) * s.c));
-                }
+                ask_next::<S, KW, STEP>(line, &s, at, &channels);
                 let mut acc = [S::splat(0.0); KW];
                 for (k, a) in acc.iter_mut().enumerate() {
                     *a = S::load_first(out.add(k * s.c), m);
                 }
-                for (p, &g) in g.iter().enumerate() {
+                each_column!(|column| {
+                    let v = look.at(line.add(column * s.c));
                     for (k, a) in acc.iter_mut().enumerate() {
-                        *a = S::fma(S::load_first(line.add((p * STEP + k) * s.c), m), g, *a);
+                        if column >= k && (column - k).is_multiple_of(STEP) {
+                            let p = (column - k) / STEP;
+                            if p < BLOCK {
+                                *a = S::fma(v, g[p], *a);
+                            }
+                        }
                     }
-                }
+                });
                 for (k, a) in acc.into_iter().enumerate() {
-                    S::store_first(out.add(k * s.c), a, m);
+                    store::<S>(out.add(k * s.c), a, m, whole);
                 }
             }
         }
@@ -690,12 +711,13 @@ unsafe fn weights_block<S: Simd, const KW: usize, const STEP: usize>(
 }
 
 #[inline(always)]
-unsafe fn weights_pixel<S: Simd>(
+unsafe fn weights_pixel<S: Simd, const NORM: bool>(
     s: ConvShape,
     (oy, ox, channels): (usize, usize, Range<usize>),
     x: &[f32],
     dy: &[f32],
     sums: &mut [f32],
+    norm: Option<Pending>,
 ) {
     let rows = taps(oy * s.sh, s.top, s.dh, s.kh, s.h);
     let cols = taps(ox * s.sw, s.left, s.dw, s.kw, s.w);
@@ -704,14 +726,16 @@ unsafe fn weights_pixel<S: Simd>(
         // SAFETY: taps lie on the map; lanes stay below `c`.
         unsafe {
             let m = S::mask((s.c - at).min(S::LANES));
+            let whole = at + S::LANES <= s.c;
+            let look = Look::<S, NORM>::new(norm, at, m);
             let g = S::load_first(dy.as_ptr().add(ox * s.c + at), m);
             for kh in rows.clone() {
                 let line = (oy * s.sh + kh * s.dh - s.top) * s.w;
                 for kw in cols.clone() {
                     let pixel = line + ox * s.sw + kw * s.dw - s.left;
-                    let v = S::load_first(x.as_ptr().add(pixel * s.c + at), m);
+                    let v = look.at(x.as_ptr().add(pixel * s.c + at));
                     let out = sums.as_mut_ptr().add((kh * s.kw + kw) * s.c + at);
-                    S::store_first(out, S::fma(v, g, S::load_first(out, m)), m);
+                    store::<S>(out, S::fma(v, g, S::load_first(out, m)), m, whole);
                 }
             }
         }

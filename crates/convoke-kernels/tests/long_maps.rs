@@ -139,9 +139,8 @@ fn depthwise_convolutions() {
         for norm in [None, Some(norm)] {
             let what = format!("{isa:?} forward, norm {}", norm.is_some());
             at_once_as_one_by_one(&what, s.y_len(), |p, n, y| {
-                let mut scratch = vec![0.0; 2 * depthwise::band_len(&s)];
                 let x = Source { x: &x[p * s.x_len()..], norm };
-                depthwise::forward(cx, &s, n, x, &filters, y, Default::default(), &mut scratch);
+                depthwise::forward(cx, &s, n, x, &filters, y, Default::default());
             });
         }
         at_once_as_one_by_one(&format!("{isa:?} data"), s.x_len(), |p, n, dx| {

@@ -671,10 +671,9 @@ fn depthwise_of_a_pending_norm(cx: Ctx, s: &ConvShape, n: usize, [x, f, dy]: [&[
     let sources = [applied.as_slice().into(), Source { x, norm: Some(pending) }];
     let results = sources.map(|source| {
         let (mut y, mut dw) = (vec![f32::NAN; n * s.y_len()], vec![f32::NAN; s.filter_len()]);
-        let bands = cx.pool.threads() * depthwise::band_len(s);
-        let mut scratch = vec![f32::NAN; bands + depthwise::scratch_len(s, n)];
+        let mut scratch = vec![f32::NAN; depthwise::scratch_len(s, n)];
         let e = depthwise::Epilogue::default();
-        depthwise::forward(cx, s, n, source, f, &mut y, e, &mut scratch);
+        depthwise::forward(cx, s, n, source, f, &mut y, e);
         depthwise::backward_weights(cx, s, n, source, dy, &mut dw, &mut scratch);
         (y, dw)
     });
@@ -735,7 +734,7 @@ fn depthwise_convolution() {
             let (mut y, mut dx) = (vec![f32::NAN; n * s.y_len()], vec![f32::NAN; n * s.x_len()]);
             let mut dw = vec![f32::NAN; s.filter_len()];
             let e = depthwise::Epilogue { bias: Some(&bias), clamp: Some((-0.5, 0.8)) };
-            depthwise::forward(cx, &s, n, (&x).into(), &f, &mut y, e, &mut []);
+            depthwise::forward(cx, &s, n, (&x).into(), &f, &mut y, e);
             depthwise::backward_data(cx, &s, n, &dy, &f, &mut dx, false);
             let mut scratch = vec![f32::NAN; depthwise::scratch_len(&s, n)];
             depthwise::backward_weights(cx, &s, n, (&x).into(), &dy, &mut dw, &mut scratch);

@@ -16,14 +16,13 @@ pub(super) fn forward(unit: &Unit, b: &mut Lower, s: ConvShape, bias: bool) -> R
     let (id, from) = (unit.main, b.net.node(unit.main).inputs[0]);
     let (weight, bias) = weights(unit, b, &s, bias)?;
     let (x, norm) = b.source(from)?;
-    let scratch = b.scratch(band_len(b, &s, norm));
     let (y, clamp) = (b.make(unit.output), unit.clamp(b.net));
     let Some(residual) = unit.residual else {
-        b.emit(id, "forward", Forward { s, x, norm, weight, bias, y, clamp, scratch });
+        b.emit(id, "forward", Forward { s, x, norm, weight, bias, y, clamp });
         return Ok(());
     };
     let (r, len) = (b.value(residual)?, b.shape(unit.output).len());
-    b.emit(id, "forward", Forward { s, x, norm, weight, bias, y, clamp: None, scratch });
+    b.emit(id, "forward", Forward { s, x, norm, weight, bias, y, clamp: None });
     b.emit(id, "residual", ops::AddTo { src: r, dst: y, len });
     if let Some((lo, hi)) = clamp {
         b.emit(id, "clamp", ops::Clamp { dst: y, lo, hi, len });
@@ -59,7 +58,7 @@ pub(super) fn backward(unit: &Unit, b: &mut Lower, s: ConvShape, bias: bool) -> 
     }
     if b.learns() {
         let ((x, norm), dw) = (b.source(from)?, b.param_grad(id, "weight")?);
-        let scratch = b.scratch(kernels::scratch_len(&s, b.batch()) + band_len(b, &s, norm));
+        let scratch = b.scratch(kernels::scratch_len(&s, b.batch()));
         b.emit(id, "backward weights", BackwardWeights { s, x, norm, dy, dw, scratch });
     }
     if let Some((dx, accumulate)) = b.grad_into(from)? {
@@ -67,11 +66,6 @@ pub(super) fn backward(unit: &Unit, b: &mut Lower, s: ConvShape, bias: bool) -> 
         b.emit(id, "backward data", BackwardData { s, dy, weight, dx, accumulate });
     }
     Ok(())
-}
-
-/// Work space of all threads for the norm of the input.
-fn band_len(b: &Lower, s: &ConvShape, norm: Option<PendingNorm>) -> usize {
-    norm.map_or(0, |_| b.threads() * kernels::band_len(s))
 }
 
 #[derive(Debug)]
@@ -83,13 +77,12 @@ struct Forward {
     bias: Option<Buf>,
     y: Buf,
     clamp: Option<(f32, f32)>,
-    scratch: Buf,
 }
 
 impl Op for Forward {
     fn buffers(&self) -> Vec<Buf> {
         let norm = self.norm.iter().flat_map(|n| [n.scale, n.shift]);
-        let all = [self.x, self.weight, self.y, self.scratch];
+        let all = [self.x, self.weight, self.y];
         all.into_iter().chain(self.bias).chain(norm).collect()
     }
 
@@ -100,11 +93,11 @@ impl Op for Forward {
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let (scale, shift) = self.norm.map_or((Buf::NONE, Buf::NONE), |n| (n.scale, n.shift));
         let bias = self.bias.unwrap_or(Buf::NONE);
-        let [x, w, y, scratch, bias, scale, shift] =
-            m.get([self.x, self.weight, self.y, self.scratch, bias, scale, shift]);
+        let [x, w, y, bias, scale, shift] =
+            m.get([self.x, self.weight, self.y, bias, scale, shift]);
         let epilogue = kernels::Epilogue { bias: self.bias.map(|_| &*bias), clamp: self.clamp };
         let source = Source { x, norm: self.norm.map(|n| n.over(scale, shift)) };
-        kernels::forward(e.cx, &self.s, e.n, source, w, y, epilogue, scratch);
+        kernels::forward(e.cx, &self.s, e.n, source, w, y, epilogue);
     }
 }
 

@@ -4,7 +4,8 @@
 //! the tile's pixels and filters its lanes. A chunk of rows is copied first, x in blocks of as many
 //! channels as the tile has pixels and dy in panels of as many filters as it has lanes, so that every
 //! tile reads two short runs of memory whatever the strides of the maps are; few channels of one-pixel windows at
-//! stride 1 are copied as they lie (`plain`). Where channels are few,
+//! stride 1 are copied as they lie (`plain`), and dy not at all (`in_place`): so few tiles read it that a copy would
+//! only keep them waiting. Where channels are few,
 //! a whole window row `kw · c` is contiguous behind each pixel and taken as one range of channels
 //! (`merged`). Windows three places wide take another tile (`places`), which reads x where it lies.
 //!
@@ -30,6 +31,10 @@ const PARTIALS: usize = 1 << 20;
 /// Below so many channels and up to so many filters copies of x in blocks cost more than they save.
 const WIDE: usize = 256;
 const NARROW: usize = 96;
+/// Blocks of channels up to which a copy of dy costs more than it saves.
+const IN_PLACE: usize = 3;
+/// Shards of one-pixel windows whose sums are many beside the maps: writing and adding them takes its time too.
+const FEW_SHARDS: usize = 8;
 /// Channels up to which window rows are merged.
 const MERGE: usize = 32;
 
@@ -48,6 +53,8 @@ pub(super) struct Weights {
     single: bool,
     /// Copied pixels of x lie as on the map.
     plain: bool,
+    /// dy is read where it lies.
+    in_place: bool,
     /// Columns of a copied row, the source columns from one to the next, and the copied columns from
     /// one output pixel to the next.
     line: usize,
@@ -76,11 +83,21 @@ impl Weights {
             _ => ((s.ow - 1) * s.sw + (s.kw - 1) * s.dw + 1, 1, s.sw),
         };
         let shards = (PARTIALS / s.filter_len().max(1)).clamp(1, 16);
+        let single = (s.kh, s.kw) == (1, 1) && unpadded;
+        let maps = batch * s.oh * s.ow * (s.c + s.d);
+        // Dense layers have sums enough for any number of parts.
+        let of_map = single && s.oh * s.ow > 1;
+        let many = of_map && 4 * shards * s.filter_len() > maps;
+        let shards = if many { shards.min(FEW_SHARDS) } else { shards };
         let shards = (1 << shards.ilog2()).min(batch.max(1));
         let panels = (s.d / s.groups).div_ceil(family.width());
-        let single = (s.kh, s.kw) == (1, 1) && unpadded;
         let narrow = s.c < WIDE && s.d <= NARROW;
-        let plain = single && narrow && (s.oh, s.ow, s.groups) == (s.h, s.w, 1);
+        let items: usize = if of_map { FEW_SHARDS } else { 16 };
+        let parts = panels.min(items.div_ceil(shards));
+        let as_map = single && (s.oh, s.ow, s.groups) == (s.h, s.w, 1);
+        let few = s.c.div_ceil(family.pixels) <= IN_PLACE;
+        let in_place = as_map && few && parts == 1 && s.d.is_multiple_of(family.lanes);
+        let plain = as_map && (narrow || in_place);
         let mut weights = Weights {
             s: *s,
             isa,
@@ -89,16 +106,22 @@ impl Weights {
             normed,
             single,
             plain,
+            in_place,
             line,
             line_step,
             k_step,
             shards,
-            parts: panels.min(16usize.div_ceil(shards)),
+            parts,
             chunk_rows: 1,
         };
         let per_row = line * s.sh * (s.c / s.groups) + weights.dy_line() * weights.panels_width();
         let pixels = (CHUNK * s.ow / per_row.max(1)).clamp(PIXELS.start, PIXELS.end);
         weights.chunk_rows = pixels.div_ceil(s.ow).min(MAX_ROWS);
+        if of_map {
+            // Chunks of equal length, so that the last does not read and write dw for a few pixels.
+            let rows = batch.div_ceil(shards).max(1) * s.oh;
+            weights.chunk_rows = Even::new(rows, weights.chunk_rows).range(0).len();
+        }
         weights
     }
 
@@ -138,7 +161,8 @@ impl Weights {
     fn band_lens(&self) -> (usize, usize) {
         let s = &self.s;
         let line = if self.places { s.w * s.c } else { self.line * (s.c / s.groups) };
-        (self.slots() * line, self.chunk_rows * self.dy_line() * self.panels_width())
+        let dy = self.chunk_rows * self.dy_line() * self.panels_width();
+        (self.slots() * line, if self.in_place { 0 } else { dy })
     }
 
     pub fn scratch_len(&self, threads: usize) -> usize {
@@ -214,7 +238,9 @@ impl Weights {
                 } else if self.normed && group == 0 {
                     self.copy_rows(&chunk, x, x_band);
                 }
-                self.copy_dy(&family, &chunk, group, panels.clone(), dy, dy_band);
+                if !self.in_place {
+                    self.copy_dy(&family, &chunk, group, panels.clone(), dy, dy_band);
+                }
                 let mut ahead = self.ahead(&chunk, x.x, dy);
                 // Where every sum is made in one visit, they are visited as they lie in dw.
                 let blocks = self.blocks(&family).parts;
@@ -224,8 +250,13 @@ impl Weights {
                     let blocks = if rowwise { pass..pass + 1 } else { 0..blocks };
                     let of_group = family.panels(self.s.d / self.s.groups);
                     for (i, panel) in of_group.skip(panels.start).take(panels.len()).enumerate() {
-                        let at = i * family.width() * chunk.rows.len() * self.dy_line();
-                        let dy = &dy_band[at..];
+                        let dy = if self.in_place {
+                            // A shard without pictures may lie behind the map; nothing is read then.
+                            let from = chunk.rows.start * self.s.ow * self.s.d + panel.start;
+                            &dy[from.min(dy.len())..]
+                        } else {
+                            &dy_band[i * family.width() * chunk.rows.len() * self.dy_line()..]
+                        };
                         if self.places {
                             let x = if self.normed { &*x_band } else { x.x };
                             self.panel_of_places(&family, &chunk, group, panel, x, dy, out);
@@ -309,7 +340,7 @@ impl Weights {
                         a_px: 1,
                         a_k: self.k_step * pixel,
                         b: dy.as_ptr(),
-                        b_k: panel.width,
+                        b_k: if self.in_place { s.d } else { panel.width },
                         // SAFETY: within this panel's part of dw.
                         c: unsafe { out.add((place * cg + m.start) * s.d + filters) },
                         c_row: 0,
