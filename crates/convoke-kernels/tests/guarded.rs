@@ -24,6 +24,8 @@ mod pool;
 mod tiles;
 #[path = "winograd.rs"]
 mod winograd;
+#[path = "winograd_bf16.rs"]
+mod winograd_bf16;
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output};

@@ -480,6 +480,9 @@ impl Learner {
             }
         };
         let alarms = checkpoint.extra.get("alarms").unwrap_or(&empty);
+        if !alarms.len().is_multiple_of(4) || !alarms.iter().all(|v| v.is_finite()) {
+            return other("the checkpoint's false alarms are no places; train anew");
+        }
         self.alarms = alarms.chunks_exact(4).map(alarm).collect();
         self.session.set_params(&checkpoint.params)?;
         self.session.set_state(&checkpoint.state)?;
@@ -628,6 +631,11 @@ mod tests {
         let mut other = learner(1);
         other.options.lr = 1e-3;
         assert!(other.resume(&saved).is_err());
+        for alarms in [vec![0.0, f32::NAN, 1.0, 1.0], vec![0.0, 1.0, 1.0]] {
+            let mut broken = saved.clone();
+            broken.extra.insert("alarms".into(), alarms);
+            assert!(learner(1).resume(&broken).is_err());
+        }
     }
 
     fn bytes(model: &ModelFile) -> Vec<u8> {
