@@ -303,7 +303,7 @@ unsafe fn forward_block<S: Simd, const KW: usize, const STEP: usize, const NORM:
                 each_column!(|column| {
                     let v = look.at(line.add(column * s.c));
                     for (p, sum) in sums.iter_mut().enumerate() {
-                        if column >= p * STEP && column - p * STEP < KW {
+                        if (p * STEP..p * STEP + KW).contains(&column) {
                             *sum = S::fma(v, w[column - p * STEP], *sum);
                         }
                     }
@@ -693,7 +693,7 @@ unsafe fn weights_block<S: Simd, const KW: usize, const STEP: usize, const NORM:
                 each_column!(|column| {
                     let v = look.at(line.add(column * s.c));
                     for (k, a) in acc.iter_mut().enumerate() {
-                        if column >= k && (column - k).is_multiple_of(STEP) {
+                        if column.checked_sub(k).is_some_and(|c| c.is_multiple_of(STEP)) {
                             let p = (column - k) / STEP;
                             if p < BLOCK {
                                 *a = S::fma(v, g[p], *a);
