@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::numbers;
+use common::{numbers, to_bf16};
 use convoke_kernels::conv::{Conv, ConvShape, Epilogue, Precision};
 use convoke_kernels::norm::{self, Pending, Source};
 use convoke_kernels::reference::conv as reference;
@@ -287,12 +287,6 @@ fn unpacked_dense_layers_equal_the_reference() {
     assert!(
         !Conv::new(ConvShape::dense(SMALL, SMALL), Isa::Portable, 8, 1).unpacked().is_unpacked()
     );
-}
-
-/// Rounds to the nearest bf16.
-fn to_bf16(v: &mut f32) {
-    let bits = v.to_bits();
-    *v = f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000);
 }
 
 /// A norm applied while a map is read gives the bits of the norm applied before.

@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::numbers;
+use common::{deviation, numbers, to_bf16};
 use convoke_kernels::conv::{Conv, ConvShape, Epilogue, Precision};
 use convoke_kernels::norm::{self, Pending, Source};
 use convoke_kernels::reference::conv as reference;
@@ -126,12 +126,6 @@ fn inputs(case: Case, round: bool) -> [Vec<f32>; 3] {
     all
 }
 
-/// Rounds to the nearest bf16.
-fn to_bf16(v: &mut f32) {
-    let bits = v.to_bits();
-    *v = f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000);
-}
-
 fn truth(case: Case, round: bool) -> [Vec<f64>; 3] {
     let Case { n, s } = case;
     let [x, w, dy] = inputs(case, round);
@@ -140,13 +134,6 @@ fn truth(case: Case, round: bool) -> [Vec<f64>; 3] {
         reference::backward_data(&s, n, &dy, &w),
         reference::backward_weights(&s, n, &x, &dy),
     ]
-}
-
-/// Root of the mean square of the errors.
-fn deviation(got: &[f32], want: &[f64]) -> f64 {
-    assert_eq!(got.len(), want.len());
-    let sum: f64 = got.iter().zip(want).map(|(g, w)| (f64::from(*g) - w).powi(2)).sum();
-    (sum / want.len() as f64).sqrt()
 }
 
 /// In f32, sums on tiles are as near to the true ones as those of fused multiply-adds, within a factor of

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::numbers;
+use common::{deviation, numbers};
 use convoke_kernels::conv::{Conv, ConvShape, Epilogue, Precision, Winograd};
 use convoke_kernels::reference::conv as reference;
 use convoke_kernels::{Ctx, Isa, Pool};
@@ -95,12 +95,6 @@ fn whole_numbers_are_exact() {
         same("dx", &got.dx, &reference::backward_data(&s, n, dy, w));
         same("dw", &got.dw, &reference::backward_weights(&s, n, x, dy));
     }
-}
-
-/// Root of the mean square of the errors.
-fn deviation(got: &[f32], want: &[f64]) -> f64 {
-    let sum: f64 = got.iter().zip(want).map(|(g, w)| (f64::from(*g) - w).powi(2)).sum();
-    (sum / want.len() as f64).sqrt()
 }
 
 /// Transformed numbers are sums of up to four, so their roundings are larger: by two and a half times the direct
