@@ -131,6 +131,19 @@ fn smaller_batches_change_no_bit() {
     assert!(whole.y.starts_with(&half.y) && whole.dx.starts_with(&half.dx[..half.dx.len() / 2]));
 }
 
+/// No picture has no gradient.
+#[test]
+fn an_empty_batch_leaves_zeros() {
+    let s = shape(MAP, FILTERS, [1; 4]);
+    let pool = Pool::new(1);
+    let cx = Ctx { pool: &pool, isa: Isa::detect() };
+    let conv = Conv::new(s, cx.isa, 2, 1).winograd(Winograd::Always);
+    let mut dw = vec![f32::NAN; s.filter_len()];
+    let mut scratch = vec![f32::NAN; conv.weights_scratch_len()];
+    conv.backward_weights(cx, 0, (&[][..]).into(), &[], &mut dw, &mut scratch);
+    assert!(dw.iter().all(|v| *v == 0.0));
+}
+
 #[test]
 fn norm_bias_residual_bounds_and_accumulation() {
     let (n, s) = (3, shape(MAP, FILTERS, [1; 4]));

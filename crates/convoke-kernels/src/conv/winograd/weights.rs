@@ -38,8 +38,8 @@ pub(in crate::conv) struct WinogradWeights {
     isa: Isa,
     /// Products of pairs of bf16.
     pairs: bool,
-    /// Rows of tiles, of all pictures planned for, in each of the shards.
-    shards: Even,
+    /// Shards of the rows of tiles of all pictures.
+    shards: usize,
     /// Blocks of channels that are multiplied together, in each of the parts.
     parts: Even,
     /// Rows of tiles of a chunk.
@@ -53,8 +53,7 @@ impl WinogradWeights {
         let (rows, columns) = maps.tiles();
         let sums = PLACES * s.c * s.d.next_multiple_of(lanes);
         let shards = (SUMS / sums).min(batch * rows * columns / TILES).clamp(1, ITEMS);
-        let shards = Even::parts(batch * rows, shards);
-        let parts = (ITEMS / 2 / shards.parts).min(s.c / PART).max(1);
+        let parts = (ITEMS / 2 / shards).min(s.c / PART).max(1);
         let parts = Even::parts(s.c.div_ceil(channels(lanes, s.c)), parts);
         let walk = WinogradWeights { maps, isa, pairs, shards, parts, rows: 1 };
         let each = PLACES * (pitch(walk.channels(0).len()) + pitch(s.d));
@@ -96,7 +95,7 @@ impl WinogradWeights {
 
     /// Floats of work space of all threads.
     pub fn scratch_len(&self, threads: usize) -> usize {
-        16 + self.shards.parts * self.sums_len() + threads * self.thread_len()
+        16 + self.shards * self.sums_len() + threads * self.thread_len()
     }
 
     pub fn run(
@@ -109,11 +108,14 @@ impl WinogradWeights {
         scratch: &mut [f32],
     ) {
         assert!(scratch.len() >= self.scratch_len(cx.pool.threads()), "scratch is too short");
+        if n == 0 {
+            return dw[..9 * self.maps.c * self.maps.d].fill(0.0);
+        }
         let skip = scratch.as_ptr().align_offset(64).min(16);
-        let (sums, threads) = scratch[skip..].split_at_mut(self.shards.parts * self.sums_len());
+        let (sums, threads) = scratch[skip..].split_at_mut(self.shards * self.sums_len());
         let (sums, threads) = (SharedMut::new(sums), SharedMut::new(threads));
         let (all, each) = (n * self.maps.tiles().0, self.thread_len());
-        let shards = Even::parts(all, self.shards.parts.min(all));
+        let shards = Even::parts(all, self.shards.min(all));
         cx.pool.run(shards.parts * self.parts.parts, &|item, worker| {
             let (shard, part) = (item / self.parts.parts, item % self.parts.parts);
             // SAFETY: each worker has its own part of the scratch.
