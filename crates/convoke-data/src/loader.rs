@@ -3,6 +3,7 @@
 
 use crate::dataset::{Source, Split};
 use crate::picture::Picture;
+use crate::series::warp;
 use crate::transform::{Augment, Preprocess, Table, read_sample};
 use crate::{DataError, Result};
 use rand::SeedableRng;
@@ -299,19 +300,26 @@ impl Shared {
     /// Writes one sample; `false` when it cannot be read.
     fn sample(&self, epoch: u64, index: usize, out: &mut [f32]) -> bool {
         if let Source::Signals(all) = &self.split.source {
-            let result = self.table.pre.apply_signal(all.get(index), all.channels(), out);
+            let signal = all.get(index);
+            let share = self.augment.as_ref().map_or(0.0, |a| a.warp);
+            let warped = (share > 0.0)
+                .then(|| warp(signal, all.channels(), share, &mut self.rng(epoch, index)));
+            let signal = warped.as_deref().unwrap_or(signal);
+            let result = self.table.pre.apply_signal(signal, all.channels(), out);
             return result.map_or_else(|e| self.broken(index, &e), |()| true);
         }
         let result = self.picture(index).and_then(|p| match &self.augment {
-            Some(a) => {
-                // A stream of its own for every sample of every epoch: order and threads do not matter.
-                let mut rng = ChaCha8Rng::seed_from_u64(self.options.seed ^ 0x5EED);
-                rng.set_stream(epoch << 32 ^ index as u64);
-                self.table.augment(&p, a, &mut rng, out)
-            }
+            Some(a) => self.table.augment(&p, a, &mut self.rng(epoch, index), out),
             None => self.table.apply(&p, out),
         });
         result.map_or_else(|e| self.broken(index, &e), |()| true)
+    }
+
+    /// A stream of its own for every sample of every epoch: order and threads do not matter.
+    fn rng(&self, epoch: u64, index: usize) -> ChaCha8Rng {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.options.seed ^ 0x5EED);
+        rng.set_stream(epoch << 32 ^ index as u64);
+        rng
     }
 
     /// Keeps why a sample is left out.
@@ -348,6 +356,7 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::series::{Fit, Norm, SignalPreprocess, Signals};
     use crate::write_png;
 
     fn memory(n: usize) -> Split {
@@ -381,6 +390,31 @@ mod tests {
         assert_eq!(first, all(&mut many, 0, 0));
         assert_ne!(first, all(&mut many, 1, 0));
         assert_eq!(first[4..], all(&mut many, 0, 4)[..]);
+    }
+
+    #[test]
+    fn signals_are_warped_in_training_alone_and_workers_change_nothing() {
+        let wave = |i: usize| (0..40).map(|t| (t as f32 * 0.3 + i as f32).sin()).collect();
+        let signals = Signals::new(&(0..6).map(wave).collect::<Vec<Vec<f32>>>(), 1).unwrap();
+        let choices = SignalPreprocess { norm: Norm::None, fit: Fit::Pad };
+        let pre = Preprocess::signals(&signals, choices);
+        let a = Augment::suited(&pre);
+        let split = Split { source: Source::Signals(signals.clone()), labels: vec![0; 6] };
+        let batches = |workers: usize, training: bool, epoch: u64| {
+            let o = options(3, workers, training);
+            all(&mut Loader::new(&split, &pre, Some(&a), o).unwrap(), epoch, 0)
+        };
+        let first = batches(1, true, 0);
+        assert_eq!(first, batches(3, true, 0));
+        assert_ne!(first, batches(1, true, 1));
+        let changed = |batches: &[(Vec<usize>, Vec<f32>)]| {
+            let each = |(indices, pixels): &(Vec<usize>, Vec<f32>)| {
+                let signals = indices.iter().map(|&i| signals.get(i));
+                signals.zip(pixels.chunks_exact(40)).filter(|(a, b)| a != b).count()
+            };
+            batches.iter().map(each).sum::<usize>()
+        };
+        assert_eq!((changed(&first), changed(&batches(1, false, 0))), (6, 0));
     }
 
     #[test]

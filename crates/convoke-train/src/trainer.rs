@@ -89,10 +89,16 @@ fn is_one(n: &usize) -> bool {
 const WRITE_EVERY: Duration = Duration::from_secs(1);
 
 impl TrainOptions {
-    /// What works for most sets: SGD with momentum and Nesterov, one cycle, decay on weights alone,
-    /// augmentation by the size of the pictures. The rate is that of a network with batch norm; see
+    /// What works for most sets: SGD with momentum and Nesterov, for signals Adam; one cycle, decay on weights
+    /// alone, augmentation by the kind of data. The rate is that of a network with batch norm; see
     /// [`TrainOptions::rate`].
     pub fn suited(epochs: usize, batch: usize, pre: &Preprocess, threads: usize) -> Self {
+        let optimizer = match pre.signal {
+            Some(_) => {
+                Optimizer::Adam { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 }
+            }
+            None => Optimizer::Sgd { momentum: 0.9, nesterov: true, weight_decay: 5e-4 },
+        };
         TrainOptions {
             epochs,
             batch,
@@ -109,8 +115,8 @@ impl TrainOptions {
             checkpoint_seconds: five_minutes(),
             judge_every: 1,
             schedule: Schedule::OneCycle,
-            optimizer: Optimizer::Sgd { momentum: 0.9, nesterov: true, weight_decay: 5e-4 },
-            augment: Augment::suited(pre.height, pre.width, pre.channels),
+            optimizer,
+            augment: Augment::suited(pre),
             fine_tune: FineTune::default(),
         }
     }

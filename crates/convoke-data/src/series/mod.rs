@@ -10,11 +10,13 @@ mod prepare;
 mod rows;
 mod table;
 mod ts;
+mod warp;
 
 pub use open::{Regression, is_regression, read_signals, regression};
 pub(crate) use open::{is_one, open};
 pub use prepare::{Fit, Norm, SignalPreprocess};
 pub use table::Table;
+pub(crate) use warp::warp;
 
 use std::sync::Arc;
 

@@ -147,6 +147,8 @@ pub fn training_space(input: Shape, samples: usize) -> Space {
         s.add("flip", choice(&["no", "yes"]));
         s.add("shift", int(0, (input.h.min(input.w) / 8).clamp(1, 8) as i64));
         s.add("erase", float(0.0, 0.5));
+    } else {
+        s.add("warp", float(0.0, 0.5));
     }
     s
 }
@@ -177,6 +179,7 @@ pub fn train_options(space: &Space, point: &Point, fixed: &TrainOptions) -> Trai
     o.augment.flip = space.word(point, "flip").map_or(o.augment.flip, |w| w == "yes");
     o.augment.shift = number("shift").map_or(o.augment.shift, |v| v as usize);
     o.augment.erase = number("erase").unwrap_or(o.augment.erase);
+    o.augment.warp = number("warp").unwrap_or(o.augment.warp);
     o
 }
 

@@ -5,8 +5,8 @@ use crate::progress::{Bar, interrupt};
 use crate::verbs::fine_tune;
 use crate::verbs::series::Signal;
 use anyhow::{Result, bail};
-use convoke_data::{Dataset, OpenOptions, Preprocess, Source, Split, write_file};
-use convoke_engine::{Network, Optimizer, Shape};
+use convoke_data::{Augment, Dataset, OpenOptions, Preprocess, Source, Split, write_file};
+use convoke_engine::{Network, Shape};
 use convoke_formats::ModelFile;
 use convoke_train::{EpochRow, Outcome, Predictor, Progress, RunFolder, TrainOptions, Trainer};
 use convoke_vision::searched::{Compared, Measured, compared_page};
@@ -53,6 +53,9 @@ pub struct Args {
     /// Side of the input in pixels [default: the data's or each network's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(4..=4096))]
     size: Option<u32>,
+    /// Leave the training samples as they are
+    #[arg(long)]
+    no_augment: bool,
     #[command(flatten)]
     signal: Signal,
     #[command(flatten)]
@@ -153,14 +156,11 @@ fn entry(args: &Args, model: &str, dataset: &Dataset) -> Result<Entry> {
     let batch = args.batch.map_or(usual.min(n), |b| b as usize);
     let suited =
         TrainOptions::suited(args.epochs as usize, batch, &preprocess, args.threads.count());
-    let optimizer = match dataset.is_signals() {
-        true => Optimizer::Adam { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 },
-        false => suited.optimizer,
-    };
-    let lr = args.lr.unwrap_or_else(|| TrainOptions::rate(&network, optimizer, batch));
+    let lr = args.lr.unwrap_or_else(|| TrainOptions::rate(&network, suited.optimizer, batch));
+    let augment = if args.no_augment { Augment::default() } else { suited.augment.clone() };
     // Only the last epoch is judged by.
     let judge_every = args.epochs as usize;
-    let options = TrainOptions { optimizer, lr, judge_every, ..suited };
+    let options = TrainOptions { lr, judge_every, augment, ..suited };
     let name =
         Path::new(model).file_stem().map_or(model.into(), |s| s.to_string_lossy().into_owned());
     Ok(Entry { name, network, preprocess, options })

@@ -73,7 +73,7 @@ pub struct Args {
     /// Side of the network's input in pixels [default: the network's own, or the data's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(4..=4096))]
     size: Option<u32>,
-    /// Leave the training pictures as they are
+    /// Leave the training samples as they are
     #[arg(long)]
     no_augment: bool,
     /// Share of each class that goes to validation, for folders without one
