@@ -84,15 +84,33 @@ fn gradients_of_dense_weights() {
     });
 }
 
+/// How products are made.
+#[derive(Debug, Clone, Copy)]
+enum How {
+    Direct,
+    Winograd,
+    Bf16,
+}
+
 #[test]
 fn convolutions() {
     everywhere(|cx| {
-        for (few, k, step, winograd) in
-            [(16, 1, 1, false), (3, 3, 1, false), (3, 3, 1, true), (8, 1, 2, false)]
-        {
-            let planned = |s| match (Conv::new(s, cx.isa, BATCH, 2), winograd) {
-                (conv, true) => conv.winograd(Winograd::Always),
-                (conv, false) => conv,
+        for (few, k, step, how) in [
+            (16, 1, 1, How::Direct),
+            (3, 3, 1, How::Direct),
+            (3, 3, 1, How::Winograd),
+            (8, 1, 2, How::Direct),
+            (16, 1, 1, How::Bf16),
+            (8, 1, 2, How::Bf16),
+            (4, 3, 1, How::Bf16),
+        ] {
+            let planned = |s| {
+                let conv = Conv::new(s, cx.isa, BATCH, 2);
+                match how {
+                    How::Direct => conv,
+                    How::Winograd => conv.winograd(Winograd::Always),
+                    How::Bf16 => conv.all_in(Precision::Bf16),
+                }
             };
             let isa = cx.isa;
             let (wide, narrow) = (step * SIDE, SIDE);
@@ -102,9 +120,13 @@ fn convolutions() {
                 (numbers(BATCH * s.x_len(), 1), numbers(s.filter_len(), 2), numbers(CHANNELS, 3));
             let mut pack = vec![0.0; conv.forward_pack_len()];
             conv.pack_forward(cx, &w, &mut pack);
-            let e = Epilogue { bias: Some(&bias), residual: None, clamp: Some((0.0, 0.8)) };
+            // Sums of bf16 only go past the caches as they are.
+            let e = match how {
+                How::Bf16 => Epilogue::default(),
+                _ => Epilogue { bias: Some(&bias), residual: None, clamp: Some((0.0, 0.8)) },
+            };
             at_once_as_one_by_one(
-                &format!("{isa:?} {k}x{k}/{step} forward"),
+                &format!("{isa:?} {how:?} {k}x{k}/{step} forward"),
                 s.y_len(),
                 |p, n, y| {
                     let mut scratch = vec![0.0; conv.forward_scratch_len()];
@@ -117,7 +139,7 @@ fn convolutions() {
             let mut pack = vec![0.0; conv.backward_pack_len()];
             conv.pack_backward(cx, &w, &mut pack);
             at_once_as_one_by_one(
-                &format!("{isa:?} {k}x{k}/{step} data"),
+                &format!("{isa:?} {how:?} {k}x{k}/{step} data"),
                 s.x_len(),
                 |p, n, dx| {
                     let mut scratch = vec![0.0; conv.backward_scratch_len()];

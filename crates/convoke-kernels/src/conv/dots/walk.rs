@@ -9,7 +9,7 @@ use super::super::walk::{Cell, Walk};
 use super::super::{ConvShape, Epilogue};
 use super::tile::{Tap, Tile, pick};
 use super::{WORD, family, words};
-use crate::gemm::{Even, Family, Panel};
+use crate::gemm::{Even, Family, LINE, Panel, fence, streams};
 use crate::norm::Source;
 use crate::{Ctx, SharedMut, cut};
 use std::ops::Range;
@@ -19,6 +19,10 @@ use std::ops::Range;
 const BAND: usize = cut(96 * 1024, 256);
 /// Words of the filters of panels that pass over a strip together: 256 KB, a part of the second cache.
 const TOGETHER: usize = cut(64 * 1024, 256);
+/// Words of all filters that stay in the second cache while maps that are one row of pixels stream by: 640 KB.
+const STAY: usize = cut(160 * 1024, 512);
+/// Floats of such maps that are asked for ahead of what is read, so that main memory works while sums are made.
+const AHEAD: usize = 8192;
 /// Panels that pass over a strip together at most.
 const MOST_PANELS: usize = 32;
 /// Words by which pixels a multiple of 2 KB apart are moved, so that those of a tile lie in different places of
@@ -32,6 +36,9 @@ const NORMED: usize = 16;
 pub(in super::super) struct DotWalk {
     base: Walk,
     kind: Kind,
+    /// Whether all pictures are one row of pixels: an output pixel is made of one source pixel, and outputs lie one
+    /// behind the other.
+    flat: bool,
     /// Numbers of a pixel in the sum, and words from one pixel to the next.
     pixel: usize,
     step: usize,
@@ -71,6 +78,8 @@ struct Run<'a> {
     residual: Option<*const f32>,
     epilogue: Epilogue<'a>,
     isa: crate::Isa,
+    /// Whether outputs go past the caches.
+    stream: bool,
 }
 
 // SAFETY: `residual` is a map that outlives the run, or `dst`, of which items read what they alone write.
@@ -86,8 +95,14 @@ impl DotWalk {
             && base.cells.iter().step_by(cells).all(|cell| whole(cell.col * c));
         let pixel = if dense { c } else { c.next_multiple_of(WORD / size) };
         let k = (cells * pixel * size).div_ceil(WORD);
-        let step = (base.step_w * pixel * size).div_ceil(WORD);
-        let step = match base.flat && step.is_multiple_of(512) {
+        let flat = base.flat
+            || !base.padded
+                && base.cells.len() == 1
+                && (base.top, base.left) == (0, 0)
+                && (base.dst_step_h, base.dst_step_w) == (1, 1)
+                && (base.out_h, base.out_w) == (base.dst_h, base.dst_w);
+        let step = (if flat { 1 } else { base.step_w } * pixel * size).div_ceil(WORD);
+        let step = match flat && step.is_multiple_of(512) {
             true => step + APART,
             false => step,
         };
@@ -106,6 +121,7 @@ impl DotWalk {
             taps: [taps(family.width()), taps(last)],
             base: base.clone(),
             kind,
+            flat,
             pixel,
             step,
             cells,
@@ -139,7 +155,10 @@ impl DotWalk {
     pub fn cost(&self, batch: usize) -> f64 {
         let base = &self.base;
         let pixels = (batch * base.out_h * base.out_w) as f64;
-        let source = (batch * base.src_h * base.src_w * base.channels) as f64;
+        let source = match self.flat {
+            true => pixels * base.channels as f64,
+            false => (batch * base.src_h * base.src_w * base.channels) as f64,
+        };
         let out = pixels * base.filters as f64;
         let products = pixels * (self.family().padded(base.filters) * self.sum()) as f64;
         products / 25.0 + 0.5 * source + 0.3 * out
@@ -170,9 +189,9 @@ impl DotWalk {
 
     fn band_len(&self) -> usize {
         let base = &self.base;
-        if base.flat {
-            let pixels = self.flat_pixels().min(self.batch * base.out_h * base.out_w);
-            return pixels * self.step;
+        if self.flat {
+            let most = if self.streams_by() { self.family().pixels } else { self.flat_pixels() };
+            return most.min(self.batch * base.out_h * base.out_w) * self.step;
         }
         let cut = self.cut(self.batch, self.threads);
         let (group, rows) = (cut.group.range(0).len(), cut.bands.range(0).len());
@@ -184,8 +203,14 @@ impl DotWalk {
 
     /// Floats of pixels that have a norm applied.
     fn line(&self) -> usize {
-        let pixels = if self.base.flat { NORMED } else { self.base.src_w };
+        let pixels = if self.flat { NORMED } else { self.base.src_w };
         pixels * self.base.channels
+    }
+
+    /// Whether filters stay and pixels stream by, a strip at a time, instead of a band that all panels pass over.
+    fn streams_by(&self) -> bool {
+        let panels = self.base.filters.div_ceil(self.family().width());
+        self.flat && panels <= MOST_PANELS && self.sum() * self.padded() <= STAY
     }
 
     /// Pixels of an item at most, where pictures are one row of pixels.
@@ -197,7 +222,7 @@ impl DotWalk {
         let (base, family, even) = (&self.base, self.family(), Even::parts);
         let wanted = 4 * threads;
         let panels = base.filters.div_ceil(family.width());
-        if base.flat {
+        if self.flat {
             let pixels = n * base.out_h * base.out_w;
             let chunks = pixels
                 .div_ceil(self.flat_pixels())
@@ -253,12 +278,16 @@ impl DotWalk {
         assert!(!accumulate || epilogue.residual.is_none(), "adds to one map");
         let cut = self.cut(n, cx.pool.threads());
         let per_worker = scratch.len() / cx.pool.threads();
+        // Only sums as they are pass the caches, and those of integers are to be scaled.
+        let plain = !self.is_int8() && epilogue.bias.is_none() && epilogue.clamp.is_none();
+        let stream = plain && streams(dst.as_ptr(), out, base.filters);
         let (dst, scratch) = (SharedMut::new(dst), SharedMut::new(scratch));
         let residual = match epilogue.residual {
             Some(r) => Some(r.as_ptr()),
             None => accumulate.then(|| dst.as_mut_ptr().cast_const()),
         };
-        let run = Run { src, pack, dst: &dst, residual, epilogue, isa: cx.isa };
+        let stream = stream && residual.is_none();
+        let run = Run { src, pack, dst: &dst, residual, epilogue, isa: cx.isa, stream };
         let items = cut.group.parts * cut.bands.parts * cut.chunks.parts * cut.panels.parts;
         cx.pool.run(items, &|item, worker| {
             let (item, panels) =
@@ -276,6 +305,9 @@ impl DotWalk {
             // SAFETY: each worker has its own part of the scratch.
             let scratch = unsafe { scratch.slice(worker * per_worker..(worker + 1) * per_worker) };
             self.block(&block, &run, scratch);
+            if stream {
+                fence();
+            }
         });
     }
 
@@ -286,6 +318,9 @@ impl DotWalk {
         let (line, band) = scratch.split_at_mut(self.line());
         let skip = band.as_ptr().align_offset(64);
         let band = &mut band[skip..];
+        if self.streams_by() {
+            return self.stream_by(block, run, band, line);
+        }
         let picture = self.fill(block, run, band, line);
         let together = TOGETHER / (self.sum() * family.width()).max(1);
         let chunks = Even::new(block.panels.len(), together.clamp(1, MOST_PANELS));
@@ -297,6 +332,33 @@ impl DotWalk {
                 *slot = Some((panel, self.tile(panel, band, run)));
             }
             self.sweep(&family, block, &tiles[..chunk.len()], picture);
+        }
+    }
+
+    /// All outputs of one item of maps that are one row of pixels, strip by strip. The first tiles of a strip ask
+    /// for pixels further on.
+    fn stream_by(&self, block: &Block, run: &Run, band: &mut [f32], line: &mut [f32]) {
+        let (base, family) = (&self.base, self.family());
+        let panels = family.panels(base.filters).skip(block.panels.start).take(block.panels.len());
+        let mut tiles = [None; MOST_PANELS];
+        for (slot, panel) in tiles.iter_mut().zip(panels) {
+            *slot = Some((panel, self.tile(panel, band, run)));
+        }
+        let strips = Even::new(block.cols.len(), family.pixels);
+        for strip in (0..strips.parts).map(|i| strips.range(i)) {
+            let cols = block.cols.start + strip.start..block.cols.start + strip.end;
+            // Of pixels that lie apart, nothing.
+            let asked = if base.flat { cols.len() * base.channels } else { 0 };
+            let mut ahead = run.src.x.as_ptr().wrapping_add(cols.start * base.channels + AHEAD);
+            let end = ahead.wrapping_add(asked);
+            for (_, tile) in tiles.iter_mut().flatten() {
+                tile.ahead = if ahead < end { ahead } else { std::ptr::null() };
+                ahead = ahead.wrapping_add(2 * LINE * self.sum());
+            }
+            let (pictures, panels) = (block.pictures.clone(), block.panels.clone());
+            let strip = Block { pictures, rows: block.rows.clone(), cols, panels };
+            self.fill(&strip, run, band, line);
+            self.sweep(&family, &strip, &tiles[..block.panels.len()], 0);
         }
     }
 
@@ -332,8 +394,8 @@ impl DotWalk {
             residual: run.residual.map_or(null, |r| r.wrapping_add(panel.start)),
             clamp: run.epilogue.clamp,
             ahead: null,
-            ahead_k: 0,
-            stream: false,
+            ahead_k: LINE,
+            stream: run.stream,
         }
     }
 
@@ -350,7 +412,7 @@ impl DotWalk {
         let most_rows = family.rows_of(block.cols.len());
         for p in block.pictures.clone() {
             // Where output (0, 0)'s window begins, from the band's start.
-            let origin = match base.flat {
+            let origin = match self.flat {
                 true => -((block.cols.start * one.a_px) as isize),
                 false => {
                     let start = (p - block.pictures.start) * picture;
@@ -386,6 +448,17 @@ impl DotWalk {
         }
     }
 
+    /// The source pixel of an output pixel of a flat walk.
+    fn source(&self, pixel: usize) -> usize {
+        let base = &self.base;
+        if base.flat {
+            return pixel;
+        }
+        let (row, x) = (pixel / base.out_w, pixel % base.out_w);
+        let (picture, y) = (row / base.out_h, row % base.out_h);
+        (picture * base.src_h + y * base.step_h) * base.src_w + x * base.step_w
+    }
+
     /// Copies the block's source as words into `band`; returns the words per picture.
     fn fill(&self, block: &Block, run: &Run, band: &mut [f32], line: &mut [f32]) -> usize {
         let (base, c, size) = (&self.base, self.base.channels, self.kind.size());
@@ -404,15 +477,20 @@ impl DotWalk {
             unsafe { words::pixels(self.kind, isa, numbers, c, self.pixel, to) };
         };
         let to = band.as_mut_ptr().cast::<u8>();
-        if base.flat {
+        if self.taps[0].is_empty() {
+            return 0;
+        }
+        if self.flat {
             assert!(band.len() >= block.cols.len() * self.step, "the band is too short");
-            let together = match self.step * WORD == self.pixel * size {
+            let together = match base.flat && self.step * WORD == self.pixel * size {
                 true => NORMED,
                 false => 1,
             };
             for i in block.cols.clone().step_by(together) {
-                let end = (i + together).min(block.cols.end);
-                put(i * c..end * c, to.wrapping_add((i - block.cols.start) * self.step * WORD));
+                let n = together.min(block.cols.end - i);
+                let from = self.source(i) * c;
+                let to = to.wrapping_add((i - block.cols.start) * self.step * WORD);
+                put(from..from + n * c, to);
             }
             return 0;
         }

@@ -23,6 +23,11 @@ const CHUNK: usize = 144 * 1024;
 /// Output pixels of a chunk: enough that reading and writing dw once per chunk costs little, few enough that a
 /// panel of dy stays in the nearest cache.
 const PIXELS: Range<usize> = 256..512;
+/// Floats of the chunk after it that are asked for while a chunk is multiplied, at most: with the copies they stay in
+/// the second cache.
+const AHEAD: usize = 96 * 1024;
+/// Floats of dw up to which a chunk has the fewest pixels, so that what is asked for goes further.
+const SMALL: usize = 256 * 1024;
 /// Floats of partial sums at most.
 const PARTIALS: usize = 1 << 20;
 /// Shards that keep threads busy, whose parts then take all filters; and the lanes of a part where there are fewer.
@@ -42,6 +47,8 @@ pub(in super::super) struct DotWeights {
     merged: bool,
     /// The window is one pixel that never leaves the map: a chunk is one run of pixels.
     single: bool,
+    /// No window leaves the map.
+    unpadded: bool,
     /// First columns of the phases, and the pairs of each copied row.
     phases: Vec<usize>,
     x_pairs: usize,
@@ -58,6 +65,22 @@ struct Chunk {
     rows: Range<usize>,
     /// Whether sums start from zero.
     first: bool,
+}
+
+/// Floats that are needed later: where each run of them starts, and how many are left.
+struct Later([(*const f32, usize); 2]);
+
+impl Later {
+    /// The next `n` floats or fewer, or null where none are left.
+    fn take(&mut self, n: usize) -> *const f32 {
+        let Some((from, left)) = self.0.iter_mut().find(|(_, left)| *left > 0) else {
+            return std::ptr::null();
+        };
+        let at = *from;
+        *from = at.wrapping_add(n);
+        *left = left.saturating_sub(n);
+        at
+    }
 }
 
 /// A chunk's rows of one picture.
@@ -95,22 +118,28 @@ impl DotWeights {
         let shards = (PARTIALS / s.filter_len().max(1)).clamp(1, 16);
         let shards = (1 << shards.ilog2()).min(batch.max(1));
         let panels = s.d.div_ceil(family.width());
+        // Every part copies x: as few as keep threads busy, twice as many where threads would not get equally many.
+        let parts = threads.div_ceil(shards);
+        let uneven = !(shards * parts).is_multiple_of(threads.max(1));
+        let parts = if uneven { (2 * threads).div_ceil(shards) } else { parts };
         let mut weights = DotWeights {
             s: *s,
             merged,
             single,
+            unpadded,
             phases,
             x_pairs: s.ow.div_ceil(2) + shift,
             dy_pairs: s.ow.div_ceil(2),
             shards,
-            parts: panels.min((2 * threads).div_ceil(shards)),
+            parts: panels.min(parts),
             chunk_rows: 1,
         };
         let x = weights.x_row() * s.sh.min(s.kh);
         let lanes = family.padded(s.d);
         let lanes = if shards < MANY_SHARDS { lanes.min(FEW_LANES) } else { lanes };
         let per_row = x + weights.dy_pairs * lanes;
-        let pixels = (CHUNK * s.ow / per_row.max(1)).clamp(PIXELS.start, PIXELS.end);
+        let most = if single && s.filter_len() <= SMALL { PIXELS.start } else { PIXELS.end };
+        let pixels = (CHUNK * s.ow / per_row.max(1)).clamp(PIXELS.start, most);
         weights.chunk_rows = pixels.div_ceil(s.ow).min(MAX_ROWS);
         if single && !s.ow.is_multiple_of(2) {
             weights.chunk_rows = weights.chunk_rows.next_multiple_of(2);
@@ -270,16 +299,31 @@ impl DotWeights {
             let chunk = Chunk { rows: start..end, first: start == rows.start };
             self.copy_x(isa, &chunk, x, x_band, line);
             self.copy_dy(&family, &chunk, panels.clone(), dy, dy_band);
+            let next = end..(end + self.chunk_rows).min(rows.end);
+            let mut later = self.later(next, panels.len(), x, dy);
             let of = family.panels(self.s.d).skip(panels.start).take(panels.len());
             for (i, panel) in of.enumerate() {
                 let at = i * family.width() * self.panel_pairs(chunk.rows.len());
-                self.panel(&family, &chunk, panel, x_band, &dy_band[at..], out);
+                self.panel(&family, &chunk, panel, x_band, &dy_band[at..], out, &mut later);
             }
             start = end;
             if start >= rows.end {
                 return;
             }
         }
+    }
+
+    /// What is asked for of the maps of the rows that come next, where they are runs of pixels: x, and dy where a part
+    /// has all panels.
+    fn later(&self, rows: Range<usize>, panels: usize, x: Source, dy: &[f32]) -> Later {
+        let pixels = if self.single { rows.len() * self.s.ow } else { 0 };
+        let (c, d) = (self.s.c, if panels == self.panels() { self.s.d } else { 0 });
+        let start = rows.start * self.s.ow;
+        let of_x = (pixels * c).min(AHEAD);
+        Later([
+            (x.x.as_ptr().wrapping_add(start * c), of_x),
+            (dy.as_ptr().wrapping_add(start * d), (pixels * d).min(AHEAD - of_x)),
+        ])
     }
 
     /// Input channels as tiles take them.
@@ -301,6 +345,7 @@ impl DotWeights {
         x: &[f32],
         dy: &[f32],
         out: *mut f32,
+        later: &mut Later,
     ) {
         let s = &self.s;
         let mut taps = [Tap { a: 0, b: 0 }; MAX_ROWS];
@@ -341,8 +386,8 @@ impl DotWeights {
                         bias: null,
                         residual: if chunk.first { null } else { c.cast_const() },
                         clamp: None,
-                        ahead: null,
-                        ahead_k: 0,
+                        ahead: later.take(2 * LINE * ntaps * k),
+                        ahead_k: LINE,
                         stream: false,
                     };
                     // SAFETY: taps and pairs stay in the copies, whose rows hold every pair that the window
@@ -411,24 +456,35 @@ impl DotWeights {
         line.fill(0.0);
         let pieces = self.blocks(&Self::family());
         assert!(band.len() >= pieces.parts * self.x_block() * LINE, "the band is too short");
+        // A window of one pixel reads nothing but the map.
+        let in_place = (s.kh, s.kw) == (1, 1) && self.unpadded && x.norm.is_none();
+        let pixels = if in_place { s.ow } else { 2 * self.x_pairs };
         let mut copy = |picture: usize, y: usize, slot: usize| {
             let from = (picture * s.h + y) * s.w * s.c;
-            x.copy(isa, from..from + s.w * s.c, &mut line[s.left * s.c..][..s.w * s.c]);
+            let row = from..from + s.w * s.c;
+            let line = match in_place {
+                true => &x.x[row],
+                false => {
+                    x.copy(isa, row, &mut line[s.left * s.c..][..s.w * s.c]);
+                    &*line
+                }
+            };
             for (i, phase) in self.phases.iter().enumerate() {
                 let pairs = Interleave {
                     from: line[phase * s.c..].as_ptr(),
                     next: s.sw * s.c,
                     step: 2 * s.sw * s.c,
-                    pixels: 2 * self.x_pairs,
+                    pixels,
                     channels: self.channels(),
                     pieces,
                     width: LINE,
                     of: self.x_block(),
                     at: (slot * self.phases.len() + i) * self.x_pairs,
                     to: band.as_mut_ptr().cast(),
-                    far: false,
+                    far: in_place,
                 };
-                // SAFETY: the line reaches as far as pairs do, see `line`; the band has a place for every row.
+                // SAFETY: the line reaches as far as pairs do, see `line`, and a row of the map as far as its pixels; the
+                // band has a place for every row.
                 unsafe { interleave(&pairs) };
             }
         };
