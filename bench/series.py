@@ -4,7 +4,7 @@
 
 ARCHIVE holds a folder for each set with NAME_TRAIN.ts and NAME_TEST.ts. Prints, for each set, the share right of
 InceptionTime (five networks a seed, joined), mean and deviation over the seeds. Needs `cargo build --release`; the
-others are shown by `convoke compare ARCHIVE/GunPoint mlp-1d fcn-1d resnet-1d --seeds 5 --epochs 500`.
+others are shown by `convoke compare ARCHIVE/GunPoint mlp-1d fcn-1d resnet-1d --seeds 5 --epochs 500 --no-augment`.
 """
 
 import argparse

@@ -436,7 +436,12 @@ fn options(
     let batch = if args.batch.is_none() { batch.min(samples) } else { batch };
     let decay = |default: f32| args.weight_decay.unwrap_or(default);
     let (beta1, beta2, epsilon) = (0.9, 0.999, 1e-8);
-    let usual = if signals { OptimizerArg::Adam } else { OptimizerArg::Sgd };
+    let suited = TrainOptions::suited(epochs, batch, pre, args.threads.count());
+    let usual = match suited.optimizer {
+        Optimizer::Sgd { .. } => OptimizerArg::Sgd,
+        Optimizer::Adam { .. } => OptimizerArg::Adam,
+        Optimizer::AdamW { .. } => OptimizerArg::Adamw,
+    };
     let optimizer = match args.optimizer.unwrap_or(usual) {
         OptimizerArg::Sgd => Optimizer::Sgd {
             momentum: args.momentum,
@@ -448,7 +453,6 @@ fn options(
             Optimizer::AdamW { beta1, beta2, epsilon, weight_decay: decay(0.05) }
         }
     };
-    let suited = TrainOptions::suited(epochs, batch, pre, args.threads.count());
     // What has learnt already needs smaller steps, or it forgets.
     let share = if start.tunes() { start.share() } else { 1.0 };
     let lr = share * TrainOptions::rate(&start.network, optimizer, batch);

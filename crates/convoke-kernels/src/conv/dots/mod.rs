@@ -8,6 +8,7 @@
 //!
 //! Processors with matrix tiles take [`super::tiles`].
 
+mod pack;
 mod tile;
 mod walk;
 mod weights;
