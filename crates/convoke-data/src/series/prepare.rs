@@ -55,15 +55,20 @@ impl SignalPreprocess {
                     Fit::Pad => 0.0,
                     Fit::Stretch => {
                         let place = t as f64 * (from - 1) as f64 / (to - 1).max(1) as f64;
-                        let (at, part) = (place as usize, place.fract() as f32);
-                        let a = signal[at * channels + c];
-                        let b = signal[(at + 1).min(from - 1) * channels + c];
-                        scaled(a + part * (b - a))
+                        scaled(between(signal, channels, c, place))
                     }
                 };
             }
         }
     }
+}
+
+/// A channel of a signal `[length, channels]` at a place in time, in a line from value to value; behind the last the last.
+pub(super) fn between(signal: &[f32], channels: usize, c: usize, place: f64) -> f32 {
+    let last = signal.len() / channels - 1;
+    let at = (place as usize).min(last);
+    let (a, b) = (signal[at * channels + c], signal[(at + 1).min(last) * channels + c]);
+    a + place.fract() as f32 * (b - a)
 }
 
 /// Mean and deviation; of a constant, a deviation of 1, so that it becomes 0.

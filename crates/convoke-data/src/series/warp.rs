@@ -1,5 +1,6 @@
 //! Time that runs faster or slower for a while (Le Guennec et al. 2016, window warping).
 
+use super::prepare::between;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
@@ -19,13 +20,7 @@ pub(crate) fn warp(signal: &[f32], channels: usize, share: f32, rng: &mut ChaCha
             within if within < window * factor => start + within / factor,
             behind => start + window + (behind - window * factor),
         };
-        let at = (place as usize).min(n - 1);
-        let part = (place - at as f64).clamp(0.0, 1.0) as f32;
-        let next = (at + 1).min(n - 1);
-        for c in 0..channels {
-            let (a, b) = (signal[at * channels + c], signal[next * channels + c]);
-            out.push(a + part * (b - a));
-        }
+        out.extend((0..channels).map(|c| between(signal, channels, c, place)));
     }
     out
 }

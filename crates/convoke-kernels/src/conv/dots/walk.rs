@@ -96,12 +96,11 @@ impl DotWalk {
             && base.cells.iter().step_by(cells).all(|cell| whole(cell.col * c));
         let pixel = if dense { c } else { c.next_multiple_of(WORD / size) };
         let k = (cells * pixel * size).div_ceil(WORD);
-        let flat = base.flat
-            || !base.padded
-                && base.cells.len() == 1
-                && (base.top, base.left) == (0, 0)
-                && (base.dst_step_h, base.dst_step_w) == (1, 1)
-                && (base.out_h, base.out_w) == (base.dst_h, base.dst_w);
+        let flat = !base.padded
+            && base.cells.len() == 1
+            && (base.top, base.left) == (0, 0)
+            && (base.dst_step_h, base.dst_step_w) == (1, 1)
+            && (base.out_h, base.out_w) == (base.dst_h, base.dst_w);
         let step = (if flat { 1 } else { base.step_w } * pixel * size).div_ceil(WORD);
         let step = match flat && step.is_multiple_of(512) {
             true => step + APART,
@@ -280,14 +279,14 @@ impl DotWalk {
         let cut = self.cut(n, cx.pool.threads());
         let per_worker = scratch.len() / cx.pool.threads();
         // Only sums as they are pass the caches, and those of integers are to be scaled.
-        let plain = !self.is_int8() && epilogue.bias.is_none() && epilogue.clamp.is_none();
-        let stream = plain && streams(dst.as_ptr(), out, base.filters);
+        let Epilogue { bias, residual, clamp } = epilogue;
+        let plain = !accumulate && bias.is_none() && residual.is_none() && clamp.is_none();
+        let stream = plain && !self.is_int8() && streams(dst.as_ptr(), out, base.filters);
         let (dst, scratch) = (SharedMut::new(dst), SharedMut::new(scratch));
         let residual = match epilogue.residual {
             Some(r) => Some(r.as_ptr()),
             None => accumulate.then(|| dst.as_mut_ptr().cast_const()),
         };
-        let stream = stream && residual.is_none();
         let run = Run { src, pack, dst: &dst, residual, epilogue, isa: cx.isa, stream };
         let items = cut.group.parts * cut.bands.parts * cut.chunks.parts * cut.panels.parts;
         cx.pool.run(items, &|item, worker| {
