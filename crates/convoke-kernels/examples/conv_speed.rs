@@ -1,10 +1,11 @@
 //! Speed of the convolution walks as a fraction of the multiply-add loop's, on one thread and on all.
-//! `cargo run --release -p convoke-kernels --example conv_speed [threads [avx512|amx|tiles|bf16|winograd|bf16-winograd] [WORD]]`:
-//! an instruction set, or everything on tiles, in f32 or in bf16, or with fewer products where windows allow; only lines
+//! `cargo run --release -p convoke-kernels --example conv_speed [threads [avx512|amx|tiles|bf16|halves|winograd|bf16-winograd|halves-winograd] [WORD]]`:
+//! an instruction set, or everything on tiles, in f32 or in bf16 (`halves`: maps too), or with fewer products where
+//! windows allow; only lines
 //! that have the word.
 
 use convoke_kernels::conv::{Conv, ConvShape, Epilogue, Precision, Winograd};
-use convoke_kernels::{Ctx, Isa, Pool, peak};
+use convoke_kernels::{Bf16, Ctx, Isa, Map, MapMut, Pool, peak};
 use std::time::Instant;
 
 fn best(mut f: impl FnMut()) -> f64 {
@@ -27,6 +28,24 @@ fn numbers(n: usize) -> Vec<f32> {
         (s >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     };
     (0..n).map(|_| next()).collect()
+}
+
+/// A map of these numbers, two of bf16 in each float where it is `half`; and as many floats as it takes to align it.
+fn map(numbers: Vec<f32>, half: bool) -> Vec<f32> {
+    let mut map = vec![0.0f32; numbers.len() + 16];
+    match MapMut::of(aligned(&mut map), half) {
+        MapMut::Full(map) => map[..numbers.len()].copy_from_slice(&numbers),
+        MapMut::Half(map) => {
+            map.iter_mut().zip(&numbers).for_each(|(m, &x)| *m = Bf16::new(x));
+        }
+    }
+    map
+}
+
+/// The part that begins a cache line.
+fn aligned(map: &mut [f32]) -> &mut [f32] {
+    let skip = map.as_ptr().align_offset(64);
+    &mut map[skip..]
 }
 
 fn main() {
@@ -92,19 +111,18 @@ fn main() {
         let conv = Conv::new(shape, isa, n, threads);
         let conv = match how.as_str() {
             "tiles" => conv.all_in(Precision::F32),
-            "bf16" => conv.all_in(Precision::Bf16),
+            "bf16" | "halves" => conv.all_in(Precision::Bf16),
             "winograd" => conv.winograd(Winograd::Always),
-            "bf16-winograd" => conv.precision(Precision::Bf16).winograd(Winograd::Always),
+            "bf16-winograd" | "halves-winograd" => {
+                conv.precision(Precision::Bf16).winograd(Winograd::Always)
+            }
             _ => conv,
         };
-        let x = numbers(n * shape.x_len());
+        let half = how.starts_with("halves");
+        let numbers_of = |len: usize| map(numbers(len), half);
+        let (mut x, mut y) = (numbers_of(n * shape.x_len()), numbers_of(n * shape.y_len()));
+        let (mut x, mut y) = (aligned(&mut x), aligned(&mut y));
         let w = numbers(shape.filter_len());
-        let mut y = vec![0.0f32; n * shape.y_len() + 16];
-        let skip = y.as_ptr().align_offset(64);
-        let y = &mut y[skip..];
-        let mut dx = vec![0.0f32; n * shape.x_len() + 16];
-        let skip = dx.as_ptr().align_offset(64);
-        let dx = &mut dx[skip..];
         let mut dw = vec![0.0f32; shape.filter_len()];
         let mut pack = vec![0.0; conv.forward_pack_len()];
         let mut back = vec![0.0; conv.backward_pack_len()];
@@ -115,9 +133,18 @@ fn main() {
         let flops = 2.0 * n as f64 * shape.macs() as f64;
         let share = |seconds: f64| 100.0 * flops / seconds / 1e9 / peak;
         let e = Epilogue::default();
-        let f = best(|| conv.forward(cx, n, (&x).into(), &pack, y, e, &mut scratch));
-        let b = best(|| conv.backward_data(cx, n, y, &back, dx, false, &mut scratch));
-        let g = best(|| conv.backward_weights(cx, n, (&x).into(), y, &mut dw, &mut scratch));
+        let f = best(|| {
+            let (x, y) = (Map::of(x, half), MapMut::of(&mut y, half));
+            conv.forward(cx, n, x.into(), &pack, y, e, &mut scratch)
+        });
+        let b = best(|| {
+            let (dy, dx) = (Map::of(y, half), MapMut::of(&mut x, half));
+            conv.backward_data(cx, n, dy, &back, dx, false, &mut scratch)
+        });
+        let g = best(|| {
+            let (x, dy) = (Map::of(x, half), Map::of(y, half));
+            conv.backward_weights(cx, n, x.into(), dy, &mut dw, &mut scratch)
+        });
         println!("{name:<34} {:>8.0} {:>8.0} {:>8.0}", share(f), share(b), share(g));
     }
 }

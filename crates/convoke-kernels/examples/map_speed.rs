@@ -72,17 +72,18 @@ fn main() {
             norm::statistics(cx, x, s, 0.1, 1e-5, &mut scratch)
         });
         measure(name("apply"), 2 * map, &mut || {
-            norm::apply(cx, x, gamma, shift, None, Some((0.0, 6.0)), z)
+            norm::apply(cx, x, gamma, shift, None, Some((0.0, 6.0)), &mut *z)
         });
         let clamped = Clamped::Anew { scale: gamma, shift, max: 6.0 };
-        let saved = Saved { x, clamped, mean, invstd, gamma };
+        let saved = Saved { x: x.into(), clamped, mean, invstd, gamma };
         measure(name("backward sums"), 2 * map, &mut || {
-            norm::backward_sums(cx, saved, g, dgamma, dbeta, &mut scratch)
+            norm::backward_sums(cx, saved, &mut *g, dgamma, dbeta, &mut scratch)
         });
         measure(name("backward data"), 3 * map, &mut || {
-            norm::backward_data(cx, saved, g, dgamma, dbeta, None, &mut scratch)
+            norm::backward_data(cx, saved, &mut *g, dgamma, dbeta, None, &mut scratch)
         });
-        let source = Source { x, norm: Some(Pending { scale: gamma, shift, clamp: (0.0, 6.0) }) };
+        let source =
+            Source { x: x.into(), norm: Some(Pending { scale: gamma, shift, clamp: (0.0, 6.0) }) };
         measure(name("depthwise forward"), map + out, &mut || {
             depthwise::forward(cx, &s, n, source, filters, y, Default::default())
         });

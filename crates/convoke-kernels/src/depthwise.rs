@@ -137,7 +137,7 @@ pub fn forward(
     cx.pool.run(n * rows.parts, &|item, _| {
         let p = item / rows.parts;
         let e = Row { e, norm: x.norm, stream };
-        let x = &x.x[p * s.x_len()..][..s.x_len()];
+        let x = &x.x.full()[p * s.x_len()..][..s.x_len()];
         for oy in rows.range(item % rows.parts) {
             // SAFETY: every output row belongs to one item.
             let y = unsafe { y.slice((p * s.oh + oy) * line..(p * s.oh + oy + 1) * line) };
@@ -588,7 +588,7 @@ pub fn backward_weights(
         sums.fill(0.0);
         for row in rows.range(i) {
             let (p, oy, norm) = (row / s.oh, row % s.oh, x.norm);
-            let x = &x.x[p * s.x_len()..][..s.x_len()];
+            let x = &x.x.full()[p * s.x_len()..][..s.x_len()];
             let dy = &dy[row * s.ow * s.c..][..s.ow * s.c];
             // SAFETY: `x` is one picture, `dy` one output row, `sums` the whole filters.
             unsafe {

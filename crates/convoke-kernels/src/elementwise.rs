@@ -1,6 +1,7 @@
 //! Copies, sums and column sums: what joins and biases need.
 
-use crate::{CHUNK, Ctx, SharedMut, multiversion};
+use crate::map::Number;
+use crate::{CHUNK, Ctx, Map, MapMut, SharedMut, multiversion};
 
 /// `x`, or zero where it is too small to move any weight. Losses and optimizers drop such numbers, because
 /// what is made of them soon is subnormal, and a processor takes a hundred times as long for those.
@@ -11,8 +12,16 @@ pub(crate) fn settled(x: f32) -> f32 {
     if x.abs() < LEAST { 0.0 } else { x }
 }
 
-/// `dst = src`.
-pub fn copy(cx: Ctx, src: &[f32], dst: &mut [f32]) {
+/// `dst = src`; both maps are of one kind.
+pub fn copy<'a>(cx: Ctx, src: impl Into<Map<'a>>, dst: impl Into<MapMut<'a>>) {
+    let src = src.into();
+    match dst.into() {
+        MapMut::Full(dst) => copy_of(cx, Number::of(src), dst),
+        MapMut::Half(dst) => copy_of(cx, Number::of(src), dst),
+    }
+}
+
+fn copy_of<N: Number>(cx: Ctx, src: &[N], dst: &mut [N]) {
     assert_eq!(src.len(), dst.len(), "lengths differ");
     cx.pool.for_chunks_mut(dst, CHUNK, |i, out, _| {
         out.copy_from_slice(&src[i * CHUNK..][..out.len()]);
@@ -29,19 +38,27 @@ pub fn multiply(cx: Ctx, dst: &mut [f32], factor: f32) {
     cx.pool.for_chunks_mut(dst, CHUNK, |_, out, _| out.iter_mut().for_each(|v| *v *= factor));
 }
 
-/// `dst += src`.
-pub fn add_assign(cx: Ctx, dst: &mut [f32], src: &[f32]) {
+/// `dst += src`; both maps are of one kind.
+pub fn add_assign<'a>(cx: Ctx, dst: impl Into<MapMut<'a>>, src: impl Into<Map<'a>>) {
+    let src = src.into();
+    match dst.into() {
+        MapMut::Full(dst) => add_assign_of(cx, dst, Number::of(src)),
+        MapMut::Half(dst) => add_assign_of(cx, dst, Number::of(src)),
+    }
+}
+
+fn add_assign_of<N: Number>(cx: Ctx, dst: &mut [N], src: &[N]) {
     assert_eq!(src.len(), dst.len(), "lengths differ");
     cx.pool.for_chunks_mut(dst, CHUNK, |i, out, _| {
         let part = &src[i * CHUNK..][..out.len()];
-        multiversion!(cx.isa, add_body(out: &mut [f32], part: &[f32]));
+        multiversion!(cx.isa, add_body::<N>(out: &mut [N], part: &[N]));
     });
 }
 
 #[inline(always)]
-fn add_body(dst: &mut [f32], src: &[f32]) {
+fn add_body<N: Number>(dst: &mut [N], src: &[N]) {
     for (d, s) in dst.iter_mut().zip(src) {
-        *d += s;
+        *d = N::round(d.get() + s.get());
     }
 }
 

@@ -83,13 +83,13 @@ pub struct Ctx<'a> {
 /// compiled by the compiler's own vectorizer for the instruction set.
 #[macro_export]
 macro_rules! multiversion {
-    ($isa:expr, $body:ident ( $($arg:ident : $ty:ty),* $(,)? ) $(-> $ret:ty)?) => {{
+    ($isa:expr, $body:ident $(::<$($n:ident),+>)? ( $($arg:ident : $ty:ty),* $(,)? ) $(-> $ret:ty)?) => {{
         #[cfg(target_arch = "x86_64")]
         {
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
-            unsafe fn avx512($($arg: $ty),*) $(-> $ret)? { $body($($arg),*) }
+            unsafe fn avx512$(<$($n: $crate::map::Number),+>)?($($arg: $ty),*) $(-> $ret)? { $body($($arg),*) }
             #[target_feature(enable = "avx2,fma")]
-            unsafe fn avx2($($arg: $ty),*) $(-> $ret)? { $body($($arg),*) }
+            unsafe fn avx2$(<$($n: $crate::map::Number),+>)?($($arg: $ty),*) $(-> $ret)? { $body($($arg),*) }
             match $isa {
                 // SAFETY: kernels are given instruction sets that `Isa::available` found.
                 $crate::Isa::Avx512 | $crate::Isa::Amx => unsafe { avx512($($arg),*) },
@@ -108,38 +108,51 @@ macro_rules! multiversion {
 
 /// Compiles one generic `#[inline(always)] unsafe fn body<S: Simd>(…)` for every instruction set and
 /// calls the one asked for. `simd!(isa, body(a: &[f32], b: &mut [f32]))` runs `body::<…>(a, b)`; the
-/// caller keeps the body's contract.
+/// caller keeps the body's contract. A body over maps of either kind names their numbers behind it,
+/// `body::<N>(x: &[N])`; likewise in [`multiversion!`].
 macro_rules! simd {
-    ($isa:expr, $body:ident ( $($arg:ident : $ty:ty),* $(,)? ) $(-> $ret:ty)?) => {{
+    ($isa:expr, $body:ident $(::<$($n:ident),+>)? ( $($arg:ident : $ty:ty),* $(,)? ) $(-> $ret:ty)?) => {{
+        #[allow(clippy::too_many_arguments)]
+        unsafe fn portable$(<$($n: $crate::map::Number),+>)?($($arg: $ty),*) $(-> $ret)? {
+            // SAFETY: the caller's.
+            unsafe { $body::<$crate::gemm::Portable $($(, $n)+)?>($($arg),*) }
+        }
         #[cfg(target_arch = "x86_64")]
         {
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
             #[allow(clippy::too_many_arguments)]
-            unsafe fn avx512($($arg: $ty),*) $(-> $ret)? {
+            unsafe fn avx512$(<$($n: $crate::map::Number),+>)?($($arg: $ty),*) $(-> $ret)? {
                 // SAFETY: this function has the instruction set; the rest is the caller's.
-                unsafe { $body::<$crate::gemm::Avx512>($($arg),*) }
+                unsafe { $body::<$crate::gemm::Avx512 $($(, $n)+)?>($($arg),*) }
             }
             #[target_feature(enable = "avx2,fma")]
             #[allow(clippy::too_many_arguments)]
-            unsafe fn avx2($($arg: $ty),*) $(-> $ret)? {
+            unsafe fn avx2$(<$($n: $crate::map::Number),+>)?($($arg: $ty),*) $(-> $ret)? {
                 // SAFETY: this function has the instruction set; the rest is the caller's.
-                unsafe { $body::<$crate::gemm::Avx2>($($arg),*) }
+                unsafe { $body::<$crate::gemm::Avx2 $($(, $n)+)?>($($arg),*) }
             }
             match $isa {
                 $crate::Isa::Avx512 | $crate::Isa::Amx => avx512($($arg),*),
                 $crate::Isa::Avx2 => avx2($($arg),*),
-                _ => $body::<$crate::gemm::Portable>($($arg),*),
+                _ => portable($($arg),*),
             }
         }
         #[cfg(target_arch = "aarch64")]
-        match $isa {
-            $crate::Isa::Neon => $body::<$crate::gemm::Neon>($($arg),*),
-            _ => $body::<$crate::gemm::Portable>($($arg),*),
+        {
+            #[allow(clippy::too_many_arguments)]
+            unsafe fn neon$(<$($n: $crate::map::Number),+>)?($($arg: $ty),*) $(-> $ret)? {
+                // SAFETY: NEON is part of aarch64; the rest is the caller's.
+                unsafe { $body::<$crate::gemm::Neon $($(, $n)+)?>($($arg),*) }
+            }
+            match $isa {
+                $crate::Isa::Neon => neon($($arg),*),
+                _ => portable($($arg),*),
+            }
         }
         #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         {
             let _ = $isa;
-            $body::<$crate::gemm::Portable>($($arg),*)
+            portable($($arg),*)
         }
     }};
 }

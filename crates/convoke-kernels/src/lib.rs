@@ -27,6 +27,7 @@ pub mod lanes;
 pub mod layer_norm;
 pub mod loss;
 pub mod lrn;
+mod map;
 pub mod norm;
 pub mod optim;
 pub mod peak;
@@ -38,6 +39,7 @@ pub mod shortcut;
 pub mod upsample;
 
 pub use isa::{Ctx, Isa};
+pub use map::{Bf16, Map, MapMut};
 pub use pool::{Pool, SharedMut};
 
 /// Floats that a thread claims at once where numbers or rows are independent: 64 KB, long enough to make a claim

@@ -3,7 +3,8 @@
 use crate::elementwise::shards;
 use crate::gemm::{Simd, fence, streams};
 use crate::isa::simd;
-use crate::{CHUNK, Ctx, Isa, SharedMut};
+use crate::map::Number;
+use crate::{Bf16, CHUNK, Ctx, Isa, Map, MapMut, SharedMut, multiversion};
 
 /// Floats of scratch for [`statistics`] and [`backward_sums`].
 pub fn scratch_len(rows: usize, c: usize) -> usize {
@@ -24,9 +25,23 @@ pub struct Statistics<'a> {
 
 /// Mean and variance of `x [rows, c]` per channel. Sums are taken of differences to the first row,
 /// so that a large mean costs no precision; shards in f32, merged in f64.
-pub fn statistics(
+pub fn statistics<'a>(
     cx: Ctx,
-    x: &[f32],
+    x: impl Into<Map<'a>>,
+    s: Statistics,
+    momentum: f32,
+    epsilon: f32,
+    scratch: &mut [f32],
+) {
+    match x.into() {
+        Map::Full(x) => statistics_of(cx, x, s, momentum, epsilon, scratch),
+        Map::Half(x) => statistics_of(cx, x, s, momentum, epsilon, scratch),
+    }
+}
+
+fn statistics_of<N: Number>(
+    cx: Ctx,
+    x: &[N],
     s: Statistics,
     momentum: f32,
     epsilon: f32,
@@ -41,13 +56,13 @@ pub fn statistics(
         let to = (from + per_shard).min(rows);
         let (part, first) = (&x[from * c..to * c], &x[..c]);
         // SAFETY: all slices are whole rows of `c` (sums: two).
-        unsafe { simd!(cx.isa, sums_body(part: &[f32], first: &[f32], sums: &mut [f32])) };
+        unsafe { simd!(cx.isa, sums_body::<N>(part: &[N], first: &[N], sums: &mut [f32])) };
     });
     let n = rows as f64;
     each_sum(partial, c, |i, [sum, square]| {
         let shifted = sum / n;
         let var = (square / n - shifted * shifted).max(0.0);
-        let mean = shifted + f64::from(x[i]);
+        let mean = shifted + f64::from(x[i].get());
         s.mean[i] = mean as f32;
         s.invstd[i] = (1.0 / (var + f64::from(epsilon)).sqrt()) as f32;
         let unbiased = if rows > 1 { var * n / (n - 1.0) } else { var };
@@ -77,15 +92,15 @@ fn each_sum(partial: &[f32], c: usize, mut f: impl FnMut(usize, [f64; 2])) {
 
 /// `sums [2, c]`: of `x − first` and of its square. Row by row: memory is fast where it is read as it lies.
 #[inline(always)]
-unsafe fn sums_body<S: Simd>(x: &[f32], first: &[f32], sums: &mut [f32]) {
+unsafe fn sums_body<S: Simd, N: Number>(x: &[N], first: &[N], sums: &mut [f32]) {
     let c = first.len();
     sums.fill(0.0);
     // SAFETY: lanes stay below `c`, rows within `x`.
     unsafe {
         for row in x.chunks_exact(c) {
             each_lanes::<S>(c, |at, m| {
-                let shift = S::load_first(first.as_ptr().add(at), m);
-                let d = S::sub(S::load_first(row.as_ptr().add(at), m), shift);
+                let shift = N::load::<S>(first.as_ptr().add(at), m);
+                let d = S::sub(N::load::<S>(row.as_ptr().add(at), m), shift);
                 add_to_both::<S>(sums, at, m, d, (d, d));
             });
         }
@@ -143,15 +158,35 @@ pub fn scale_shift(
     }
 }
 
-/// `y [rows, c] = clamp(x · scale + shift (+ residual))`.
-pub fn apply(
+/// `y [rows, c] = clamp(x · scale + shift (+ residual))`; all maps are of one kind.
+pub fn apply<'a>(
     cx: Ctx,
-    x: &[f32],
+    x: impl Into<Map<'a>>,
     scale: &[f32],
     shift: &[f32],
-    residual: Option<&[f32]>,
+    residual: Option<Map<'a>>,
     clamp: Option<(f32, f32)>,
-    y: &mut [f32],
+    y: impl Into<MapMut<'a>>,
+) {
+    let x = x.into();
+    match y.into() {
+        MapMut::Full(y) => {
+            apply_of(cx, f32::of(x), scale, shift, residual.map(f32::of), clamp, y);
+        }
+        MapMut::Half(y) => {
+            apply_of(cx, Bf16::of(x), scale, shift, residual.map(Bf16::of), clamp, y);
+        }
+    }
+}
+
+fn apply_of<N: Number>(
+    cx: Ctx,
+    x: &[N],
+    scale: &[f32],
+    shift: &[f32],
+    residual: Option<&[N]>,
+    clamp: Option<(f32, f32)>,
+    y: &mut [N],
 ) {
     let c = scale.len();
     assert!(x.len() == y.len() && x.len().is_multiple_of(c) && shift.len() == c, "lengths differ");
@@ -163,8 +198,8 @@ pub fn apply(
         let residual = residual.map(|r| &r[range]);
         // SAFETY: all slices are whole rows of `c`.
         unsafe {
-            simd!(cx.isa, apply_body(x: &[f32], scale: &[f32], shift: &[f32], residual: Option<&[f32]>,
-                clamp: Option<(f32, f32)>, y: &mut [f32], stream: bool))
+            simd!(cx.isa, apply_body::<N, Y>(x: &[N], scale: &[f32], shift: &[f32], residual: Option<&[N]>,
+                clamp: Option<(f32, f32)>, y: &mut [Y], stream: bool))
         };
         if stream {
             fence();
@@ -173,13 +208,13 @@ pub fn apply(
 }
 
 #[inline(always)]
-unsafe fn apply_body<S: Simd>(
-    x: &[f32],
+unsafe fn apply_body<S: Simd, N: Number, Y: Number>(
+    x: &[N],
     scale: &[f32],
     shift: &[f32],
-    residual: Option<&[f32]>,
+    residual: Option<&[N]>,
     clamp: Option<(f32, f32)>,
-    y: &mut [f32],
+    y: &mut [Y],
     stream: bool,
 ) {
     let c = scale.len();
@@ -192,16 +227,16 @@ unsafe fn apply_body<S: Simd>(
             for at in (0..c).step_by(S::LANES) {
                 let (i, m) = (r * c + at, S::mask((c - at).min(S::LANES)));
                 let v = S::fma(
-                    S::load_first(x.as_ptr().add(i), m),
+                    N::load::<S>(x.as_ptr().add(i), m),
                     S::load_first(scale.as_ptr().add(at), m),
                     S::load_first(shift.as_ptr().add(at), m),
                 );
                 let v = match residual {
-                    Some(z) => S::add(v, S::load_first(z.as_ptr().add(i), m)),
+                    Some(z) => S::add(v, N::load::<S>(z.as_ptr().add(i), m)),
                     None => v,
                 };
                 let (y, v) = (y.as_mut_ptr().add(i), S::clamp(v, lo, hi));
-                if stream { S::stream(y, v) } else { S::store_first(y, v, m) }
+                if stream { Y::stream::<S>(y, v) } else { Y::store::<S>(y, v, m) }
             }
         }
     }
@@ -221,7 +256,7 @@ pub struct Pending<'a> {
 
 impl Pending<'_> {
     /// `out = clamp(x · scale + shift)` for whole pixels, as [`apply`] computes it.
-    pub(crate) fn copy(self, isa: Isa, x: &[f32], out: &mut [f32]) {
+    pub(crate) fn copy<N: Number>(self, isa: Isa, x: &[N], out: &mut [f32]) {
         assert!(
             x.len() == out.len() && x.len().is_multiple_of(self.scale.len()),
             "not whole pixels"
@@ -230,8 +265,8 @@ impl Pending<'_> {
         let (residual, stream) = (None, false);
         // SAFETY: all slices are whole rows of `c`.
         unsafe {
-            simd!(isa, apply_body(x: &[f32], scale: &[f32], shift: &[f32], residual: Option<&[f32]>,
-                clamp: Option<(f32, f32)>, out: &mut [f32], stream: bool))
+            simd!(isa, apply_body::<N, Y>(x: &[N], scale: &[f32], shift: &[f32], residual: Option<&[N]>,
+                clamp: Option<(f32, f32)>, out: &mut [Y], stream: bool))
         };
     }
 }
@@ -240,30 +275,35 @@ impl Pending<'_> {
 #[derive(Debug, Clone, Copy)]
 pub struct Source<'a> {
     /// The map `[n, h, w, c]`.
-    pub x: &'a [f32],
+    pub x: Map<'a>,
     /// Its norm.
     pub norm: Option<Pending<'a>>,
 }
 
-impl<'a> From<&'a [f32]> for Source<'a> {
-    fn from(x: &'a [f32]) -> Self {
-        Source { x, norm: None }
-    }
-}
-
-impl<'a> From<&'a Vec<f32>> for Source<'a> {
-    fn from(x: &'a Vec<f32>) -> Self {
-        Source { x, norm: None }
+impl<'a, M: Into<Map<'a>>> From<M> for Source<'a> {
+    fn from(x: M) -> Self {
+        Source { x: x.into(), norm: None }
     }
 }
 
 impl Source<'_> {
     /// `out` = the numbers of a range of whole pixels.
     pub(crate) fn copy(self, isa: Isa, range: std::ops::Range<usize>, out: &mut [f32]) {
-        match self.norm {
-            Some(norm) => norm.copy(isa, &self.x[range], out),
-            None => out.copy_from_slice(&self.x[range]),
+        match (self.norm, self.x.part(range)) {
+            (Some(norm), Map::Full(x)) => norm.copy(isa, x, out),
+            (Some(norm), Map::Half(x)) => norm.copy(isa, x, out),
+            (None, Map::Full(x)) => out.copy_from_slice(x),
+            (None, Map::Half(x)) => {
+                multiversion!(isa, widen(x: &[Bf16], out: &mut [f32]));
+            }
         }
+    }
+}
+
+#[inline(always)]
+fn widen(x: &[Bf16], out: &mut [f32]) {
+    for (out, x) in out.iter_mut().zip(x) {
+        *out = x.get();
     }
 }
 
@@ -275,7 +315,7 @@ pub enum Clamped<'a> {
     /// By the output `y [rows, c]`; the masked gradient takes the place of `dy`.
     Output {
         /// The output.
-        y: &'a [f32],
+        y: Map<'a>,
         /// Its upper bound.
         max: f32,
     },
@@ -294,7 +334,7 @@ pub enum Clamped<'a> {
 impl<'a> Clamped<'a> {
     fn rows(self, range: std::ops::Range<usize>) -> Self {
         match self {
-            Clamped::Output { y, max } => Clamped::Output { y: &y[range], max },
+            Clamped::Output { y, max } => Clamped::Output { y: y.part(range), max },
             other => other,
         }
     }
@@ -303,8 +343,8 @@ impl<'a> Clamped<'a> {
 /// What backward needs of forward.
 #[derive(Clone, Copy)]
 pub struct Saved<'a> {
-    /// Input of the norm `[rows, c]`.
-    pub x: &'a [f32],
+    /// Input of the norm `[rows, c]`, of the gradient's kind.
+    pub x: Map<'a>,
     /// What followed.
     pub clamped: Clamped<'a>,
     /// Mean of the batch.
@@ -317,10 +357,24 @@ pub struct Saved<'a> {
 
 /// First pass: masks `dy` where the clamp stood at a bound, and sums `dbeta = Σ dy` and
 /// `dgamma = Σ dy · (x − mean) · invstd`.
-pub fn backward_sums(
+pub fn backward_sums<'a>(
     cx: Ctx,
     s: Saved,
-    dy: &mut [f32],
+    dy: impl Into<MapMut<'a>>,
+    dgamma: &mut [f32],
+    dbeta: &mut [f32],
+    scratch: &mut [f32],
+) {
+    match dy.into() {
+        MapMut::Full(dy) => backward_sums_of(cx, s, dy, dgamma, dbeta, scratch),
+        MapMut::Half(dy) => backward_sums_of(cx, s, dy, dgamma, dbeta, scratch),
+    }
+}
+
+fn backward_sums_of<N: Number>(
+    cx: Ctx,
+    s: Saved,
+    dy: &mut [N],
     dgamma: &mut [f32],
     dbeta: &mut [f32],
     scratch: &mut [f32],
@@ -336,9 +390,11 @@ pub fn backward_sums(
         // SAFETY: shards are disjoint.
         let dy = unsafe { gradients.slice(from * c..to * c) };
         let part =
-            Saved { x: &s.x[from * c..to * c], clamped: s.clamped.rows(from * c..to * c), ..s };
+            Saved { x: s.x.part(from * c..to * c), clamped: s.clamped.rows(from * c..to * c), ..s };
         // SAFETY: all slices are whole rows of `c` (sums: two).
-        unsafe { simd!(cx.isa, backward_sums_body(part: Saved, dy: &mut [f32], sums: &mut [f32])) };
+        unsafe {
+            simd!(cx.isa, backward_sums_body::<N>(part: Saved, dy: &mut [N], sums: &mut [f32]))
+        };
     });
     each_sum(partial, c, |i, [sum, product]| {
         dbeta[i] = sum as f32;
@@ -347,27 +403,27 @@ pub fn backward_sums(
 }
 
 #[inline(always)]
-unsafe fn backward_sums_body<S: Simd>(s: Saved, dy: &mut [f32], sums: &mut [f32]) {
+unsafe fn backward_sums_body<S: Simd, N: Number>(s: Saved, dy: &mut [N], sums: &mut [f32]) {
     // SAFETY: the caller's contract; each gradient is masked before it is summed.
     unsafe {
         let zero = S::splat(0.0);
         match s.clamped {
-            Clamped::No => sums_of::<S>(s, dy, sums, |_, _, m, g, _| S::load_first(g, m)),
+            Clamped::No => sums_of::<S, N>(s, dy, sums, |_, _, m, g, _| N::load::<S>(g, m)),
             Clamped::Output { y, max } => {
-                let max = S::splat(max);
-                sums_of::<S>(s, dy, sums, |i, _, m, g, _| {
-                    let y = S::load_first(y.as_ptr().add(i), m);
-                    let masked = S::keep_between(S::load_first(g, m), y, zero, max);
-                    S::store_first(g, masked, m);
+                let (y, max) = (N::of(y), S::splat(max));
+                sums_of::<S, N>(s, dy, sums, |i, _, m, g, _| {
+                    let y = N::load::<S>(y.as_ptr().add(i), m);
+                    let masked = S::keep_between(N::load::<S>(g, m), y, zero, max);
+                    N::store::<S>(g, masked, m);
                     masked
                 })
             }
             Clamped::Anew { scale, shift, max } => {
                 let max = S::splat(max);
-                sums_of::<S>(s, dy, sums, |_, at, m, g, x| {
+                sums_of::<S, N>(s, dy, sums, |_, at, m, g, x| {
                     let (scale, shift) = (scale.as_ptr().add(at), shift.as_ptr().add(at));
                     let y = S::fma(x, S::load_first(scale, m), S::load_first(shift, m));
-                    S::keep_between(S::load_first(g, m), y, zero, max)
+                    S::keep_between(N::load::<S>(g, m), y, zero, max)
                 })
             }
         }
@@ -376,13 +432,13 @@ unsafe fn backward_sums_body<S: Simd>(s: Saved, dy: &mut [f32], sums: &mut [f32]
 
 /// The sums of [`backward_sums`]; `masked(number, channel, mask, gradient, x)` is a masked gradient.
 #[inline(always)]
-unsafe fn sums_of<S: Simd>(
+unsafe fn sums_of<S: Simd, N: Number>(
     s: Saved,
-    dy: &mut [f32],
+    dy: &mut [N],
     sums: &mut [f32],
-    mut masked: impl FnMut(usize, usize, S::M, *mut f32, S::V) -> S::V,
+    mut masked: impl FnMut(usize, usize, S::M, *mut N, S::V) -> S::V,
 ) {
-    let c = s.mean.len();
+    let (c, x) = (s.mean.len(), N::of(s.x));
     sums.fill(0.0);
     // SAFETY: offsets stay within whole rows.
     unsafe {
@@ -390,7 +446,7 @@ unsafe fn sums_of<S: Simd>(
             each_lanes::<S>(c, |at, m| {
                 let i = row + at;
                 let mean = S::load_first(s.mean.as_ptr().add(at), m);
-                let x = S::load_first(s.x.as_ptr().add(i), m);
+                let x = N::load::<S>(x.as_ptr().add(i), m);
                 let g = masked(i, at, m, dy.as_mut_ptr().add(i), x);
                 add_to_both::<S>(sums, at, m, g, (g, S::sub(x, mean)));
             });
@@ -400,13 +456,32 @@ unsafe fn sums_of<S: Simd>(
 
 /// Second pass: `dx = gamma · invstd · (dy − dbeta / rows − (x − mean) · invstd · dgamma / rows)`,
 /// as `a · dy + b · x + k` per channel. Without `dx`, `dy` is overwritten in place.
-pub fn backward_data(
+pub fn backward_data<'a>(
     cx: Ctx,
     s: Saved,
-    dy: &mut [f32],
+    dy: impl Into<MapMut<'a>>,
     dgamma: &[f32],
     dbeta: &[f32],
-    dx: Option<&mut [f32]>,
+    dx: Option<MapMut<'a>>,
+    scratch: &mut [f32],
+) {
+    match dy.into() {
+        MapMut::Full(dy) => {
+            backward_data_of(cx, s, dy, dgamma, dbeta, dx.map(f32::of_mut), scratch);
+        }
+        MapMut::Half(dy) => {
+            backward_data_of(cx, s, dy, dgamma, dbeta, dx.map(Bf16::of_mut), scratch);
+        }
+    }
+}
+
+fn backward_data_of<N: Number>(
+    cx: Ctx,
+    s: Saved,
+    dy: &mut [N],
+    dgamma: &[f32],
+    dbeta: &[f32],
+    dx: Option<&mut [N]>,
     scratch: &mut [f32],
 ) {
     let c = s.mean.len();
@@ -424,6 +499,7 @@ pub fn backward_data(
         k[i] = (-scale * f64::from(dbeta[i]) / n - slope * f64::from(s.mean[i])) as f32;
     }
     let coefficients = [&*a, &*b, &*k];
+    let x = N::of(s.x);
     let block = (CHUNK / c).max(1) * c;
     let len = dy.len();
     let stream = dx.as_ref().is_some_and(|dx| streams(dx.as_ptr(), len, c));
@@ -434,7 +510,7 @@ pub fn backward_data(
     });
     cx.pool.run(len.div_ceil(block), &|i, _| {
         let range = i * block..((i + 1) * block).min(len);
-        let (x, clamped) = (&s.x[range.clone()], s.clamped);
+        let (x, clamped) = (&x[range.clone()], s.clamped);
         // SAFETY: blocks are disjoint.
         let (dy, dx) = unsafe {
             let dx = out.as_ref().map(|o| o.slice(range.clone()).as_mut_ptr());
@@ -444,7 +520,7 @@ pub fn backward_data(
         // SAFETY: `dy` and `dx` hold as many numbers as `x`, whole rows of `c`; where they are the same
         // place, each number is read before it is written.
         unsafe {
-            simd!(cx.isa, data_body(x: &[f32], dy: *const f32, coefficients: [&[f32]; 3], clamped: Clamped, dx: *mut f32, stream: bool))
+            simd!(cx.isa, data_body::<N>(x: &[N], dy: *const N, coefficients: [&[f32]; 3], clamped: Clamped, dx: *mut N, stream: bool))
         };
         if stream {
             fence();
@@ -453,12 +529,12 @@ pub fn backward_data(
 }
 
 #[inline(always)]
-unsafe fn data_body<S: Simd>(
-    x: &[f32],
-    dy: *const f32,
+unsafe fn data_body<S: Simd, N: Number>(
+    x: &[N],
+    dy: *const N,
     coefficients: [&[f32]; 3],
     clamped: Clamped,
-    dx: *mut f32,
+    dx: *mut N,
     stream: bool,
 ) {
     // SAFETY: the caller's contract.
@@ -466,23 +542,23 @@ unsafe fn data_body<S: Simd>(
         match clamped {
             Clamped::Anew { scale, shift, max } => {
                 let (zero, max) = (S::splat(0.0), S::splat(max));
-                data_of::<S>(x, dy, coefficients, (dx, stream), |at, m, g, x| {
+                data_of::<S, N>(x, dy, coefficients, (dx, stream), |at, m, g, x| {
                     let (scale, shift) = (scale.as_ptr().add(at), shift.as_ptr().add(at));
                     let y = S::fma(x, S::load_first(scale, m), S::load_first(shift, m));
                     S::keep_between(g, y, zero, max)
                 })
             }
-            _ => data_of::<S>(x, dy, coefficients, (dx, stream), |_, _, g, _| g),
+            _ => data_of::<S, N>(x, dy, coefficients, (dx, stream), |_, _, g, _| g),
         }
     }
 }
 
 #[inline(always)]
-unsafe fn data_of<S: Simd>(
-    x: &[f32],
-    dy: *const f32,
+unsafe fn data_of<S: Simd, N: Number>(
+    x: &[N],
+    dy: *const N,
     [a, b, k]: [&[f32]; 3],
-    (dx, stream): (*mut f32, bool),
+    (dx, stream): (*mut N, bool),
     masked: impl Fn(usize, S::M, S::V, S::V) -> S::V,
 ) {
     let c = a.len();
@@ -491,12 +567,12 @@ unsafe fn data_of<S: Simd>(
         for r in 0..x.len() / c {
             each_lanes::<S>(c, |at, m| {
                 let i = r * c + at;
-                let x = S::load_first(x.as_ptr().add(i), m);
-                let g = masked(at, m, S::load_first(dy.add(i), m), x);
+                let x = N::load::<S>(x.as_ptr().add(i), m);
+                let g = masked(at, m, N::load::<S>(dy.add(i), m), x);
                 let (a, b, k) = (a.as_ptr().add(at), b.as_ptr().add(at), k.as_ptr().add(at));
                 let v = S::fma(x, S::load_first(b, m), S::load_first(k, m));
                 let v = S::fma(g, S::load_first(a, m), v);
-                if stream { S::stream(dx.add(i), v) } else { S::store_first(dx.add(i), v, m) }
+                if stream { N::stream::<S>(dx.add(i), v) } else { N::store::<S>(dx.add(i), v, m) }
             });
         }
     }

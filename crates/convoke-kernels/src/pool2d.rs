@@ -1,6 +1,7 @@
 //! Max, mean and global mean pooling of `x [n,h,w,c]`.
 
-use crate::{Ctx, SharedMut, multiversion};
+use crate::map::Number;
+use crate::{Ctx, Map, MapMut, SharedMut, multiversion};
 
 /// Sizes of a pooling, padding in numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,8 +56,31 @@ fn windows(
     (first..end.max(first)).map(move |o| (o, i + pad - o * step))
 }
 
-/// `y [n,oh,ow,c]`, and in `arg` the window place of each maximum (the first of equals). NaN wins.
-pub fn max_forward(cx: Ctx, s: &PoolShape, n: usize, x: &[f32], y: &mut [f32], arg: &mut [u8]) {
+/// `y [n,oh,ow,c]`, and in `arg` the window place of each maximum (the first of equals). NaN wins. Both maps are of
+/// one kind.
+pub fn max_forward<'a>(
+    cx: Ctx,
+    s: &PoolShape,
+    n: usize,
+    x: impl Into<Map<'a>>,
+    y: impl Into<MapMut<'a>>,
+    arg: &mut [u8],
+) {
+    let x = x.into();
+    match y.into() {
+        MapMut::Full(y) => max_forward_of(cx, s, n, Number::of(x), y, arg),
+        MapMut::Half(y) => max_forward_of(cx, s, n, Number::of(x), y, arg),
+    }
+}
+
+fn max_forward_of<N: Number>(
+    cx: Ctx,
+    s: &PoolShape,
+    n: usize,
+    x: &[N],
+    y: &mut [N],
+    arg: &mut [u8],
+) {
     let line = s.ow * s.c;
     let arg = SharedMut::new(&mut arg[..n * s.oh * line]);
     cx.pool.for_chunks_mut(&mut y[..n * s.oh * line], line, |row, y, _| {
@@ -64,12 +88,12 @@ pub fn max_forward(cx: Ctx, s: &PoolShape, n: usize, x: &[f32], y: &mut [f32], a
         let arg = unsafe { arg.slice(row * line..(row + 1) * line) };
         let (s, oy) = (*s, row % s.oh);
         let x = &x[row / s.oh * s.h * s.w * s.c..][..s.h * s.w * s.c];
-        multiversion!(cx.isa, max_row(s: PoolShape, oy: usize, x: &[f32], y: &mut [f32], arg: &mut [u8]));
+        multiversion!(cx.isa, max_row::<N>(s: PoolShape, oy: usize, x: &[N], y: &mut [N], arg: &mut [u8]));
     });
 }
 
 #[inline(always)]
-fn max_row(s: PoolShape, oy: usize, x: &[f32], y: &mut [f32], arg: &mut [u8]) {
+fn max_row<N: Number>(s: PoolShape, oy: usize, x: &[N], y: &mut [N], arg: &mut [u8]) {
     let rows = places(oy, s.sh, s.top, s.kh, s.h);
     for ox in 0..s.ow {
         let y = &mut y[ox * s.c..][..s.c];
@@ -88,7 +112,7 @@ fn max_row(s: PoolShape, oy: usize, x: &[f32], y: &mut [f32], arg: &mut [u8]) {
                     continue;
                 }
                 for ((y, a), &x) in y.iter_mut().zip(arg.iter_mut()).zip(x) {
-                    let wins = x > *y || x.is_nan();
+                    let wins = x.get() > y.get() || x.get().is_nan();
                     *y = if wins { x } else { *y };
                     *a = if wins { place } else { *a };
                 }
@@ -97,40 +121,70 @@ fn max_row(s: PoolShape, oy: usize, x: &[f32], y: &mut [f32], arg: &mut [u8]) {
     }
 }
 
-/// `dx [n,h,w,c] (+)= dy` at the places that `arg` names, gathered per input row.
-pub fn max_backward(
+/// `dx [n,h,w,c] (+)= dy` at the places that `arg` names, gathered per input row. Both maps are of one kind.
+pub fn max_backward<'a>(
     cx: Ctx,
     s: &PoolShape,
     n: usize,
-    dy: &[f32],
+    dy: impl Into<Map<'a>>,
     arg: &[u8],
-    dx: &mut [f32],
+    dx: impl Into<MapMut<'a>>,
+    accumulate: bool,
+) {
+    let dy = dy.into();
+    match dx.into() {
+        MapMut::Full(dx) => max_backward_of(cx, s, n, Number::of(dy), arg, dx, accumulate),
+        MapMut::Half(dx) => max_backward_of(cx, s, n, Number::of(dy), arg, dx, accumulate),
+    }
+}
+
+fn max_backward_of<N: Number>(
+    cx: Ctx,
+    s: &PoolShape,
+    n: usize,
+    dy: &[N],
+    arg: &[u8],
+    dx: &mut [N],
     accumulate: bool,
 ) {
     let line = s.w * s.c;
     let out = s.oh * s.ow * s.c;
     cx.pool.for_chunks_mut(&mut dx[..n * s.h * line], line, |row, dx, _| {
-        if !accumulate {
-            dx.fill(0.0);
-        }
         let (s, y, p) = (*s, row % s.h, row / s.h * out);
         let (dy, arg) = (&dy[p..][..out], &arg[p..][..out]);
-        multiversion!(cx.isa, max_back_row(s: PoolShape, y: usize, dy: &[f32], arg: &[u8], dx: &mut [f32]));
+        multiversion!(cx.isa, max_back_row::<N>(s: PoolShape, y: usize, dy: &[N], arg: &[u8], dx: &mut [N], accumulate: bool));
     });
 }
 
+/// Some channels at a time, whose sums are rounded once.
 #[inline(always)]
-fn max_back_row(s: PoolShape, y: usize, dy: &[f32], arg: &[u8], dx: &mut [f32]) {
-    for (oy, kh) in windows(y, s.sh, s.top, s.kh, s.oh) {
-        for x in 0..s.w {
-            let dx = &mut dx[x * s.c..][..s.c];
-            for (ox, kw) in windows(x, s.sw, s.left, s.kw, s.ow) {
-                let at = (oy * s.ow + ox) * s.c;
-                let place = (kh * s.kw + kw) as u8;
-                for ((d, &g), &a) in dx.iter_mut().zip(&dy[at..][..s.c]).zip(&arg[at..][..s.c]) {
-                    *d += if a == place { g } else { 0.0 };
+fn max_back_row<N: Number>(
+    s: PoolShape,
+    y: usize,
+    dy: &[N],
+    arg: &[u8],
+    dx: &mut [N],
+    accumulate: bool,
+) {
+    const WIDTH: usize = 64;
+    for x in 0..s.w {
+        let pixel = &mut dx[x * s.c..][..s.c];
+        for (i, dx) in pixel.chunks_mut(WIDTH).enumerate() {
+            let mut sums = [0.0; WIDTH];
+            if accumulate {
+                sums.iter_mut().zip(&*dx).for_each(|(s, d)| *s = d.get());
+            }
+            for (oy, kh) in windows(y, s.sh, s.top, s.kh, s.oh) {
+                for (ox, kw) in windows(x, s.sw, s.left, s.kw, s.ow) {
+                    let at = (oy * s.ow + ox) * s.c + i * WIDTH;
+                    let (dy, arg) = (&dy[at..][..dx.len()], &arg[at..][..dx.len()]);
+                    let place = (kh * s.kw + kw) as u8;
+                    for ((s, g), &a) in sums.iter_mut().zip(dy).zip(arg) {
+                        *s += if a == place { g.get() } else { 0.0 };
+                    }
                 }
             }
+            dx.iter_mut().zip(sums).for_each(|(d, s)| *d = N::round(s));
         }
     }
 }
@@ -225,16 +279,29 @@ fn mean_back_row(s: PoolShape, y: usize, dy: &[f32], dx: &mut [f32], count_paddi
 }
 
 /// `y [n,c]` = mean over the pixels of `x [n,pixels,c]`.
-pub fn global_mean_forward(cx: Ctx, pixels: usize, c: usize, x: &[f32], y: &mut [f32]) {
+pub fn global_mean_forward<'a>(
+    cx: Ctx,
+    pixels: usize,
+    c: usize,
+    x: impl Into<Map<'a>>,
+    y: &mut [f32],
+) {
+    match x.into() {
+        Map::Full(x) => global_mean_forward_of(cx, pixels, c, x, y),
+        Map::Half(x) => global_mean_forward_of(cx, pixels, c, x, y),
+    }
+}
+
+fn global_mean_forward_of<N: Number>(cx: Ctx, pixels: usize, c: usize, x: &[N], y: &mut [f32]) {
     cx.pool.for_chunks_mut(y, c, |i, y, _| {
         let x = &x[i * pixels * c..][..pixels * c];
-        multiversion!(cx.isa, global_body(x: &[f32], y: &mut [f32]));
+        multiversion!(cx.isa, global_body::<N>(x: &[N], y: &mut [f32]));
     });
 }
 
 /// Sixteen rows are summed by themselves, so that errors grow with the root of the pixels' number.
 #[inline(always)]
-fn global_body(x: &[f32], y: &mut [f32]) {
+fn global_body<N: Number>(x: &[N], y: &mut [f32]) {
     const WIDTH: usize = 64;
     let c = y.len();
     let share = c as f32 / x.len() as f32;
@@ -244,7 +311,7 @@ fn global_body(x: &[f32], y: &mut [f32]) {
             let mut sum = [0.0; WIDTH];
             for row in rows.chunks_exact(c) {
                 for (s, x) in sum.iter_mut().zip(&row[i * WIDTH..][..y.len()]) {
-                    *s += x;
+                    *s += x.get();
                 }
             }
             y.iter_mut().zip(sum).for_each(|(y, s)| *y += s);
@@ -254,21 +321,40 @@ fn global_body(x: &[f32], y: &mut [f32]) {
 }
 
 /// `dx [n,pixels,c] (+)= dy [n,c] / pixels`.
-pub fn global_mean_backward(
+pub fn global_mean_backward<'a>(
     cx: Ctx,
     pixels: usize,
     c: usize,
     dy: &[f32],
-    dx: &mut [f32],
+    dx: impl Into<MapMut<'a>>,
     accumulate: bool,
 ) {
-    let share = 1.0 / pixels as f32;
+    match dx.into() {
+        MapMut::Full(dx) => global_mean_backward_of(cx, pixels, c, dy, dx, accumulate),
+        MapMut::Half(dx) => global_mean_backward_of(cx, pixels, c, dy, dx, accumulate),
+    }
+}
+
+fn global_mean_backward_of<N: Number>(
+    cx: Ctx,
+    pixels: usize,
+    c: usize,
+    dy: &[f32],
+    dx: &mut [N],
+    accumulate: bool,
+) {
     cx.pool.for_chunks_mut(dx, pixels * c, |i, dx, _| {
         let dy = &dy[i * c..][..c];
-        for row in dx.chunks_exact_mut(c) {
-            for (d, g) in row.iter_mut().zip(dy) {
-                *d = if accumulate { *d + g * share } else { g * share };
-            }
-        }
+        let share = 1.0 / pixels as f32;
+        multiversion!(cx.isa, global_back_body::<N>(dy: &[f32], share: f32, dx: &mut [N], accumulate: bool));
     });
+}
+
+#[inline(always)]
+fn global_back_body<N: Number>(dy: &[f32], share: f32, dx: &mut [N], accumulate: bool) {
+    for row in dx.chunks_exact_mut(dy.len()) {
+        for (d, g) in row.iter_mut().zip(dy) {
+            *d = N::round(if accumulate { d.get() + g * share } else { g * share });
+        }
+    }
 }

@@ -316,7 +316,7 @@ fn a_pending_norm_is_the_norm_applied_before() {
                 };
                 let conv = Conv::new(s, isa, n, threads);
                 let want = run(conv.clone(), (&applied).into());
-                let got = run(conv.normed(), Source { x: &x, norm: Some(pending) });
+                let got = run(conv.normed(), Source { x: (&x).into(), norm: Some(pending) });
                 assert!(got == want, "{isa:?} {threads} threads {s:?}");
             }
         }

@@ -10,6 +10,8 @@ mod chain;
 mod conv;
 #[path = "common/guard.rs"]
 mod guard;
+#[path = "halves.rs"]
+mod halves;
 #[path = "int8.rs"]
 mod int8;
 #[path = "lanes.rs"]

@@ -161,7 +161,7 @@ fn depthwise_convolutions() {
         for norm in [None, Some(norm)] {
             let what = format!("{isa:?} forward, norm {}", norm.is_some());
             at_once_as_one_by_one(&what, s.y_len(), |p, n, y| {
-                let x = Source { x: &x[p * s.x_len()..], norm };
+                let x = Source { x: (&x[p * s.x_len()..]).into(), norm };
                 depthwise::forward(cx, &s, n, x, &filters, y, Default::default());
             });
         }
@@ -180,13 +180,14 @@ fn norms() {
         at_once_as_one_by_one(&format!("{:?} apply", cx.isa), len, |p, n, y| {
             let range = p * len..(p + n) * len;
             let (x, residual) = (&x[range.clone()], Some(&residual[range]));
-            norm::apply(cx, x, &per, &per, residual, Some((0.0, 1.0)), y);
+            norm::apply(cx, x, &per, &per, residual.map(Into::into), Some((0.0, 1.0)), y);
         });
-        let saved = Saved { x: &x, clamped: Clamped::No, mean: &per, invstd: &per, gamma: &per };
+        let saved =
+            Saved { x: (&x).into(), clamped: Clamped::No, mean: &per, invstd: &per, gamma: &per };
         let (mut dx, mut in_place) = (Map::new(BATCH * len), residual.clone());
         let mut scratch = vec![0.0; 3 * CHANNELS];
         let mut dy = residual.clone();
-        norm::backward_data(cx, saved, &mut dy, &per, &per, Some(dx.get()), &mut scratch);
+        norm::backward_data(cx, saved, &mut dy, &per, &per, Some(dx.get().into()), &mut scratch);
         norm::backward_data(cx, saved, &mut in_place, &per, &per, None, &mut scratch);
         assert!(*dx.get() == in_place, "{:?} backward data", cx.isa);
     });

@@ -63,16 +63,16 @@ fn clamp_computed_anew(cx: Ctx, saved: Saved, dy: &[f32], scale: &[f32], shift: 
     let (rows, c) = (saved.x.len() / scale.len(), scale.len());
     let mut y = vec![f32::NAN; rows * c];
     norm::apply(cx, saved.x, scale, shift, None, Some((0.0, 0.9)), &mut y);
-    let both = [Clamped::Output { y: &y, max: 0.9 }, Clamped::Anew { scale, shift, max: 0.9 }].map(
-        |clamped| {
-            let s = Saved { clamped, ..saved };
-            let (mut dy, mut dg, mut db) = (dy.to_vec(), vec![0.0; c], vec![0.0; c]);
-            let mut scratch = vec![f32::NAN; norm::scratch_len(rows, c).max(3 * c)];
-            norm::backward_sums(cx, s, &mut dy, &mut dg, &mut db, &mut scratch);
-            norm::backward_data(cx, s, &mut dy, &dg, &db, None, &mut scratch);
-            (dy, dg, db)
-        },
-    );
+    let both =
+        [Clamped::Output { y: (&y).into(), max: 0.9 }, Clamped::Anew { scale, shift, max: 0.9 }]
+            .map(|clamped| {
+                let s = Saved { clamped, ..saved };
+                let (mut dy, mut dg, mut db) = (dy.to_vec(), vec![0.0; c], vec![0.0; c]);
+                let mut scratch = vec![f32::NAN; norm::scratch_len(rows, c).max(3 * c)];
+                norm::backward_sums(cx, s, &mut dy, &mut dg, &mut db, &mut scratch);
+                norm::backward_data(cx, s, &mut dy, &dg, &db, None, &mut scratch);
+                (dy, dg, db)
+            });
     assert!(both[0] == both[1], "{:?} {rows}x{c}: the mask differs", cx.isa);
 }
 
@@ -97,13 +97,21 @@ fn batch_norm() {
             norm::statistics(cx, &x, s, 0.1, 1e-5, &mut scratch);
             norm::scale_shift(&gamma, &beta, &m, &i, &mut scale, &mut shift);
             let mut y = vec![f32::NAN; rows * c];
-            norm::apply(cx, &x, &scale, &shift, Some(&residual), Some((0.0, 0.9)), &mut y);
-            let clamped = Clamped::Output { y: &y, max: 0.9 };
-            let saved = Saved { x: &x, clamped, mean: &m, invstd: &i, gamma: &gamma };
+            norm::apply(cx, &x, &scale, &shift, Some((&residual).into()), Some((0.0, 0.9)), &mut y);
+            let clamped = Clamped::Output { y: (&y).into(), max: 0.9 };
+            let saved = Saved { x: (&x).into(), clamped, mean: &m, invstd: &i, gamma: &gamma };
             let mut masked = dy.clone();
             norm::backward_sums(cx, saved, &mut masked, &mut dg, &mut db, &mut scratch);
             let mut dx = vec![f32::NAN; rows * c];
-            norm::backward_data(cx, saved, &mut masked, &dg, &db, Some(&mut dx), &mut scratch);
+            norm::backward_data(
+                cx,
+                saved,
+                &mut masked,
+                &dg,
+                &db,
+                Some((&mut dx).into()),
+                &mut scratch,
+            );
             let mut in_place = masked.clone();
             norm::backward_data(cx, saved, &mut in_place, &dg, &db, None, &mut scratch);
             assert_eq!(dx, in_place);
@@ -668,7 +676,7 @@ fn depthwise_of_a_pending_norm(cx: Ctx, s: &ConvShape, n: usize, [x, f, dy]: [&[
     let mut applied = vec![f32::NAN; x.len()];
     norm::apply(cx, x, &scale, &shift, None, Some((0.0, 0.7)), &mut applied);
     let pending = Pending { scale: &scale, shift: &shift, clamp: (0.0, 0.7) };
-    let sources = [applied.as_slice().into(), Source { x, norm: Some(pending) }];
+    let sources = [applied.as_slice().into(), Source { x: x.into(), norm: Some(pending) }];
     let results = sources.map(|source| {
         let (mut y, mut dw) = (vec![f32::NAN; n * s.y_len()], vec![f32::NAN; s.filter_len()]);
         let mut scratch = vec![f32::NAN; depthwise::scratch_len(s, n)];

@@ -210,7 +210,7 @@ fn epilogue_accumulation_norm_and_small_batches() {
             y
         };
         let pending = Pending { scale: &scale, shift: &shift, clamp: (0.0, 0.7) };
-        let source = Source { x: &x, norm: Some(pending) };
+        let source = Source { x: (&x).into(), norm: Some(pending) };
         let y = forward((&applied).into());
         assert!(y == forward(source), "norm of {s:?}");
         let sum = (s.kh * s.kw * s.c) as f64;

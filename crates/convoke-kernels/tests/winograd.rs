@@ -140,7 +140,14 @@ fn an_empty_batch_leaves_zeros() {
     let conv = Conv::new(s, cx.isa, 2, 1).winograd(Winograd::Always);
     let mut dw = vec![f32::NAN; s.filter_len()];
     let mut scratch = vec![f32::NAN; conv.weights_scratch_len()];
-    conv.backward_weights(cx, 0, (&[][..]).into(), &[], &mut dw, &mut scratch);
+    conv.backward_weights(
+        cx,
+        0,
+        (&[0.0f32; 0][..]).into(),
+        &[0.0f32; 0][..],
+        &mut dw,
+        &mut scratch,
+    );
     assert!(dw.iter().all(|v| *v == 0.0));
 }
 
@@ -167,7 +174,7 @@ fn norm_bias_residual_bounds_and_accumulation() {
         let epilogue =
             Epilogue { bias: Some(&bias), residual: Some(&residual), clamp: Some((0.0, 1.5)) };
         let norm = Some(Pending { scale: &scale, shift: &shift, clamp: (0.0, 0.7) });
-        conv.forward(cx, n, Source { x: &x, norm }, &pack, &mut y, epilogue, &mut scratch);
+        conv.forward(cx, n, Source { x: (&x).into(), norm }, &pack, &mut y, epilogue, &mut scratch);
         close(&format!("{isa:?} y"), &y, &want, 180);
 
         let plain = reference::backward_data(&s, n, &dy, &w);

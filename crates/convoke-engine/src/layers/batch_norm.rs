@@ -4,7 +4,7 @@
 //! variance of the batch in training, running ones in prediction. Running statistics move by
 //! `running += momentum · (batch − running)` with the unbiased variance (PyTorch `BatchNorm2d`).
 
-use super::{Init, ParamSpec, Rule, one};
+use super::{Halves, Init, ParamSpec, Rule, one};
 use crate::plan::arena::{Buf, Kind, Memory};
 use crate::plan::lower::{Lower, PendingNorm};
 use crate::plan::op::{Exec, Op};
@@ -12,6 +12,7 @@ use crate::plan::ops;
 use crate::plan::unit::Unit;
 use crate::{Result, Shape};
 use convoke_kernels::norm::{self, Clamped, Saved, Statistics};
+use convoke_kernels::{Map, MapMut};
 use serde::{Deserialize, Serialize};
 
 /// Normalises each channel over batch and pixels.
@@ -58,6 +59,10 @@ impl Rule for BatchNorm {
             ParamSpec::new("running_mean", &c, Init::Zeros, false),
             ParamSpec::new("running_var", &c, Init::Ones, false),
         ]
+    }
+
+    fn halves(&self, _: &Unit, _: &Lower) -> Result<Halves> {
+        Ok(Halves::Alike)
     }
 
     fn forward(&self, unit: &Unit, b: &mut Lower) -> Result<()> {
@@ -146,7 +151,7 @@ impl Rule for BatchNorm {
             b.emit(id, "backward data", Data(back));
             return Ok(());
         }
-        let dx = b.own(id, "input gradient", Kind::Step, b.map_len(from));
+        let dx = b.part_of_grad(from);
         back.dx = Some(dx);
         b.emit(id, "backward data", Data(back));
         if let Some((dst, _)) = b.grad_into(from)? {
@@ -197,7 +202,7 @@ impl Op for Measure {
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let Batch { mean, invstd, scale, shift } = self.batch;
-        let (rm, rv) = self.running;
+        let ((rm, rv), half) = (self.running, m.is_half(self.x));
         let [x, mean_now, invstd_now, rm, rv, scratch] =
             m.get([self.x, mean, invstd, rm, rv, self.scratch]);
         let s = Statistics {
@@ -206,7 +211,8 @@ impl Op for Measure {
             running_mean: rm,
             running_var: rv,
         };
-        norm::statistics(e.cx, &x[..e.n * self.len], s, self.momentum, self.epsilon, scratch);
+        let x = Map::of(x, half).part(0..e.n * self.len);
+        norm::statistics(e.cx, x, s, self.momentum, self.epsilon, scratch);
         let [mean, invstd, scale, shift, gamma, beta] =
             m.get([mean, invstd, scale, shift, self.gamma, self.beta]);
         norm::scale_shift(gamma, beta, mean, invstd, scale, shift);
@@ -265,20 +271,16 @@ impl Op for Apply {
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let Batch { scale, shift, .. } = self.batch;
-        let (len, c) = (e.n * self.len, self.c);
-        match self.residual {
-            Some(r) if r != self.x => {
-                let [x, y, scale, shift, r] = m.get([self.x, self.y, scale, shift, r]);
-                let (x, y, r) = (&x[..len], &mut y[..len], Some(&r[..len]));
-                norm::apply(e.cx, x, &scale[..c], &shift[..c], r, self.clamp, y);
-            }
-            own => {
-                let [x, y, scale, shift] = m.get([self.x, self.y, scale, shift]);
-                let (x, y) = (&x[..len], &mut y[..len]);
-                let r = own.map(|_| x);
-                norm::apply(e.cx, x, &scale[..c], &shift[..c], r, self.clamp, y);
-            }
-        }
+        let (len, c, half) = (e.n * self.len, self.c, m.is_half(self.x));
+        let apart = self.residual.filter(|&r| r != self.x).unwrap_or(Buf::NONE);
+        let [x, y, scale, shift, apart] = m.get([self.x, self.y, scale, shift, apart]);
+        let x = Map::of(x, half).part(0..len);
+        let residual = self.residual.map(|r| match r == self.x {
+            true => x,
+            false => Map::of(apart, half).part(0..len),
+        });
+        let y = MapMut::of(y, half).first(len);
+        norm::apply(e.cx, x, &scale[..c], &shift[..c], residual, self.clamp, y);
     }
 }
 
@@ -337,12 +339,13 @@ impl Op for Sums {
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let b = self.0;
-        let len = e.n * b.len;
+        let (len, half) = (e.n * b.len, m.is_half(b.x));
         let go = |[x, mean, invstd, gamma, dgamma, dbeta, dy, scratch]: [&mut [f32]; 8],
                   clamped| {
             let (mean, invstd, gamma) = (&mean[..b.c], &invstd[..b.c], &*gamma);
-            let saved = Saved { x: &x[..len], clamped, mean, invstd, gamma };
-            norm::backward_sums(e.cx, saved, &mut dy[..len], dgamma, dbeta, scratch);
+            let saved = Saved { x: Map::of(x, half).part(0..len), clamped, mean, invstd, gamma };
+            let dy = MapMut::of(dy, half).first(len);
+            norm::backward_sums(e.cx, saved, dy, dgamma, dbeta, scratch);
         };
         let [f0, f1, f2, f3, f4, f5, f6, f7] = b.fixed();
         match b.mask {
@@ -350,7 +353,7 @@ impl Op for Sums {
             Mask::Output { y, max } => {
                 let [s0, s1, s2, s3, s4, s5, s6, s7, y] =
                     m.get([f0, f1, f2, f3, f4, f5, f6, f7, y]);
-                let clamped = Clamped::Output { y: &y[..len], max };
+                let clamped = Clamped::Output { y: Map::of(y, half).part(0..len), max };
                 go([s0, s1, s2, s3, s4, s5, s6, s7], clamped);
             }
             Mask::Anew { scale, shift, max } => {
@@ -374,14 +377,15 @@ impl Op for Data {
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let b = self.0;
-        let len = e.n * b.len;
+        let (len, half) = (e.n * b.len, m.is_half(b.x));
         let go = |[x, mean, invstd, gamma, dgamma, dbeta, dy, scratch]: [&mut [f32]; 8],
                   clamped,
                   dx: Option<&mut [f32]>| {
             let (mean, invstd, gamma) = (&mean[..b.c], &invstd[..b.c], &*gamma);
-            let saved = Saved { x: &x[..len], clamped, mean, invstd, gamma };
-            let dx = dx.map(|dx| &mut dx[..len]);
-            norm::backward_data(e.cx, saved, &mut dy[..len], dgamma, dbeta, dx, scratch);
+            let saved = Saved { x: Map::of(x, half).part(0..len), clamped, mean, invstd, gamma };
+            let dy = MapMut::of(dy, half).first(len);
+            let dx = dx.map(|dx| MapMut::of(dx, half).first(len));
+            norm::backward_data(e.cx, saved, dy, dgamma, dbeta, dx, scratch);
         };
         let [f0, f1, f2, f3, f4, f5, f6, f7] = b.fixed();
         match (b.mask, b.dx) {

@@ -3,7 +3,7 @@
 //! `x [n,h,w,c] · filters [kh,kw,c/groups,d] -> y [n,ho,wo,d]`, a cross-correlation as in every
 //! framework (LeCun et al. 1998; PyTorch `Conv2d`).
 
-use super::{Init, ParamSpec, Reach, Rule, WeightInit, depthwise, linear, one};
+use super::{Halves, Init, ParamSpec, Reach, Rule, WeightInit, depthwise, linear, one};
 use crate::plan::lower::Lower;
 use crate::plan::unit::Unit;
 use crate::{Error, Hw, Padding, Result, Shape, Window};
@@ -183,6 +183,14 @@ impl Rule for Conv {
 
     fn reach(&self) -> Reach {
         Reach::Window(self.window())
+    }
+
+    fn halves(&self, unit: &Unit, b: &Lower) -> Result<Halves> {
+        let shape = self.sizes(unit, b)?;
+        match is_depthwise(&shape) {
+            true => Ok(Halves::None),
+            false => linear::halves(unit, b, shape, self.bias),
+        }
     }
 
     fn forward(&self, unit: &Unit, b: &mut Lower) -> Result<()> {

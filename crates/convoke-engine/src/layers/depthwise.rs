@@ -96,7 +96,7 @@ impl Op for Forward {
         let [x, w, y, bias, scale, shift] =
             m.get([self.x, self.weight, self.y, bias, scale, shift]);
         let epilogue = kernels::Epilogue { bias: self.bias.map(|_| &*bias), clamp: self.clamp };
-        let source = Source { x, norm: self.norm.map(|n| n.over(scale, shift)) };
+        let source = Source { x: (&*x).into(), norm: self.norm.map(|n| n.over(scale, shift)) };
         kernels::forward(e.cx, &self.s, e.n, source, w, y, epilogue);
     }
 }
@@ -125,7 +125,7 @@ impl Op for BackwardWeights {
         let (scale, shift) = self.norm.map_or((Buf::NONE, Buf::NONE), |n| (n.scale, n.shift));
         let [x, dy, dw, scratch, scale, shift] =
             m.get([self.x, self.dy, self.dw, self.scratch, scale, shift]);
-        let source = Source { x, norm: self.norm.map(|n| n.over(scale, shift)) };
+        let source = Source { x: (&*x).into(), norm: self.norm.map(|n| n.over(scale, shift)) };
         kernels::backward_weights(e.cx, &self.s, e.n, source, dy, dw, scratch);
     }
 }

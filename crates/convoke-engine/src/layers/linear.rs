@@ -1,7 +1,7 @@
 //! How convolution and dense layers lower: pack the filters, run the walks.
 
 use super::lanes;
-use crate::layers::{BatchNorm, Layer};
+use crate::layers::{BatchNorm, Halves, Layer};
 use crate::plan::Precision;
 use crate::plan::arena::{Buf, Kind, Memory};
 use crate::plan::lower::{Lower, PendingNorm};
@@ -10,7 +10,7 @@ use crate::plan::unit::Unit;
 use crate::{NodeId, Result};
 use convoke_kernels::conv::{Conv, ConvShape, Epilogue};
 use convoke_kernels::norm::Source;
-use convoke_kernels::{activation, elementwise};
+use convoke_kernels::{Map, MapMut, activation, elementwise};
 use std::sync::Arc;
 
 /// Emits `y = clamp(x ∗ filters + bias + residual)`, norms folded into filters and bias.
@@ -75,6 +75,18 @@ pub(super) fn backward(unit: &Unit, b: &mut Lower, shape: ConvShape, bias: bool)
         b.emit(id, "backward data", BackwardData { conv, dy, pack, dx, accumulate, scratch });
     }
     Ok(())
+}
+
+/// Which maps of the unit may be bf16: those of its walks, where bf16 is what they multiply.
+pub(super) fn halves(unit: &Unit, b: &Lower, shape: ConvShape, bias: bool) -> Result<Halves> {
+    let from = b.net.node(unit.main).inputs[0];
+    // Where the input has a norm to apply, it is no dense layer's.
+    let conv = planned(b, shape, from, false);
+    Ok(match conv.takes_halves() {
+        false => Halves::None,
+        true if bias || unit.act.is_some() => Halves::Input,
+        true => Halves::Any,
+    })
 }
 
 /// The convolution's walks. In training weights change with every step, so those of large dense layers
@@ -272,17 +284,19 @@ impl Op for Forward {
         let apart = or_none(self.residual.filter(|&r| r != self.x));
         let (scale, shift) = self.norm.map_or((Buf::NONE, Buf::NONE), |n| (n.scale, n.shift));
         let (bias, fixed) = (or_none(self.bias), [self.x, self.pack, self.y, self.scratch]);
+        let [half_x, half_y] = [self.x, self.y].map(|b| m.is_half(b));
         let [x, pack, y, scratch] = fixed;
         let [x, pack, y, scratch, bias, apart, scale, shift] =
             m.get([x, pack, y, scratch, bias, apart, scale, shift]);
-        let (x, apart) = (&*x, &*apart);
+        let (whole, apart) = (&*x, &*apart);
         let epilogue = Epilogue {
             bias: self.bias.map(|_| &*bias),
-            residual: self.residual.map(|r| if r == self.x { x } else { apart }),
+            residual: self.residual.map(|r| if r == self.x { whole } else { apart }),
             clamp: self.clamp,
         };
+        let x = Map::of(whole, half_x);
         let source = Source { x, norm: self.norm.map(|n| n.over(scale, shift)) };
-        self.conv.forward(e.cx, e.n, source, pack, y, epilogue, scratch);
+        self.conv.forward(e.cx, e.n, source, pack, MapMut::of(y, half_y), epilogue, scratch);
     }
 }
 
@@ -308,9 +322,11 @@ impl Op for BackwardWeights {
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let (scale, shift) = self.norm.map_or((Buf::NONE, Buf::NONE), |n| (n.scale, n.shift));
+        let [half_x, half_dy] = [self.x, self.dy].map(|b| m.is_half(b));
         let [x, dy, dw, scratch, scale, shift] =
             m.get([self.x, self.dy, self.dw, self.scratch, scale, shift]);
-        let source = Source { x, norm: self.norm.map(|n| n.over(scale, shift)) };
+        let norm = self.norm.map(|n| n.over(scale, shift));
+        let (source, dy) = (Source { x: Map::of(x, half_x), norm }, Map::of(dy, half_dy));
         self.conv.backward_weights(e.cx, e.n, source, dy, dw, scratch);
     }
 }
@@ -335,7 +351,9 @@ impl Op for BackwardData {
     }
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
+        let [half_dy, half_dx] = [self.dy, self.dx].map(|b| m.is_half(b));
         let [dy, pack, dx, scratch] = m.get([self.dy, self.pack, self.dx, self.scratch]);
+        let (dy, dx) = (Map::of(dy, half_dy), MapMut::of(dx, half_dx));
         self.conv.backward_data(e.cx, e.n, dy, pack, dx, self.accumulate, scratch);
     }
 }

@@ -146,6 +146,19 @@ pub enum Reach {
     Repeated(Hw),
 }
 
+/// Which maps of a unit may be bf16 where that is trained in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Halves {
+    /// None of them.
+    None,
+    /// The input alone.
+    Input,
+    /// Input and output, each as it comes.
+    Any,
+    /// All of them or none.
+    Alike,
+}
+
 /// What every layer tells about itself. All shapes are per sample.
 pub(crate) trait Rule {
     /// The shape rule.
@@ -172,6 +185,11 @@ pub(crate) trait Rule {
     /// What one output pixel sees of the input.
     fn reach(&self) -> Reach {
         Reach::Point
+    }
+
+    /// Which of the unit's maps may be bf16.
+    fn halves(&self, _unit: &Unit, _b: &Lower) -> Result<Halves> {
+        Ok(Halves::None)
     }
 
     /// Emits the calls of the forward pass.

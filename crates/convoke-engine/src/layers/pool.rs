@@ -3,13 +3,14 @@
 //! `x [n,h,w,c] -> y [n,ho,wo,c]`; padding never wins a maximum (PyTorch `MaxPool2d`), and counts in
 //! a mean only when asked (`count_include_pad`).
 
-use super::{Reach, Rule, one};
+use super::{Halves, Reach, Rule, one};
 use crate::plan::arena::{Buf, Kind, Memory};
 use crate::plan::lower::Lower;
 use crate::plan::op::{Exec, Op};
 use crate::plan::unit::Unit;
 use crate::{Error, Hw, Padding, Result, Shape, Window};
 use convoke_kernels::pool2d::{self, PoolShape};
+use convoke_kernels::{Map, MapMut};
 use serde::{Deserialize, Serialize};
 
 fn valid() -> Padding {
@@ -161,6 +162,10 @@ impl Rule for MaxPool {
         Reach::Window(self.window())
     }
 
+    fn halves(&self, _: &Unit, _: &Lower) -> Result<Halves> {
+        Ok(Halves::Alike)
+    }
+
     fn forward(&self, unit: &Unit, b: &mut Lower) -> Result<()> {
         let s = sizes(self.window(), unit, b)?;
         let x = b.value(b.net.node(unit.main).inputs[0])?;
@@ -195,7 +200,9 @@ impl Op for MaxForward {
     }
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
+        let half = m.is_half(self.x);
         let [x, y, arg] = m.get([self.x, self.y, self.arg]);
+        let (x, y) = (Map::of(x, half), MapMut::of(y, half));
         pool2d::max_forward(e.cx, &self.s, e.maps(), x, y, bytemuck::cast_slice_mut(arg));
     }
 }
@@ -215,7 +222,9 @@ impl Op for MaxBackward {
     }
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
+        let half = m.is_half(self.dx);
         let [dy, arg, dx] = m.get([self.dy, self.arg, self.dx]);
+        let (dy, dx) = (Map::of(dy, half), MapMut::of(dx, half));
         let arg = bytemuck::cast_slice(arg);
         pool2d::max_backward(e.cx, &self.s, e.maps(), dy, arg, dx, self.accumulate);
     }
@@ -297,6 +306,10 @@ impl Rule for GlobalMeanPool {
         Reach::Whole
     }
 
+    fn halves(&self, _: &Unit, _: &Lower) -> Result<Halves> {
+        Ok(Halves::Input)
+    }
+
     fn forward(&self, unit: &Unit, b: &mut Lower) -> Result<()> {
         let from = b.net.node(unit.main).inputs[0];
         let (x, shape) = (b.value(from)?, b.shape(from));
@@ -334,8 +347,9 @@ impl Op for GlobalForward {
     }
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
+        let half = m.is_half(self.x);
         let [x, y] = m.get([self.x, self.y]);
-        let y = &mut y[..e.maps() * self.c];
+        let (x, y) = (Map::of(x, half), &mut y[..e.maps() * self.c]);
         pool2d::global_mean_forward(e.cx, self.pixels, self.c, x, y);
     }
 }
@@ -355,8 +369,9 @@ impl Op for GlobalBackward {
     }
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
+        let half = m.is_half(self.dx);
         let [dy, dx] = m.get([self.dy, self.dx]);
-        let dx = &mut dx[..e.maps() * self.pixels * self.c];
+        let dx = MapMut::of(dx, half).first(e.maps() * self.pixels * self.c);
         pool2d::global_mean_backward(e.cx, self.pixels, self.c, dy, dx, self.accumulate);
     }
 }

@@ -42,12 +42,16 @@ pub(crate) struct BufSpec {
     pub kind: Kind,
     /// Floats.
     pub len: usize,
+    /// Whether it is a map of bf16, two numbers in each float.
+    pub half: bool,
 }
 
 /// Places of all buffers, in floats.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Layout {
     pub places: Vec<Range<usize>>,
+    /// Which buffers are maps of bf16.
+    pub halves: Vec<bool>,
     pub sections: Vec<(Kind, Range<usize>)>,
     pub len: usize,
 }
@@ -59,7 +63,8 @@ impl Layout {
     /// Places the buffers; `calls` lists the buffers of each call in running order, `remade` those that a call makes
     /// for the second time: until then, what they held is needed no longer than it is touched.
     pub fn new(bufs: &[BufSpec], calls: &[Vec<Buf>], remade: &[(Buf, usize)]) -> Self {
-        let mut layout = Layout { places: vec![0..0; bufs.len()], ..Layout::default() };
+        let halves = bufs.iter().map(|b| b.half).collect();
+        let mut layout = Layout { places: vec![0..0; bufs.len()], halves, ..Layout::default() };
         use Kind::*;
         for kind in [Param, State, Grad, Moment, Pack, Pinned, Scratch] {
             let start = layout.len;
@@ -143,6 +148,11 @@ impl Memory<'_> {
         self.ranges(bufs.map(|b| self.layout.places.get(b.0).cloned().unwrap_or(0..0)))
     }
 
+    /// Whether a buffer is a map of bf16.
+    pub fn is_half(&self, buf: Buf) -> bool {
+        self.layout.halves.get(buf.0).is_some_and(|&half| half)
+    }
+
     /// Whole sections as slices.
     pub fn sections<const N: usize>(&mut self, kinds: [Kind; N]) -> [&mut [f32]; N] {
         self.ranges(kinds.map(|k| match self.layout.section(k) {
@@ -162,7 +172,7 @@ mod tests {
     use super::*;
 
     fn step(len: usize) -> BufSpec {
-        BufSpec { name: String::new(), kind: Kind::Step, len }
+        BufSpec { name: String::new(), kind: Kind::Step, len, half: false }
     }
 
     #[test]
@@ -204,7 +214,7 @@ mod tests {
 
     #[test]
     fn parameters_lie_without_gaps() {
-        let p = |len| BufSpec { name: String::new(), kind: Kind::Param, len };
+        let p = |len| BufSpec { name: String::new(), kind: Kind::Param, len, half: false };
         let l = Layout::new(&[p(3), p(5)], &[], &[]);
         assert_eq!(l.places, vec![0..3, 3..8]);
         assert_eq!(l.section(Kind::Param), 0..8);

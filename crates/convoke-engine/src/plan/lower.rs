@@ -49,6 +49,8 @@ pub(crate) struct Lower<'a> {
     values: Vec<Option<Buf>>,
     pending: HashMap<NodeId, PendingNorm>,
     grads: Vec<Option<Buf>>,
+    /// Places whose maps and gradients are bf16, see [`super::halves`].
+    halves: Vec<bool>,
     /// How many places still need what a gradient buffer holds.
     holders: HashMap<Buf, usize>,
     needs_grad: Vec<bool>,
@@ -66,7 +68,12 @@ impl<'a> Lower<'a> {
             net,
             options,
             isa,
-            bufs: vec![BufSpec { name: "scratch".into(), kind: Kind::Scratch, len: 0 }],
+            bufs: vec![BufSpec {
+                name: "scratch".into(),
+                kind: Kind::Scratch,
+                len: 0,
+                half: false,
+            }],
             calls: Vec::new(),
             params: net.params(),
             state: net.state(),
@@ -75,6 +82,7 @@ impl<'a> Lower<'a> {
             values: vec![None; nodes],
             pending: HashMap::new(),
             grads: vec![None; nodes],
+            halves: vec![false; nodes],
             holders: HashMap::new(),
             needs_grad: vec![false; nodes],
             named: HashMap::new(),
@@ -112,6 +120,11 @@ impl<'a> Lower<'a> {
     pub fn follow_at_once(&mut self) {
         self.at_once = true;
         self.bufs.iter_mut().filter(|b| b.kind == Kind::Grad).for_each(|b| b.kind = Kind::Step);
+    }
+
+    /// Keeps the maps of these places, and their gradients, in bf16.
+    pub fn keep_halves(&mut self, places: Vec<bool>) {
+        self.halves = places;
     }
 
     /// Samples that share a pixel's numbers; 1 where each has a map of its own.
@@ -186,7 +199,15 @@ impl<'a> Lower<'a> {
     }
 
     fn buffer_of(&mut self, name: &str, kind: Kind, len: usize) -> Buf {
-        self.bufs.push(BufSpec { name: name.into(), kind, len });
+        self.bufs.push(BufSpec { name: name.into(), kind, len, half: false });
+        Buf(self.bufs.len() - 1)
+    }
+
+    /// A buffer for the map of a place or its gradient, f32 or bf16 as the place is.
+    fn map_of(&mut self, name: &str, kind: Kind, id: NodeId) -> Buf {
+        let (len, half) = (self.map_len(id), self.halves[id.0]);
+        let len = if half { len.div_ceil(2) } else { len };
+        self.bufs.push(BufSpec { name: name.into(), kind, len, half });
         Buf(self.bufs.len() - 1)
     }
 
@@ -247,7 +268,7 @@ impl<'a> Lower<'a> {
         let pinned = id == self.net.output() || self.options.keep.contains(&id);
         let kind = if pinned { Kind::Pinned } else { Kind::Step };
         let name = self.net.node(id).name.clone();
-        let buf = self.buffer_of(&name, kind, self.map_len(id));
+        let buf = self.map_of(&name, kind, id);
         self.values[id.0] = Some(buf);
         buf
     }
@@ -344,10 +365,16 @@ impl<'a> Lower<'a> {
 
     fn new_grad(&mut self, id: NodeId) -> Buf {
         let name = format!("{} gradient", self.net.node(id).name);
-        let buf = self.buffer_of(&name, Kind::Step, self.map_len(id));
+        let buf = self.map_of(&name, Kind::Step, id);
         self.grads[id.0] = Some(buf);
         self.holders.insert(buf, 1);
         buf
+    }
+
+    /// A gradient of a place that is none of the place's own yet, to be added to it.
+    pub fn part_of_grad(&mut self, id: NodeId) -> Buf {
+        let name = format!("{} part of gradient", self.net.node(id).name);
+        self.map_of(&name, Kind::Step, id)
     }
 
     /// Where to put a contribution to a place's gradient: the buffer, and whether to add to it.

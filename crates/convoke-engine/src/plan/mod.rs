@@ -1,10 +1,12 @@
 //! From a network to a plan: everything is decided before anything runs.
 //!
-//! The passes, in order, each in its file: `unit` joins layers that run as one call; `lower` emits
+//! The passes, in order, each in its file: `unit` joins layers that run as one call; `halves` says which maps are
+//! bf16 where that is trained in; `lower` emits
 //! forward calls, the loss, backward calls and the update; `arena` gives every buffer its place.
 
 pub(crate) mod arena;
 mod compile;
+mod halves;
 mod lanes;
 pub(crate) mod lower;
 pub(crate) mod op;
@@ -149,8 +151,9 @@ pub enum Precision {
     F32Direct,
     /// Convolutions and dense layers multiply numbers rounded to bf16 (8 bits of mantissa) and sum in 32
     /// bits, where the processor multiplies bf16 (matrix tiles, AVX512-BF16) and it pays; elsewhere as
-    /// [`Precision::F32`]. Weights, maps, norms, losses and updates stay in 32 bits. Training takes fewer products on
-    /// vectors too; errors are then twice those of direct sums in bf16.
+    /// [`Precision::F32`]. Weights, statistics of norms, losses and updates stay in 32 bits. Training on vectors keeps
+    /// the maps between convolutions, norms and pools in bf16, with their gradients, and takes fewer products too, whose
+    /// errors are then twice those of direct sums in bf16.
     Bf16,
     /// Convolutions and dense layers sum products of 8-bit integers, maps by the ranges of
     /// [`PlanOptions::ranges`], filters each by a scale of their own; what lies between stays in 32 bits. Only to

@@ -2,9 +2,9 @@
 
 use super::arena::{Buf, Memory};
 use super::op::{Exec, Op};
-use convoke_kernels::elementwise;
+use convoke_kernels::{Map, MapMut, elementwise};
 
-/// `dst [n, len] = src [n, len]`.
+/// `dst [n, len] = src [n, len]`, maps of one kind.
 #[derive(Debug)]
 pub(crate) struct Copy {
     pub src: Buf,
@@ -18,13 +18,15 @@ impl Op for Copy {
     }
 
     fn run(&self, m: &mut Memory, x: &mut Exec) {
+        let half = m.is_half(self.src);
         let [src, dst] = m.get([self.src, self.dst]);
         let len = x.n * self.len;
-        elementwise::copy(x.cx, &src[..len], &mut dst[..len]);
+        let (src, dst) = (Map::of(src, half).part(0..len), MapMut::of(dst, half).first(len));
+        elementwise::copy(x.cx, src, dst);
     }
 }
 
-/// `dst [n, len] += src [n, len]`.
+/// `dst [n, len] += src [n, len]`, maps of one kind.
 #[derive(Debug)]
 pub(crate) struct AddTo {
     pub src: Buf,
@@ -38,9 +40,11 @@ impl Op for AddTo {
     }
 
     fn run(&self, m: &mut Memory, x: &mut Exec) {
+        let half = m.is_half(self.src);
         let [src, dst] = m.get([self.src, self.dst]);
         let len = x.n * self.len;
-        elementwise::add_assign(x.cx, &mut dst[..len], &src[..len]);
+        let (src, dst) = (Map::of(src, half).part(0..len), MapMut::of(dst, half).first(len));
+        elementwise::add_assign(x.cx, dst, src);
     }
 }
 

@@ -16,9 +16,9 @@ mod weights;
 mod winograd;
 
 use crate::norm::Source;
-use crate::{Ctx, Isa};
+use crate::{Ctx, Isa, Map, MapMut};
 use dense::Dense;
-use narrow::{Narrow, NarrowWalk};
+use narrow::{Narrow, NarrowWalk, NarrowWeights};
 use tiles::Kind;
 pub(crate) use tiles::present as tiles_present;
 pub use tiles::{Int8, Precision, Range8};
@@ -325,22 +325,36 @@ impl Conv {
         }
     }
 
-    /// `y [n,oh,ow,d] = epilogue(x [n,h,w,c] ∗ filters)`.
-    pub fn forward(
+    /// Whether [`Conv::forward`], [`Conv::backward_data`] and [`Conv::backward_weights`] read and write maps of bf16
+    /// as well, any of theirs.
+    pub fn takes_halves(&self) -> bool {
+        let (narrow, fewer) = (&self.narrow, &self.winograd);
+        let dots = |walks: &[NarrowWalk]| walks.iter().all(NarrowWalk::takes_halves);
+        self.dense.is_none()
+            && (fewer.forward.is_some()
+                || narrow.forward.as_ref().is_some_and(NarrowWalk::takes_halves))
+            && (fewer.backward.is_some() || narrow.backward.as_deref().is_some_and(dots))
+            && (fewer.weights.is_some()
+                || narrow.weights.as_ref().is_some_and(NarrowWeights::takes_halves))
+    }
+
+    /// `y [n,oh,ow,d] = epilogue(x [n,h,w,c] ∗ filters)`; only maps of f32 have a residual added.
+    pub fn forward<'a>(
         &self,
         cx: Ctx,
         n: usize,
         x: Source,
         pack: &[f32],
-        y: &mut [f32],
+        y: impl Into<MapMut<'a>>,
         epilogue: Epilogue,
         scratch: &mut [f32],
     ) {
-        self.check(n, x.x, y);
+        let y = y.into();
+        self.check(n, x.x, y.read());
         if let Some(dense) = &self.dense {
             assert!(epilogue.residual.is_none(), "dense layers add no residual");
             assert!(x.norm.is_none(), "dense layers apply no norm");
-            return dense.forward(cx, n, x.x, pack, y, epilogue, scratch);
+            return dense.forward(cx, n, x.x.full(), pack, y.full(), epilogue, scratch);
         }
         if let Some(winograd) = &self.winograd.forward {
             return winograd.run(cx, n, x, pack, y, false, epilogue, scratch);
@@ -348,23 +362,24 @@ impl Conv {
         if let Some(narrow) = &self.narrow.forward {
             return narrow.run(cx, n, x, pack, y, false, epilogue, scratch);
         }
-        self.forward.run(cx, n, x, pack, y, false, epilogue, scratch);
+        self.forward.run(cx, n, x, pack, y.full(), false, epilogue, scratch);
     }
 
     /// `dx [n,h,w,c] (+)= dy [n,oh,ow,d] ∗ flipped, transposed filters`.
-    pub fn backward_data(
+    pub fn backward_data<'a>(
         &self,
         cx: Ctx,
         n: usize,
-        dy: &[f32],
+        dy: impl Into<Map<'a>>,
         pack: &[f32],
-        dx: &mut [f32],
+        dx: impl Into<MapMut<'a>>,
         accumulate: bool,
         scratch: &mut [f32],
     ) {
-        self.check(n, dx, dy);
+        let (dy, mut dx) = (dy.into(), dx.into());
+        self.check(n, dx.read(), dy);
         if let Some(dense) = &self.dense {
-            return dense.data(cx, n, dy, pack, dx, accumulate, scratch);
+            return dense.data(cx, n, dy.full(), pack, dx.full(), accumulate, scratch);
         }
         let (mut rest, plain) = (pack, Epilogue::default());
         if let Some(winograd) = &self.winograd.backward {
@@ -373,11 +388,12 @@ impl Conv {
         if let Some(narrow) = &self.narrow.backward {
             for walk in narrow {
                 let (mine, others) = rest.split_at(walk.pack_len());
-                walk.run(cx, n, dy.into(), mine, dx, accumulate, plain, scratch);
+                walk.run(cx, n, dy.into(), mine, dx.reborrow(), accumulate, plain, scratch);
                 rest = others;
             }
             return;
         }
+        let dx = dx.full();
         for walk in &self.backward {
             let (mine, others) = rest.split_at(walk.pack_len());
             walk.run(cx, n, dy.into(), mine, dx, accumulate, plain, scratch);
@@ -387,15 +403,16 @@ impl Conv {
 
     /// `dw [kh,kw,c/groups,d] = sum over pictures and pixels of x · dy`. The sum is split by shape
     /// and by the planned batch, never by threads.
-    pub fn backward_weights(
+    pub fn backward_weights<'a>(
         &self,
         cx: Ctx,
         n: usize,
         x: Source,
-        dy: &[f32],
+        dy: impl Into<Map<'a>>,
         dw: &mut [f32],
         scratch: &mut [f32],
     ) {
+        let dy = dy.into();
         self.check(n, x.x, dy);
         assert!(dw.len() >= self.shape.filter_len(), "filters' gradient is too short");
         if let Some(winograd) = &self.winograd.weights {
@@ -404,13 +421,14 @@ impl Conv {
         if let Some(narrow) = &self.narrow.weights {
             return narrow.run(cx, n, x, dy, dw, scratch);
         }
+        let dy = dy.full();
         if let Some(dense) = &self.dense {
-            return dense.weights(cx, n, x.x, dy, dw, scratch);
+            return dense.weights(cx, n, x.x.full(), dy, dw, scratch);
         }
         self.weights.run(cx, n, x, dy, dw, scratch);
     }
 
-    fn check(&self, n: usize, x: &[f32], y: &[f32]) {
+    fn check(&self, n: usize, x: Map, y: Map) {
         assert!(n <= self.batch, "{n} samples but planned for {}", self.batch);
         assert!(x.len() >= n * self.shape.x_len(), "input is too short");
         assert!(y.len() >= n * self.shape.y_len(), "output is too short");

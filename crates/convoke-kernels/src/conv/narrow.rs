@@ -5,7 +5,7 @@ use super::tiles::{Int8, Kind, Precision, TileWalk, TileWeights};
 use super::walk::Walk;
 use super::{Conv, ConvShape, Epilogue};
 use crate::norm::Source;
-use crate::{Ctx, Isa};
+use crate::{Ctx, Isa, Map, MapMut};
 
 /// What multiplies bf16 (f32 as sums of it, on tiles) or integers.
 #[derive(Debug, Clone, Default)]
@@ -79,12 +79,22 @@ impl NarrowWalk {
         n: usize,
         src: Source,
         pack: &[f32],
-        dst: &mut [f32],
+        dst: MapMut,
         accumulate: bool,
         epilogue: Epilogue,
         scratch: &mut [f32],
     ) {
-        either!(NarrowWalk, self, run(cx, n, src, pack, dst, accumulate, epilogue, scratch))
+        match self {
+            NarrowWalk::Dots(w) => w.run(cx, n, src, pack, dst, accumulate, epilogue, scratch),
+            NarrowWalk::Tiles(w) => {
+                w.run(cx, n, src, pack, dst.full(), accumulate, epilogue, scratch);
+            }
+        }
+    }
+
+    /// Whether its maps may be bf16 in memory.
+    pub fn takes_halves(&self) -> bool {
+        matches!(self, NarrowWalk::Dots(_)) && !self.is_int8()
     }
 
     fn cost(&self, batch: usize) -> f64 {
@@ -101,16 +111,16 @@ impl NarrowWeights {
         }
     }
 
-    pub fn run(
-        &self,
-        cx: Ctx,
-        n: usize,
-        x: Source,
-        dy: &[f32],
-        dw: &mut [f32],
-        scratch: &mut [f32],
-    ) {
-        either!(NarrowWeights, self, run(cx, n, x, dy, dw, scratch))
+    pub fn run(&self, cx: Ctx, n: usize, x: Source, dy: Map, dw: &mut [f32], scratch: &mut [f32]) {
+        match self {
+            NarrowWeights::Dots(dots) => dots.run(cx, n, x, dy, dw, scratch),
+            NarrowWeights::Tiles(tiles) => tiles.run(cx, n, x, dy.full(), dw, scratch),
+        }
+    }
+
+    /// As [`NarrowWalk::takes_halves`].
+    pub fn takes_halves(&self) -> bool {
+        matches!(self, NarrowWeights::Dots(_))
     }
 
     fn cost(&self, batch: usize) -> f64 {

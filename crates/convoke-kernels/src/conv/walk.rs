@@ -439,7 +439,7 @@ impl Walk {
     ) {
         let family = Family::of(self.isa);
         let picture = if self.banded { self.fill(block, src, band) } else { 0 };
-        let source = if self.banded { band.as_ptr() } else { src.x.as_ptr() };
+        let source = if self.banded { band.as_ptr() } else { src.x.full().as_ptr() };
         let sum_len = self.cells.len() * self.channels;
         let together = match self.run {
             1 => (TOGETHER / (sum_len * family.width()).max(1)).clamp(1, MOST_PANELS),
@@ -464,7 +464,7 @@ impl Walk {
                         block.stream && slices == 1 && (group * self.filters).is_multiple_of(16);
                     *slot = Some((panel, Tile { start, stream, ..tile }));
                 }
-                let map = if item == 0 { src.x } else { &[] };
+                let map = if item == 0 { src.x.full() } else { &[] };
                 let ahead = self.ahead(block, map);
                 self.sweep(&family, block, &tiles[..chunk.len()], picture, ahead);
             }

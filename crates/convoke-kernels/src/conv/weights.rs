@@ -241,7 +241,7 @@ impl Weights {
                 if !self.in_place {
                     self.copy_dy(&family, &chunk, group, panels.clone(), dy, dy_band);
                 }
-                let mut ahead = self.ahead(&chunk, x.x, dy);
+                let mut ahead = self.ahead(&chunk, x.x.full(), dy);
                 // Where every sum is made in one visit, they are visited as they lie in dw.
                 let blocks = self.blocks(&family).parts;
                 let rowwise = self.single && chunk.rows == rows;
@@ -258,7 +258,7 @@ impl Weights {
                             &dy_band[i * family.width() * chunk.rows.len() * self.dy_line()..]
                         };
                         if self.places {
-                            let x = if self.normed { &*x_band } else { x.x };
+                            let x = if self.normed { &*x_band } else { x.x.full() };
                             self.panel_of_places(&family, &chunk, group, panel, x, dy, out);
                         } else {
                             let blocks = blocks.clone();
@@ -548,7 +548,7 @@ impl Weights {
             };
             copy_pixels(
                 self.isa,
-                &x.x[pixel * s.c + group * cg..],
+                &x.x.full()[pixel * s.c + group * cg..],
                 x.norm.map(|n| Pending {
                     scale: &n.scale[group * cg..],
                     shift: &n.shift[group * cg..],

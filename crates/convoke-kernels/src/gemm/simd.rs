@@ -1,5 +1,7 @@
 //! What differs per instruction set: the vector, its load, store and fused multiply-add.
 
+use crate::Bf16;
+
 /// Vectors of `LANES` floats. All functions need the instruction set to be present and, where they
 /// take a pointer, `LANES` (or, masked, the first `lanes`) floats behind it.
 pub(crate) trait Simd: Copy {
@@ -30,6 +32,16 @@ pub(crate) trait Simd: Copy {
     unsafe fn mask(lanes: usize) -> Self::M;
     unsafe fn load_first(p: *const f32, m: Self::M) -> Self::V;
     unsafe fn store_first(p: *mut f32, v: Self::V, m: Self::M);
+    /// The first lanes from numbers of 16 bits.
+    unsafe fn load_half(p: *const Bf16, m: Self::M) -> Self::V;
+    /// The first lanes as numbers of 16 bits, as [`Bf16::new`] rounds them.
+    unsafe fn store_half(p: *mut Bf16, v: Self::V, m: Self::M);
+    /// All of them past the caches, at a multiple of half a vector.
+    #[inline(always)]
+    unsafe fn stream_half(p: *mut Bf16, v: Self::V) {
+        // SAFETY: the caller's contract.
+        unsafe { Self::store_half(p, v, Self::mask(Self::LANES)) }
+    }
     /// `a · b + c`.
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
@@ -42,14 +54,15 @@ pub(crate) trait Simd: Copy {
     unsafe fn clamp(v: Self::V, lo: Self::V, hi: Self::V) -> Self::V;
 }
 
-/// Floats of a map from which it is written past the caches ([`Simd::stream`]): 20 MB, more than a last cache
+/// Bytes of a map from which it is written past the caches ([`Simd::stream`]): more than a last cache
 /// keeps until it is read. A cached store would first read what it overwrites.
-const STREAM: usize = 5 << 20;
+const STREAM: usize = 20 << 20;
 
-/// Whether a map of `len` floats is written past the caches: it is long, and numbers `pitch` apart lie at
-/// multiples of a vector.
-pub(crate) fn streams(map: *const f32, len: usize, pitch: usize) -> bool {
-    len >= STREAM && pitch.is_multiple_of(16) && (map as usize).is_multiple_of(64)
+/// Whether a map of `len` numbers is written past the caches: it is long, and numbers `pitch` apart begin a cache
+/// line.
+pub(crate) fn streams<N>(map: *const N, len: usize, pitch: usize) -> bool {
+    let bytes = |numbers: usize| numbers * size_of::<N>();
+    bytes(len) >= STREAM && bytes(pitch).is_multiple_of(64) && (map as usize).is_multiple_of(64)
 }
 
 /// Makes what [`Simd::stream`] wrote visible before anything written later.
@@ -67,7 +80,8 @@ pub(crate) use x86::{Avx2, Avx512};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::Simd;
+    use super::{Bf16, Simd, some_halves, some_of_halves};
+    use crate::map::QUIET;
     use std::arch::x86_64::*;
 
     /// AVX-512F: 16 lanes, 32 registers.
@@ -124,6 +138,24 @@ mod x86 {
             unsafe { _mm512_mask_storeu_ps(p, m, v) }
         }
         #[inline(always)]
+        unsafe fn load_half(p: *const Bf16, m: __mmask16) -> __m512 {
+            // SAFETY: lanes outside the mask are not read.
+            unsafe {
+                let x = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, p.cast()));
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(x))
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_half(p: *mut Bf16, v: __m512, m: __mmask16) {
+            // SAFETY: lanes outside the mask are not written.
+            unsafe { _mm256_mask_storeu_epi16(p.cast(), m, halves(v)) }
+        }
+        #[inline(always)]
+        unsafe fn stream_half(p: *mut Bf16, v: __m512) {
+            // SAFETY: the caller has AVX-512 and room for 16 numbers at `p`, a multiple of 32 bytes.
+            unsafe { _mm256_stream_si256(p.cast(), halves(v)) }
+        }
+        #[inline(always)]
         unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
             // SAFETY: the caller has AVX-512F.
             unsafe { _mm512_fmadd_ps(a, b, c) }
@@ -158,6 +190,21 @@ mod x86 {
         unsafe fn clamp(v: __m512, lo: __m512, hi: __m512) -> __m512 {
             // SAFETY: the caller has AVX-512F. A NaN in the second operand is returned.
             unsafe { _mm512_min_ps(hi, _mm512_max_ps(lo, v)) }
+        }
+    }
+
+    /// As [`Bf16::new`].
+    #[inline(always)]
+    unsafe fn halves(v: __m512) -> __m256i {
+        // SAFETY: the caller has AVX-512F.
+        unsafe {
+            let bits = _mm512_castps_si512(v);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let up = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+            let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(QUIET as i32));
+            let number = _mm512_cmp_ps_mask::<_CMP_ORD_Q>(v, v);
+            let bits = _mm512_mask_add_epi32(quiet, number, bits, up);
+            _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(bits))
         }
     }
 
@@ -208,6 +255,24 @@ mod x86 {
             unsafe { _mm256_maskstore_ps(p, m, v) }
         }
         #[inline(always)]
+        unsafe fn load_half(p: *const Bf16, m: __m256i) -> __m256 {
+            // SAFETY: the caller has AVX2, and as many numbers as the mask has lanes.
+            unsafe {
+                let lanes = _mm256_movemask_ps(_mm256_castsi256_ps(m)).count_ones();
+                Self::load(some_of_halves::<8>(p, lanes as usize).as_ptr())
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_half(p: *mut Bf16, v: __m256, m: __m256i) {
+            let mut lanes = [0.0f32; 8];
+            // SAFETY: as above, of room.
+            unsafe {
+                Self::store(lanes.as_mut_ptr(), v);
+                let n = _mm256_movemask_ps(_mm256_castsi256_ps(m)).count_ones();
+                some_halves(lanes, p, n as usize);
+            }
+        }
+        #[inline(always)]
         unsafe fn fma(a: __m256, b: __m256, c: __m256) -> __m256 {
             // SAFETY: the caller has FMA.
             unsafe { _mm256_fmadd_ps(a, b, c) }
@@ -253,7 +318,7 @@ pub(crate) use arm::Neon;
 
 #[cfg(target_arch = "aarch64")]
 mod arm {
-    use super::Simd;
+    use super::{Bf16, Simd, some_halves, some_of_halves};
     use std::arch::aarch64::*;
 
     /// NEON: 4 lanes, 32 registers.
@@ -303,6 +368,20 @@ mod arm {
             }
         }
         #[inline(always)]
+        unsafe fn load_half(p: *const Bf16, lanes: usize) -> float32x4_t {
+            // SAFETY: the caller has `lanes <= 4` numbers at `p`.
+            unsafe { vld1q_f32(some_of_halves::<4>(p, lanes).as_ptr()) }
+        }
+        #[inline(always)]
+        unsafe fn store_half(p: *mut Bf16, v: float32x4_t, lanes: usize) {
+            let mut buf = [0.0f32; 4];
+            // SAFETY: the caller has room for `lanes <= 4` numbers at `p`.
+            unsafe {
+                vst1q_f32(buf.as_mut_ptr(), v);
+                some_halves(buf, p, lanes);
+            }
+        }
+        #[inline(always)]
         unsafe fn fma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
             // SAFETY: NEON is part of aarch64.
             unsafe { vfmaq_f32(c, a, b) }
@@ -340,6 +419,26 @@ mod arm {
             // SAFETY: NEON is part of aarch64; its min and max return NaN where an operand is NaN.
             unsafe { vminq_f32(vmaxq_f32(v, lo), hi) }
         }
+    }
+}
+
+/// The first `n` of some numbers of 16 bits, zeros behind them.
+#[inline(always)]
+unsafe fn some_of_halves<const LANES: usize>(p: *const Bf16, n: usize) -> [f32; LANES] {
+    let mut lanes = [0.0; LANES];
+    for (i, lane) in lanes.iter_mut().enumerate().take(n) {
+        // SAFETY: the caller has `n` numbers there.
+        *lane = unsafe { p.add(i).read() }.get();
+    }
+    lanes
+}
+
+/// Writes the first `n` lanes as numbers of 16 bits.
+#[inline(always)]
+unsafe fn some_halves<const LANES: usize>(lanes: [f32; LANES], p: *mut Bf16, n: usize) {
+    for (i, lane) in lanes.into_iter().enumerate().take(n) {
+        // SAFETY: the caller has room for `n` numbers there.
+        unsafe { p.add(i).write(Bf16::new(lane)) };
     }
 }
 
@@ -395,6 +494,16 @@ impl Simd for Portable {
     unsafe fn store_first(p: *mut f32, v: [f32; 8], lanes: usize) {
         // SAFETY: the caller has room for `lanes <= 8` floats at `p`.
         unsafe { std::ptr::copy_nonoverlapping(v.as_ptr(), p, lanes) };
+    }
+    #[inline(always)]
+    unsafe fn load_half(p: *const Bf16, lanes: usize) -> [f32; 8] {
+        // SAFETY: the caller's.
+        unsafe { some_of_halves(p, lanes) }
+    }
+    #[inline(always)]
+    unsafe fn store_half(p: *mut Bf16, v: [f32; 8], lanes: usize) {
+        // SAFETY: the caller's.
+        unsafe { some_halves(v, p, lanes) };
     }
     #[inline(always)]
     unsafe fn fma(a: [f32; 8], b: [f32; 8], c: [f32; 8]) -> [f32; 8] {

@@ -4,9 +4,10 @@
 use super::super::Precision;
 use super::super::dots::{self, Interleave, interleave};
 use super::super::tiles::{Kind, rows};
-use crate::Isa;
 use crate::gemm::{Even, Family, Panel, Simd, Start, Tap, Tile};
 use crate::isa::simd;
+use crate::map::At;
+use crate::{Isa, Map};
 
 /// f32, or pairs of bf16.
 #[derive(Debug, Clone, Copy)]
@@ -143,7 +144,7 @@ impl Words {
             };
         }
         let pairs = Interleave {
-            from: from.as_ptr(),
+            from: Map::Full(from).at(0),
             next: stride,
             step: 2 * stride,
             pixels: n,
@@ -213,7 +214,7 @@ impl Words {
             a_k: call.a_k,
             b: call.b.cast(),
             b_k: call.b_k,
-            c: call.c,
+            c: At { start: call.c, half: false },
             c_row: 0,
             c_px: call.c_px,
             last: call.panel.last(),
@@ -228,7 +229,7 @@ impl Words {
         };
         let kind = Kind::Floats(Precision::Bf16);
         // SAFETY: the caller's contract.
-        unsafe { dots::pick(kind, 1, call.pixels, call.panel, call.a_px == 1)(&tile) }
+        unsafe { dots::pick(kind, 1, call.pixels, call.panel, call.a_px == 1, false)(&tile) }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::super::tiles::{Int8, Kind};
 use crate::gemm::{Panel, Portable, Simd};
+use crate::map::{At, Number};
 
 /// Offsets of one tap in A and in B, in words.
 #[derive(Debug, Clone, Copy)]
@@ -24,7 +25,7 @@ pub(in super::super) struct Tile {
     pub a_k: usize,
     pub b: *const u32,
     pub b_k: usize,
-    pub c: *mut f32,
+    pub c: At,
     pub c_row: usize,
     pub c_px: usize,
     /// Lanes of the last vector that exist in C, bias and residual; all else has them all.
@@ -34,7 +35,7 @@ pub(in super::super) struct Tile {
     pub scale: *const f32,
     /// Added per lane, or null.
     pub bias: *const f32,
-    /// Added number by number, laid out as C, or null. It may be C.
+    /// Added number by number, laid out as C and of its kind, or null. It may be C.
     pub residual: *const f32,
     /// Bounds of the result, or none.
     pub clamp: Option<(f32, f32)>,
@@ -44,6 +45,14 @@ pub(in super::super) struct Tile {
     pub ahead_k: usize,
     /// Whether sums as they are go past the caches ([`crate::gemm::streams`]); not where lanes are missing.
     pub stream: bool,
+}
+
+impl Tile {
+    /// What is added, laid out as C.
+    #[inline(always)]
+    pub fn residual(&self) -> At {
+        At { start: self.residual.cast_mut(), ..self.c }
+    }
 }
 
 /// A tile compiled for one way to multiply and one size.
@@ -59,8 +68,12 @@ trait Dot: Copy {
     type Floats: Simd;
     type Words: Copy;
     type Sum: Copy;
+    /// What outputs, and what is added to them, are in memory.
+    type Out: Number;
     /// Whether sums are integers, to be scaled.
     const INTEGERS: bool;
+    /// Whether outputs have neither bias nor bounds.
+    const BARE: bool = false;
     unsafe fn zero() -> Self::Sum;
     unsafe fn load(p: *const u32) -> Self::Words;
     /// One word in every lane.
@@ -69,6 +82,18 @@ trait Dot: Copy {
     unsafe fn dot(sum: Self::Sum, a: Self::Words, b: Self::Words) -> Self::Sum;
     /// `sum − less`, which only integers have.
     unsafe fn floats(sum: Self::Sum, less: *const f32) -> <Self::Floats as Simd>::V;
+    /// The first lanes of an output.
+    #[inline(always)]
+    unsafe fn store(p: *mut Self::Out, v: <Self::Floats as Simd>::V, m: <Self::Floats as Simd>::M) {
+        // SAFETY: the caller's.
+        unsafe { Self::Out::store::<Self::Floats>(p, v, m) }
+    }
+    /// All of them past the caches.
+    #[inline(always)]
+    unsafe fn stream(p: *mut Self::Out, v: <Self::Floats as Simd>::V) {
+        // SAFETY: the caller's.
+        unsafe { Self::Out::stream::<Self::Floats>(p, v) }
+    }
 }
 
 /// `C [R,Q,V·LANES] = act(scale · (sum over taps, k of A [R,Q] · B [V·LANES] − less) + bias + residual)`.
@@ -99,10 +124,12 @@ unsafe fn tile<
                 for v in 0..V {
                     let at = r * t.c_row + q * t.c_px + v * lanes;
                     if MASKED || !t.stream {
-                        D::Floats::prefetch(t.c.wrapping_add(at));
+                        let c = t.c.start.cast::<D::Out>();
+                        D::Floats::prefetch(c.wrapping_add(at).cast());
                     }
                     if !t.residual.is_null() {
-                        D::Floats::prefetch(t.residual.wrapping_add(at));
+                        let residual = t.residual.cast::<D::Out>();
+                        D::Floats::prefetch(residual.wrapping_add(at).cast());
                     }
                 }
             }
@@ -138,17 +165,48 @@ unsafe fn tile<
             }
         }
         if t.stream && !MASKED {
+            let c = t.c.start.cast::<D::Out>();
             for r in 0..R {
                 for q in 0..Q {
                     for v in 0..V {
-                        let p = t.c.add(r * t.c_row + q * t.c_px + v * lanes);
-                        D::Floats::stream(p, D::floats(sums[r][q][v], t.less));
+                        let p = c.add(r * t.c_row + q * t.c_px + v * lanes);
+                        D::stream(p, D::floats(sums[r][q][v], t.less));
                     }
                 }
             }
             return;
         }
-        end::<D, R, Q, V, MASKED>(t, &sums);
+        match D::BARE {
+            true => bare_end::<D, R, Q, V, MASKED>(t, &sums),
+            false => end::<D, R, Q, V, MASKED>(t, &sums),
+        }
+    }
+}
+
+/// The way to memory of sums to which at most a residual is added.
+#[inline(always)]
+unsafe fn bare_end<D: Dot, const R: usize, const Q: usize, const V: usize, const MASKED: bool>(
+    t: &Tile,
+    sums: &[[[D::Sum; V]; Q]; R],
+) {
+    // SAFETY: the caller keeps the contract of `TileFn`.
+    unsafe {
+        let (c, residual) = (t.c.start.cast::<D::Out>(), t.residual.cast::<D::Out>());
+        let lanes = D::Floats::LANES;
+        for r in 0..R {
+            for q in 0..Q {
+                for v in 0..V {
+                    let used = if MASKED && v == V - 1 { t.last } else { lanes };
+                    let (at, m) = (r * t.c_row + q * t.c_px + v * lanes, D::Floats::mask(used));
+                    let mut x = D::floats(sums[r][q][v], t.less);
+                    if !residual.is_null() {
+                        let more = D::Out::load::<D::Floats>(residual.add(at), m);
+                        x = D::Floats::add(x, more);
+                    }
+                    D::store(c.add(at), x, m);
+                }
+            }
+        }
     }
 }
 
@@ -187,8 +245,8 @@ unsafe fn end<D: Dot, const R: usize, const Q: usize, const V: usize, const MASK
                         x = D::Floats::clamp(x, D::Floats::splat(lo), D::Floats::splat(hi));
                     }
                     match MASKED && v == V - 1 {
-                        true => D::Floats::store_first(t.c.add(at), x, mask),
-                        false => D::Floats::store(t.c.add(at), x),
+                        true => D::Floats::store_first(t.c.start.add(at), x, mask),
+                        false => D::Floats::store(t.c.start.add(at), x),
                     }
                 }
             }
@@ -196,7 +254,8 @@ unsafe fn end<D: Dot, const R: usize, const Q: usize, const V: usize, const MASK
     }
 }
 
-/// The tile of `rows` × `pixels` over a panel; with `unit`, of pixels that lie next to each other in A.
+/// The tile of `rows` × `pixels` over a panel; with `unit`, of pixels that lie next to each other in A, and with `half`,
+/// whose outputs are bf16.
 ///
 /// # Panics
 /// When there is no such tile: walks ask only for sizes that [`super::family`] has.
@@ -206,10 +265,13 @@ pub(in super::super) fn pick(
     pixels: usize,
     panel: Panel,
     unit: bool,
+    half: bool,
 ) -> TileFn {
     let vectors = panel.width / super::lanes(kind);
     let masked = panel.used < panel.width;
     let pick = match kind {
+        #[cfg(target_arch = "x86_64")]
+        Kind::Floats(_) if half => x86::bf16_half,
         #[cfg(target_arch = "x86_64")]
         Kind::Floats(_) if unit => x86::bf16_unit,
         #[cfg(target_arch = "x86_64")]
@@ -260,6 +322,7 @@ impl Dot for Words {
     type Floats = Portable;
     type Words = [u32; 8];
     type Sum = [i32; 8];
+    type Out = f32;
     const INTEGERS: bool = true;
 
     #[inline(always)]
@@ -312,6 +375,7 @@ mod x86 {
                 type Floats = $floats;
                 type Words = $v;
                 type Sum = $sum;
+                type Out = f32;
                 const INTEGERS: bool = $integers;
 
                 #[inline(always)]
@@ -363,6 +427,61 @@ mod x86 {
         |s, a, b| _mm512_dpbf16_ps(s, pairs(a), pairs(b)),
         |_less| s
     );
+    /// [`Bf16`] with outputs of bf16, as the instruction rounds them. Of what may be done to outputs they have as little
+    /// as training needs: with more, the compiler keeps sums in memory.
+    #[derive(Clone, Copy)]
+    struct Halves;
+
+    impl Dot for Halves {
+        type Floats = Avx512;
+        type Words = __m512i;
+        type Sum = __m512;
+        type Out = crate::Bf16;
+        const INTEGERS: bool = false;
+        const BARE: bool = true;
+
+        #[inline(always)]
+        unsafe fn zero() -> __m512 {
+            // SAFETY: the caller's, here and below.
+            unsafe { Bf16::zero() }
+        }
+        #[inline(always)]
+        unsafe fn load(p: *const u32) -> __m512i {
+            // SAFETY: as above.
+            unsafe { Bf16::load(p) }
+        }
+        #[inline(always)]
+        unsafe fn splat(p: *const u32) -> __m512i {
+            // SAFETY: as above.
+            unsafe { Bf16::splat(p) }
+        }
+        #[inline(always)]
+        unsafe fn dot(sum: __m512, a: __m512i, b: __m512i) -> __m512 {
+            // SAFETY: as above.
+            unsafe { Bf16::dot(sum, a, b) }
+        }
+        #[inline(always)]
+        unsafe fn floats(sum: __m512, _: *const f32) -> __m512 {
+            sum
+        }
+        #[inline(always)]
+        unsafe fn store(p: *mut crate::Bf16, v: __m512, m: __mmask16) {
+            // SAFETY: as above.
+            unsafe {
+                let v = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v));
+                _mm256_mask_storeu_epi16(p.cast(), m, v);
+            }
+        }
+        #[inline(always)]
+        unsafe fn stream(p: *mut crate::Bf16, v: __m512) {
+            // SAFETY: as above.
+            unsafe {
+                let v = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v));
+                _mm256_stream_si256(p.cast(), v);
+            }
+        }
+    }
+
     macro_rules! integers {
         (512 $name:ident, |$s:ident, $a:ident, $b:ident| $dot:expr) => {
             dot!(
@@ -467,6 +586,7 @@ mod x86 {
         };
     }
     tiles512!("avx512f,avx512bf16", bf16, Bf16);
+    tiles512!("avx512f,avx512bw,avx512vl,avx512bf16", bf16_half, Halves);
     tiles512!("avx512f,avx512vnni", avx512_vnni, Vnni512);
     tiles512!("avx512f,avx512bw", avx512, Words512);
     tiles256!("avx2,fma,avxvnni", avx_vnni, Vnni256);

@@ -10,9 +10,10 @@ use super::super::tiles::{self, Kind, LONGEST};
 use super::super::walk::{Cell, Walk};
 use super::tile::{Tap, Tile, pick};
 use super::{WORD, family, words};
-use crate::gemm::{Even, Family, LINE, Panel, fence, streams};
+use crate::gemm::{Even, Family, LINE, Panel, fence};
+use crate::map::At;
 use crate::norm::Source;
-use crate::{Ctx, SharedMut, cut};
+use crate::{Ctx, Map, MapMut, SharedMut, cut};
 use std::ops::Range;
 
 /// Words of source rows kept in a thread's cache while all filters pass over them: 384 KB, so that they share
@@ -22,7 +23,7 @@ const BAND: usize = cut(96 * 1024, 256);
 const TOGETHER: usize = cut(64 * 1024, 256);
 /// Words of all filters that stay in the second cache while maps that are one row of pixels stream by: 640 KB.
 const STAY: usize = cut(160 * 1024, 512);
-/// Floats of such maps that are asked for ahead of what is read, so that main memory works while sums are made.
+/// Numbers of such maps that are asked for ahead of what is read, so that main memory works while sums are made.
 const AHEAD: usize = 8192;
 /// Panels that pass over a strip together at most.
 const MOST_PANELS: usize = 32;
@@ -75,7 +76,7 @@ struct Block {
 struct Run<'a> {
     src: Source<'a>,
     pack: &'a [f32],
-    dst: &'a SharedMut<'a, f32>,
+    dst: At,
     residual: Option<*const f32>,
     epilogue: Epilogue<'a>,
     isa: crate::Isa,
@@ -85,6 +86,14 @@ struct Run<'a> {
 
 // SAFETY: `residual` is a map that outlives the run, or `dst`, of which items read what they alone write.
 unsafe impl Sync for Run<'_> {}
+
+impl Run<'_> {
+    /// What is added to a number of the output, or null.
+    fn added(&self, at: usize) -> *const f32 {
+        let place = |start: *const f32| At { start: start.cast_mut(), ..self.dst };
+        self.residual.map_or(std::ptr::null(), |r| place(r).address(at).cast_const())
+    }
+}
 
 impl DotWalk {
     pub fn new(base: &Walk, kind: Kind, batch: usize, threads: usize) -> Self {
@@ -261,7 +270,7 @@ impl DotWalk {
         n: usize,
         src: Source,
         pack: &[f32],
-        dst: &mut [f32],
+        mut dst: MapMut,
         accumulate: bool,
         epilogue: Epilogue,
         scratch: &mut [f32],
@@ -273,21 +282,24 @@ impl DotWalk {
         assert!(pack.len() >= self.pack_len(), "packed filters are too short");
         assert!(epilogue.bias.is_none_or(|b| b.len() >= base.filters), "bias is too short");
         let out = n * base.dst_h * base.dst_w * base.filters;
-        assert!(dst.len() >= out && epilogue.residual.is_none_or(|r| r.len() >= out));
+        assert!(dst.read().len() >= out && epilogue.residual.is_none_or(|r| r.len() >= out));
         assert!(src.x.len() >= n * base.src_h * base.src_w * base.channels, "source is too short");
+        let dst = dst.at(0);
         assert!(!accumulate || epilogue.residual.is_none(), "adds to one map");
         let cut = self.cut(n, cx.pool.threads());
         let per_worker = scratch.len() / cx.pool.threads();
         // Only sums as they are pass the caches, and those of integers are to be scaled.
         let Epilogue { bias, residual, clamp } = epilogue;
-        let plain = !accumulate && bias.is_none() && residual.is_none() && clamp.is_none();
-        let stream = plain && !self.is_int8() && streams(dst.as_ptr(), out, base.filters);
-        let (dst, scratch) = (SharedMut::new(dst), SharedMut::new(scratch));
+        let bare = bias.is_none() && residual.is_none() && clamp.is_none();
+        assert!(bare || !dst.half, "outputs of bf16 are sums as they are");
+        let plain = bare && !accumulate;
+        let stream = plain && !self.is_int8() && dst.streams(out, base.filters);
+        let scratch = SharedMut::new(scratch);
         let residual = match epilogue.residual {
             Some(r) => Some(r.as_ptr()),
-            None => accumulate.then(|| dst.as_mut_ptr().cast_const()),
+            None => accumulate.then_some(dst.start.cast_const()),
         };
-        let run = Run { src, pack, dst: &dst, residual, epilogue, isa: cx.isa, stream };
+        let run = Run { src, pack, dst, residual, epilogue, isa: cx.isa, stream };
         let items = cut.group.parts * cut.bands.parts * cut.chunks.parts * cut.panels.parts;
         cx.pool.run(items, &|item, worker| {
             let (item, panels) =
@@ -349,8 +361,8 @@ impl DotWalk {
             let cols = block.cols.start + strip.start..block.cols.start + strip.end;
             // Of pixels that lie apart, nothing.
             let asked = if base.flat { cols.len() * base.channels } else { 0 };
-            let mut ahead = run.src.x.as_ptr().wrapping_add(cols.start * base.channels + AHEAD);
-            let end = ahead.wrapping_add(asked);
+            let next = run.src.x.at(cols.start * base.channels + AHEAD);
+            let (mut ahead, end) = (next.start.cast_const(), next.address(asked).cast_const());
             for (_, tile) in tiles.iter_mut().flatten() {
                 tile.ahead = if ahead < end { ahead } else { std::ptr::null() };
                 ahead = ahead.wrapping_add(2 * LINE * self.sum());
@@ -384,14 +396,14 @@ impl DotWalk {
             a_k: 1,
             b: run.pack[self.sum() * panel.start..].as_ptr().cast(),
             b_k: panel.width,
-            c: run.dst.as_mut_ptr().wrapping_add(panel.start),
+            c: run.dst.plus(panel.start),
             c_row: base.dst_step_h * base.dst_w * base.filters,
             c_px: base.dst_step_w * base.filters,
             last: panel.last(),
             less,
             scale,
             bias: run.epilogue.bias.map_or(null, |b| b[panel.start..].as_ptr()),
-            residual: run.residual.map_or(null, |r| r.wrapping_add(panel.start)),
+            residual: run.added(panel.start),
             clamp: run.epilogue.clamp,
             ahead: null,
             ahead_k: LINE,
@@ -435,11 +447,11 @@ impl DotWalk {
                         // this item alone.
                         unsafe {
                             tile.a = tile.a.wrapping_offset(a);
-                            tile.c = tile.c.add(c);
+                            tile.c = tile.c.plus(c);
                             if !tile.residual.is_null() {
-                                tile.residual = tile.residual.add(c);
+                                tile.residual = tile.residual().address(c);
                             }
-                            pick(self.kind, rows, strip.len(), *panel, false)(&tile);
+                            pick(self.kind, rows, strip.len(), *panel, false, tile.c.half)(&tile);
                         }
                     }
                 }
@@ -465,9 +477,13 @@ impl DotWalk {
         let (src, isa) = (run.src, run.isa);
         // Whole pixels of the map to a place of the band, in bytes.
         let mut put = |from: Range<usize>, to: *mut u8| {
-            let numbers = match src.norm {
-                None => &src.x[from],
-                Some(_) => {
+            let numbers = match (src.norm, src.x.part(from.clone())) {
+                (None, Map::Full(numbers)) => numbers,
+                // SAFETY: as below.
+                (None, Map::Half(numbers)) => unsafe {
+                    return words::halves(numbers, c, self.pixel, to);
+                },
+                (Some(_), _) => {
                     let n = from.len();
                     src.copy(isa, from, &mut line[..n]);
                     &line[..n]

@@ -12,8 +12,9 @@ use super::super::tiles::{Kind, Precision};
 use super::tile::{Tap, Tile, pick};
 use super::words::{Interleave, interleave};
 use crate::gemm::{Even, Family, Panel};
+use crate::map::At;
 use crate::norm::Source;
-use crate::{Ctx, Isa, SharedMut};
+use crate::{Ctx, Isa, Map, SharedMut};
 use std::ops::Range;
 
 /// Rows that one chunk has at most.
@@ -232,15 +233,7 @@ impl DotWeights {
         products / 25.0 + 0.8 * (x + dy)
     }
 
-    pub fn run(
-        &self,
-        cx: Ctx,
-        n: usize,
-        x: Source,
-        dy: &[f32],
-        dw: &mut [f32],
-        scratch: &mut [f32],
-    ) {
+    pub fn run(&self, cx: Ctx, n: usize, x: Source, dy: Map, dw: &mut [f32], scratch: &mut [f32]) {
         let len = self.s.filter_len();
         assert!(scratch.len() >= self.scratch_len(cx.pool.threads()), "scratch is too short");
         assert!(x.x.len() >= n * self.s.x_len() && dy.len() >= n * self.s.y_len());
@@ -283,7 +276,7 @@ impl DotWeights {
         pictures: Range<usize>,
         panels: Range<usize>,
         x: Source,
-        dy: &[f32],
+        dy: Map,
         out: *mut f32,
         band: &mut [f32],
     ) {
@@ -315,15 +308,13 @@ impl DotWeights {
 
     /// What is asked for of the maps of the rows that come next, where they are runs of pixels: x, and dy where a part
     /// has all panels.
-    fn later(&self, rows: Range<usize>, panels: usize, x: Source, dy: &[f32]) -> Later {
+    fn later(&self, rows: Range<usize>, panels: usize, x: Source, dy: Map) -> Later {
         let pixels = if self.single { rows.len() * self.s.ow } else { 0 };
         let (c, d) = (self.s.c, if panels == self.panels() { self.s.d } else { 0 });
         let start = rows.start * self.s.ow;
-        let of_x = (pixels * c).min(AHEAD);
-        Later([
-            (x.x.as_ptr().wrapping_add(start * c), of_x),
-            (dy.as_ptr().wrapping_add(start * d), (pixels * d).min(AHEAD - of_x)),
-        ])
+        let (x, dy) = (x.x.at(start * c), dy.at(start * d));
+        let of_x = x.floats(pixels * c).min(AHEAD);
+        Later([(x.start, of_x), (dy.start, dy.floats(pixels * d).min(AHEAD - of_x))])
     }
 
     /// Input channels as tiles take them.
@@ -366,6 +357,7 @@ impl DotWeights {
                         if self.merged { kh * self.channels() } else { (kh * s.kw + kw) * s.c };
                     // SAFETY: within this panel's part of dw.
                     let c = unsafe { out.add((place + m.start) * s.d + panel.start) };
+                    let c = At { start: c, half: false };
                     let null = std::ptr::null();
                     let tile = Tile {
                         taps: taps.as_ptr(),
@@ -384,7 +376,7 @@ impl DotWeights {
                         less: null,
                         scale: null,
                         bias: null,
-                        residual: if chunk.first { null } else { c.cast_const() },
+                        residual: if chunk.first { null } else { c.start.cast_const() },
                         clamp: None,
                         ahead: later.take(2 * LINE * ntaps * k),
                         ahead_k: LINE,
@@ -392,7 +384,7 @@ impl DotWeights {
                     };
                     // SAFETY: taps and pairs stay in the copies, whose rows hold every pair that the window
                     // reaches; `c` addresses this panel's part of dw.
-                    unsafe { pick(Self::kind(), 1, m.len(), panel, true)(&tile) };
+                    unsafe { pick(Self::kind(), 1, m.len(), panel, true, false)(&tile) };
                 }
             }
         }
@@ -462,16 +454,16 @@ impl DotWeights {
         let mut copy = |picture: usize, y: usize, slot: usize| {
             let from = (picture * s.h + y) * s.w * s.c;
             let row = from..from + s.w * s.c;
-            let line = match in_place {
-                true => &x.x[row],
+            let from = match in_place {
+                true => x.x.part(row),
                 false => {
                     x.copy(isa, row, &mut line[s.left * s.c..][..s.w * s.c]);
-                    &*line
+                    Map::Full(line)
                 }
             };
             for (i, phase) in self.phases.iter().enumerate() {
                 let pairs = Interleave {
-                    from: line[phase * s.c..].as_ptr(),
+                    from: from.at(phase * s.c),
                     next: s.sw * s.c,
                     step: 2 * s.sw * s.c,
                     pixels,
@@ -513,14 +505,14 @@ impl DotWeights {
             let n = (pixels.end - first).min(NORMED);
             let range = first * s.c..(first + n) * s.c;
             let from = match x.norm {
-                None => &x.x[range],
+                None => x.x.part(range),
                 Some(_) => {
                     x.copy(isa, range, &mut line[..n * s.c]);
-                    &line[..n * s.c]
+                    Map::Full(&line[..n * s.c])
                 }
             };
             let pairs = Interleave {
-                from: from.as_ptr(),
+                from: from.at(0),
                 next: s.c,
                 step: 2 * s.c,
                 pixels: n,
@@ -543,7 +535,7 @@ impl DotWeights {
         family: &Family,
         chunk: &Chunk,
         panels: Range<usize>,
-        dy: &[f32],
+        dy: Map,
         band: &mut [f32],
     ) {
         let s = &self.s;
@@ -562,10 +554,11 @@ impl DotWeights {
         let of = self.panel_pairs(chunk.rows.len());
         assert!(band.len() >= of * (full + family.padded(used)), "the band is too short");
         for row in 0..rows {
-            let from = &dy[(chunk.rows.start * s.ow + row * pixels) * s.d..][..pixels * s.d];
+            let first = (chunk.rows.start * s.ow + row * pixels) * s.d;
+            let from = dy.part(first..first + pixels * s.d);
             let mut copy = |at: usize, channels: usize, width: usize| {
                 let pairs = Interleave {
-                    from: from[start + at..].as_ptr(),
+                    from: from.at(start + at),
                     next: s.d,
                     step: 2 * s.d,
                     pixels,

@@ -1,8 +1,9 @@
 //! Numbers of maps into words.
 
 use super::super::tiles::{Kind, integers, integers16, rows};
-use crate::Isa;
 use crate::gemm::Even;
+use crate::map::At;
+use crate::{Bf16, Isa};
 
 /// `to` = `from`, as narrow numbers.
 ///
@@ -71,11 +72,29 @@ pub(super) unsafe fn pixels(
     }
 }
 
-/// What [`interleave`] is given: where pixels lie, `next` floats from the first of a pair to the second and
+/// As [`pixels`], of a map that is bf16 already.
+///
+/// # Safety
+/// As [`put`], for `pixel` numbers of every pixel.
+pub(super) unsafe fn halves(from: &[Bf16], channels: usize, pixel: usize, to: *mut u8) {
+    // SAFETY: the caller's.
+    unsafe {
+        if pixel == channels {
+            return from.as_ptr().copy_to_nonoverlapping(to.cast(), from.len());
+        }
+        for (i, from) in from.chunks_exact(channels).enumerate() {
+            let to = to.cast::<Bf16>().add(i * pixel);
+            from.as_ptr().copy_to_nonoverlapping(to, channels);
+            to.add(channels).write_bytes(0, pixel - channels);
+        }
+    }
+}
+
+/// What [`interleave`] is given: where pixels lie, `next` numbers from the first of a pair to the second and
 /// `step` from one pair to the next, and where words go: of piece `m` and pair `i`, `width` words at
 /// `to + (m · of + at + i) · width`.
 pub(in super::super) struct Interleave {
-    pub from: *const f32,
+    pub from: At,
     pub next: usize,
     pub step: usize,
     /// Pixels; the missing one of an odd number is zero.
@@ -103,10 +122,11 @@ pub(in super::super) unsafe fn interleave(_: &Interleave) {}
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::Interleave;
+    use crate::Bf16;
     use crate::gemm::{Avx512, Simd};
     use std::arch::x86_64::*;
 
-    /// Floats from what is read to what is asked for, for the second cache: main memory answers late, and the first
+    /// Numbers from what is read to what is asked for, for the second cache: main memory answers late, and the first
     /// cache holds no more of it than waits already.
     const AHEAD: usize = 8192;
 
@@ -136,22 +156,63 @@ mod x86 {
     ///
     /// # Safety
     /// Pixels and words that [`Interleave`] names must be valid, and the machine have AVX512-BF16.
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     pub unsafe fn interleave(p: &Interleave) {
+        // SAFETY: the caller's.
+        unsafe {
+            match p.from.half {
+                false => pairs_of(p, p.from.start.cast_const()),
+                true => pairs_of(p, p.from.start.cast::<Bf16>().cast_const()),
+            }
+        }
+    }
+
+    /// What pairs are made of.
+    trait Numbers: Sized {
+        /// A vector of each of two pixels, one behind the other, as bf16; numbers that the masks leave out are zero.
+        unsafe fn both(a: *const Self, b: *const Self, of: [u16; 2]) -> __m512i;
+    }
+
+    impl Numbers for f32 {
+        #[inline(always)]
+        unsafe fn both(a: *const f32, b: *const f32, of: [u16; 2]) -> __m512i {
+            // SAFETY: the caller has AVX512-BF16 and the numbers of the masks.
+            unsafe {
+                let a = _mm512_maskz_loadu_ps(of[0], a);
+                let b = _mm512_maskz_loadu_ps(of[1], b);
+                std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(b, a))
+            }
+        }
+    }
+
+    impl Numbers for Bf16 {
+        #[inline(always)]
+        unsafe fn both(a: *const Bf16, b: *const Bf16, of: [u16; 2]) -> __m512i {
+            // SAFETY: the caller has AVX-512 and the numbers of the masks.
+            unsafe {
+                let a = _mm256_maskz_loadu_epi16(of[0], a.cast());
+                let b = _mm256_maskz_loadu_epi16(of[1], b.cast());
+                _mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b)
+            }
+        }
+    }
+
+    /// [`interleave`] over numbers of one kind.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    unsafe fn pairs_of<N: Numbers>(p: &Interleave, from: *const N) {
         let mut order = [0u16; 32];
         for (i, o) in order.iter_mut().enumerate() {
             *o = (i / 2 + i % 2 * 16) as u16;
         }
         // SAFETY: 64 bytes of plain numbers.
         let order = unsafe { std::mem::transmute::<[u16; 32], __m512i>(order) };
-        let pair = |at: *const f32, both: bool, left: usize, to: *mut u32| {
+        let pair = |at: *const N, both: bool, left: usize, to: *mut u32| {
             // SAFETY: masked to the channels and words of the caller.
             unsafe {
                 let read = first(left.min(16)) as u16;
-                let a = _mm512_maskz_loadu_ps(read, at);
-                let b = _mm512_maskz_loadu_ps(if both { read } else { 0 }, at.wrapping_add(p.next));
-                let pair = _mm512_cvtne2ps_pbh(b, a);
-                let pair = std::mem::transmute::<__m512bh, __m512i>(pair);
+                let second = if both { read } else { 0 };
+                let pair = N::both(at, at.wrapping_add(p.next), [read, second]);
                 _mm512_storeu_si512(to.cast(), _mm512_permutexvar_epi16(order, pair));
             }
         };
@@ -159,12 +220,12 @@ mod x86 {
         let long = (0..p.pieces.parts).take_while(|&i| p.pieces.range(i).len() == most).count();
         for i in 0..p.pixels.div_ceil(2) {
             let both = 2 * i + 1 < p.pixels;
-            let at = p.from.wrapping_add(i * p.step);
+            let at = from.wrapping_add(i * p.step);
             if p.far {
-                for channel in (0..p.channels).step_by(16) {
+                for channel in (0..p.channels).step_by(64 / size_of::<N>()) {
                     let ahead = at.wrapping_add(AHEAD + channel);
-                    Avx512::prefetch_far(ahead);
-                    Avx512::prefetch_far(ahead.wrapping_add(p.next));
+                    Avx512::prefetch_far(ahead.cast());
+                    Avx512::prefetch_far(ahead.wrapping_add(p.next).cast());
                 }
             }
             let (mut start, mut to) = (0, p.to.wrapping_add((p.at + i) * p.width));

@@ -251,7 +251,7 @@ impl Item<'_> {
         let channels = base.channels;
         let mut put = |from: Range<usize>, at: usize| {
             let numbers = match src.norm {
-                None => &src.x[from],
+                None => &src.x.full()[from],
                 Some(_) => {
                     let n = from.len();
                     src.copy(self.isa, from, &mut line[..n]);

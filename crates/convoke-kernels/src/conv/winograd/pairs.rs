@@ -4,6 +4,7 @@ use super::transform::{Tiles, column, gradient, source};
 use super::words::{Vector, Words};
 use super::{SIDE, STEP};
 use crate::gemm::Simd;
+use crate::map::Number;
 
 /// As [`super::transform::source_row`], two tiles a word. With `odd`, the first tile is the second of the first
 /// word, whose first one is there already. A tile without a neighbour has zero beside it.
@@ -82,8 +83,8 @@ unsafe fn of<W: Words>(
 /// # Safety
 /// The rows and words lie where the arguments say.
 #[inline(always)]
-pub(super) unsafe fn gradient_row<W: Words>(
-    rows: [*const f32; STEP],
+pub(super) unsafe fn gradient_row<W: Words, N: Number>(
+    rows: [*const N; STEP],
     width: usize,
     d: usize,
     n: usize,
@@ -99,7 +100,7 @@ pub(super) unsafe fn gradient_row<W: Words>(
             let mut out = to.at.add(at);
             let mut t = 0;
             while t < n {
-                let first = sides::<W>(rows, width, d, t, at, m);
+                let first = sides::<W, N>(rows, width, d, t, at, m);
                 if odd && t == 0 {
                     for r in 0..SIDE {
                         let all = gradient::<W::S>([first[0][r], first[1][r]]);
@@ -111,7 +112,7 @@ pub(super) unsafe fn gradient_row<W: Words>(
                 } else {
                     let mut second = [[zero; SIDE]; STEP];
                     if t + 1 < n {
-                        second = sides::<W>(rows, width, d, t + 1, at, m);
+                        second = sides::<W, N>(rows, width, d, t + 1, at, m);
                     }
                     for r in 0..SIDE {
                         let a = gradient::<W::S>([first[0][r], first[1][r]]);
@@ -130,8 +131,8 @@ pub(super) unsafe fn gradient_row<W: Words>(
 
 /// `A y` of both columns of a tile's gradients; missing ones are zero.
 #[inline(always)]
-unsafe fn sides<W: Words>(
-    rows: [*const f32; STEP],
+unsafe fn sides<W: Words, N: Number>(
+    rows: [*const N; STEP],
     width: usize,
     d: usize,
     t: usize,
@@ -146,7 +147,7 @@ unsafe fn sides<W: Words>(
             let mut y = [zero; STEP];
             for r in 0..STEP {
                 if !rows[r].is_null() && 2 * t + x < width {
-                    y[r] = W::S::load_first(rows[r].add((2 * t + x) * d + at), m);
+                    y[r] = N::load::<W::S>(rows[r].add((2 * t + x) * d + at), m);
                 }
             }
             sides[x] = gradient::<W::S>(y);

@@ -4,6 +4,7 @@
 use super::words::Words;
 use super::{PLACES, SIDE, STEP};
 use crate::gemm::Simd;
+use crate::map::Number;
 
 /// `Bᵀ d`.
 #[inline(always)]
@@ -114,8 +115,8 @@ pub(super) unsafe fn column<S: Simd>(rows: [*const f32; SIDE], at: usize, m: S::
 /// # Safety
 /// The rows and tiles lie where the arguments say.
 #[inline(always)]
-pub(super) unsafe fn gradient_row<S: Simd>(
-    rows: [*const f32; STEP],
+pub(super) unsafe fn gradient_row<S: Simd, N: Number>(
+    rows: [*const N; STEP],
     width: usize,
     d: usize,
     n: usize,
@@ -130,7 +131,7 @@ pub(super) unsafe fn gradient_row<S: Simd>(
                 for r in 0..STEP {
                     for x in 0..STEP {
                         if !rows[r].is_null() && 2 * t + x < width {
-                            y[x][r] = S::load_first(rows[r].add((2 * t + x) * d + at), m);
+                            y[x][r] = N::load::<S>(rows[r].add((2 * t + x) * d + at), m);
                         }
                     }
                 }
@@ -151,7 +152,7 @@ pub(super) unsafe fn gradient_row<S: Simd>(
 #[derive(Clone, Copy)]
 pub(super) struct Finish {
     pub bias: *const f32,
-    /// Two rows, laid out as the output.
+    /// Two rows, laid out as an output of f32.
     pub residual: [*const f32; STEP],
     pub clamp: Option<(f32, f32)>,
     pub accumulate: bool,
@@ -165,10 +166,10 @@ pub(super) struct Finish {
 /// # Safety
 /// The rows and tiles lie where the arguments say; nobody else has access to the rows.
 #[inline(always)]
-pub(super) unsafe fn output_row<S: Simd>(
+pub(super) unsafe fn output_row<S: Simd, N: Number>(
     from: Tiles,
     n: usize,
-    rows: [*mut f32; STEP],
+    rows: [*mut N; STEP],
     width: usize,
     d: usize,
     f: Finish,
@@ -210,10 +211,10 @@ pub(super) unsafe fn output_row<S: Simd>(
                         }
                         let p = rows[r].add(x * d + at);
                         if f.accumulate {
-                            v = S::add(v, S::load_first(p, m));
+                            v = S::add(v, N::load::<S>(p, m));
                         }
                         let v = S::clamp(v, lo, hi);
-                        if f.stream { S::stream(p, v) } else { S::store_first(p, v, m) }
+                        if f.stream { N::stream::<S>(p, v) } else { N::store::<S>(p, v, m) }
                     }
                 }
             }

@@ -6,10 +6,11 @@ use super::transform::{self, Finish, Tiles};
 use super::words::{Words, words};
 use super::{Maps, PLACES, SIDE, STEP, costs, pitch, words_of};
 use crate::conv::{ConvShape, Epilogue};
-use crate::gemm::{Family, Simd, fence, streams};
+use crate::gemm::{Family, Simd, fence};
 use crate::isa::simd;
+use crate::map::{At, Number};
 use crate::norm::Source;
-use crate::{Ctx, Isa, SharedMut, cut};
+use crate::{Bf16, Ctx, Isa, MapMut, SharedMut, cut};
 use std::ops::Range;
 
 /// Floats of transformed tiles of a thread, sources and sums, which lie in the second cache.
@@ -102,7 +103,7 @@ impl WinogradWalk {
         n: usize,
         src: Source,
         pack: &[f32],
-        dst: &mut [f32],
+        mut dst: MapMut,
         accumulate: bool,
         epilogue: Epilogue,
         scratch: &mut [f32],
@@ -113,16 +114,21 @@ impl WinogradWalk {
         assert!(pack.len() >= self.pack_len(), "packed filters are too short");
         assert!(scratch.len() >= each * cx.pool.threads(), "scratch is too short");
         assert!(epilogue.bias.is_none_or(|b| b.len() >= self.maps.d), "bias is too short");
-        assert!(epilogue.residual.is_none_or(|r| r.len() >= dst.len()), "residual is too short");
+        assert!(
+            epilogue.residual.is_none_or(|r| r.len() >= dst.read().len()),
+            "residual is too short"
+        );
         let len = n * self.maps.out_h * self.maps.out_w * self.maps.d;
-        let stream = !accumulate && streams(dst.as_ptr(), len, self.maps.d);
+        assert!(dst.read().len() >= len, "output is too short");
+        let dst = dst.at(0);
+        let stream = !accumulate && dst.streams(len, self.maps.d);
         let finish = (accumulate, stream);
-        let (dst, scratch) = (SharedMut::new(dst), SharedMut::new(scratch));
+        let scratch = SharedMut::new(scratch);
         cx.pool.run(all.div_ceil(rows), &|item, worker| {
             // SAFETY: each worker has its own part of the scratch.
             let scratch = unsafe { scratch.slice(worker * each..(worker + 1) * each) };
             let rows = item * rows..all.min((item + 1) * rows);
-            self.item(rows, src, pack, &dst, finish, epilogue, scratch);
+            self.item(rows, src, pack, dst, finish, epilogue, scratch);
             if stream {
                 fence();
             }
@@ -148,7 +154,7 @@ impl WinogradWalk {
         rows: Range<usize>,
         src: Source,
         pack: &[f32],
-        dst: &SharedMut<f32>,
+        dst: At,
         (accumulate, stream): (bool, bool),
         epilogue: Epilogue,
         scratch: &mut [f32],
@@ -174,8 +180,11 @@ impl WinogradWalk {
         let (first, _) = self.output_rows(rows.start);
         let (last, lines) = self.output_rows(rows.end - 1);
         let product = Product {
-            ahead: dst.as_mut_ptr().wrapping_add(first),
-            ahead_len: if stream { 0 } else { last - first + lines * maps.out_w * maps.d },
+            ahead: dst.address(first),
+            ahead_len: match stream {
+                true => 0,
+                false => dst.floats(last - first + lines * maps.out_w * maps.d),
+            },
             v: v.at,
             v_place,
             v_tile: v.tile,
@@ -205,16 +214,23 @@ impl WinogradWalk {
                 accumulate,
                 stream,
             };
-            // SAFETY: the rows lie on the map; items have rows of their own.
             let out = [0, 1].map(|r| match r < lines {
-                true => dst.as_mut_ptr().wrapping_add(at + r * maps.out_w * maps.d),
+                true => dst.address(at + r * maps.out_w * maps.d),
                 false => std::ptr::null_mut(),
             });
             let from = Tiles { at: m.at.wrapping_add(i * columns * m.tile), ..m };
             let (width, d) = (maps.out_w, maps.d);
-            // SAFETY: as above.
-            unsafe {
-                simd!(isa, output_row(from: Tiles, columns: usize, out: [*mut f32; STEP], width: usize, d: usize, finish: Finish))
+            if dst.half {
+                let out = out.map(<*mut f32>::cast::<Bf16>);
+                // SAFETY: the rows lie on the map; items have rows of their own.
+                unsafe {
+                    simd!(isa, output_row::<N>(from: Tiles, columns: usize, out: [*mut N; STEP], width: usize, d: usize, finish: Finish))
+                }
+            } else {
+                // SAFETY: as above.
+                unsafe {
+                    simd!(isa, output_row::<N>(from: Tiles, columns: usize, out: [*mut N; STEP], width: usize, d: usize, finish: Finish))
+                }
             }
         }
     }
@@ -240,16 +256,16 @@ unsafe fn product_body<W: Words>(p: &Product) {
 }
 
 #[inline(always)]
-unsafe fn output_row<S: Simd>(
+unsafe fn output_row<S: Simd, N: Number>(
     from: Tiles,
     n: usize,
-    rows: [*mut f32; STEP],
+    rows: [*mut N; STEP],
     width: usize,
     d: usize,
     f: Finish,
 ) {
     // SAFETY: the caller's.
-    unsafe { transform::output_row::<S>(from, n, rows, width, d, f) }
+    unsafe { transform::output_row::<S, N>(from, n, rows, width, d, f) }
 }
 
 /// Copies of source rows, with their padding and norm: the four under a row of tiles, of which the next row of

@@ -9,8 +9,9 @@ use super::{Maps, PLACES, SIDE, STEP, costs, pairs, pitch, words_of};
 use crate::conv::ConvShape;
 use crate::gemm::{Even, Family, Simd};
 use crate::isa::simd;
+use crate::map::{At, Number};
 use crate::norm::Source;
-use crate::{Ctx, Isa, SharedMut, cut};
+use crate::{Bf16, Ctx, Isa, Map, SharedMut, cut};
 use std::ops::Range;
 
 /// Floats of the transformed tiles of a chunk, which lie in a thread's second cache beside its sums.
@@ -98,15 +99,7 @@ impl WinogradWeights {
         16 + self.shards * self.sums_len() + threads * self.thread_len()
     }
 
-    pub fn run(
-        &self,
-        cx: Ctx,
-        n: usize,
-        x: Source,
-        dy: &[f32],
-        dw: &mut [f32],
-        scratch: &mut [f32],
-    ) {
+    pub fn run(&self, cx: Ctx, n: usize, x: Source, dy: Map, dw: &mut [f32], scratch: &mut [f32]) {
         assert!(scratch.len() >= self.scratch_len(cx.pool.threads()), "scratch is too short");
         if n == 0 {
             return dw[..9 * self.maps.c * self.maps.d].fill(0.0);
@@ -133,7 +126,7 @@ impl WinogradWeights {
         rows: Range<usize>,
         channels: Range<usize>,
         x: Source,
-        dy: &[f32],
+        dy: Map,
         sums: *mut f32,
         own: &mut [f32],
     ) {
@@ -174,7 +167,7 @@ impl WinogradWeights {
         rows: Range<usize>,
         channels: Range<usize>,
         x: Source,
-        dy: &[f32],
+        dy: Map,
         band: &mut Band,
         v: Tiles,
         z: Tiles,
@@ -182,21 +175,21 @@ impl WinogradWeights {
         let (maps, isa) = (&self.maps, self.isa);
         let (tile_rows, columns) = maps.tiles();
         for (i, row) in rows.enumerate() {
-            let lines = band.fill(isa, x, row).map(|line| line.wrapping_add(channels.start));
+            let sources = band.fill(isa, x, row).map(|line| line.wrapping_add(channels.start));
             let (d, width) = (maps.d, maps.out_w);
             let (p, y) = (row / tile_rows, row % tile_rows * STEP);
-            let gradients = [0, 1].map(|r| match y + r < maps.out_h {
-                true => dy[(p * maps.out_h + y + r) * width * d..][..width * d].as_ptr(),
-                false => std::ptr::null(),
-            });
+            let lines = STEP.min(maps.out_h - y);
+            let at = (p * maps.out_h + y) * width * d;
+            let gradients = dy.part(at..at + lines * width * d).at(0);
             let first = i * columns;
             let (word, odd) = if self.pairs { (first / 2, first % 2 == 1) } else { (first, false) };
             let v = Tiles { at: v.at.wrapping_add(word * v.tile), ..v };
             let z = Tiles { at: z.at.wrapping_add(word * z.tile), ..z };
-            let sizes = &Sizes { c: maps.c, channels: channels.len(), d, width, columns, odd };
+            let sizes =
+                &Sizes { c: maps.c, channels: channels.len(), d, lines, width, columns, odd };
             // SAFETY: the rows hold the tiles' pixels; both operands have room for a chunk.
             unsafe {
-                words!(self.pairs, isa, transform_rows(lines: [*const f32; SIDE], gradients: [*const f32; STEP], sizes: &Sizes, v: Tiles, z: Tiles))
+                words!(self.pairs, isa, transform_rows(sources: [*const f32; SIDE], gradients: At, sizes: &Sizes, v: Tiles, z: Tiles))
             }
         }
     }
@@ -224,7 +217,8 @@ struct Sizes {
     c: usize,
     channels: usize,
     d: usize,
-    /// Pixels of a row of gradients.
+    /// Rows of gradients, and the pixels of each.
+    lines: usize,
     width: usize,
     columns: usize,
     odd: bool,
@@ -237,22 +231,32 @@ unsafe fn outer_body<W: Words>(p: &Outer) {
 }
 
 #[inline(always)]
-unsafe fn transform_rows<W: Words>(
-    x: [*const f32; SIDE],
-    dy: [*const f32; STEP],
-    s: &Sizes,
-    v: Tiles,
-    z: Tiles,
-) {
-    let &Sizes { c, channels, d, width, columns, odd } = s;
+unsafe fn transform_rows<W: Words>(x: [*const f32; SIDE], dy: At, s: &Sizes, v: Tiles, z: Tiles) {
+    let &Sizes { c, channels, columns, odd, .. } = s;
     // SAFETY: the caller's.
     unsafe {
-        if W::NUMBERS == 2 {
-            pairs::source_row::<W>(x, c, channels, columns, odd, v);
-            pairs::gradient_row::<W>(dy, width, d, columns, odd, z);
-        } else {
-            transform::source_row::<W>(x, c, channels, columns, v);
-            transform::gradient_row::<W::S>(dy, width, d, columns, z);
+        match W::NUMBERS {
+            2 => pairs::source_row::<W>(x, c, channels, columns, odd, v),
+            _ => transform::source_row::<W>(x, c, channels, columns, v),
+        }
+        match dy.half {
+            true => gradient_rows::<W, Bf16>(dy.start.cast(), s, z),
+            false => gradient_rows::<W, f32>(dy.start, s, z),
+        }
+    }
+}
+
+/// The gradients of a row of tiles.
+#[inline(always)]
+unsafe fn gradient_rows<W: Words, N: Number>(dy: *const N, s: &Sizes, z: Tiles) {
+    let &Sizes { lines, width, d, columns, odd, .. } = s;
+    let second = if lines == STEP { dy.wrapping_add(width * d) } else { std::ptr::null() };
+    let rows = [dy, second];
+    // SAFETY: the caller's.
+    unsafe {
+        match W::NUMBERS {
+            2 => pairs::gradient_row::<W, N>(rows, width, d, columns, odd, z),
+            _ => transform::gradient_row::<W::S, N>(rows, width, d, columns, z),
         }
     }
 }

@@ -1,0 +1,331 @@
+//! Maps as they lie in memory: numbers of 32 bits, or of 16 ([`Bf16`]), as which training in bf16 keeps what lies
+//! between its convolutions and norms.
+
+use crate::gemm::Simd;
+use std::ops::Range;
+
+/// A number of 16 bits: the upper half of an f32, with all of its powers of two and 8 bits of mantissa.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Bf16(u16);
+
+impl Bf16 {
+    /// The nearest number, the even one of two; NaN stays NaN.
+    #[inline(always)]
+    pub fn new(x: f32) -> Self {
+        let bits = x.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+        let bits = if x.is_nan() { bits | QUIET } else { rounded };
+        Bf16((bits >> 16) as u16)
+    }
+
+    /// The number.
+    #[inline(always)]
+    pub fn get(self) -> f32 {
+        f32::from_bits(u32::from(self.0) << 16)
+    }
+}
+
+/// The bit of a NaN that its upper half keeps.
+pub(crate) const QUIET: u32 = 0x0040_0000;
+
+/// A map to read.
+#[derive(Debug, Clone, Copy)]
+pub enum Map<'a> {
+    /// Of f32.
+    Full(&'a [f32]),
+    /// Of bf16.
+    Half(&'a [Bf16]),
+}
+
+/// A map to write.
+#[derive(Debug)]
+pub enum MapMut<'a> {
+    /// Of f32.
+    Full(&'a mut [f32]),
+    /// Of bf16.
+    Half(&'a mut [Bf16]),
+}
+
+impl<'a> Map<'a> {
+    /// A buffer as a map: as it is, or `half`, two numbers in the place of each float.
+    pub fn of(buffer: &'a [f32], half: bool) -> Self {
+        if !half {
+            return Map::Full(buffer);
+        }
+        // SAFETY: two numbers of 16 bits lie in each float, which is aligned for them.
+        Map::Half(unsafe { std::slice::from_raw_parts(buffer.as_ptr().cast(), 2 * buffer.len()) })
+    }
+
+    /// Numbers.
+    #[expect(clippy::len_without_is_empty, reason = "it is asked whether all numbers are there")]
+    pub fn len(self) -> usize {
+        match self {
+            Map::Full(x) => x.len(),
+            Map::Half(x) => x.len(),
+        }
+    }
+
+    /// A range of its numbers.
+    pub fn part(self, range: Range<usize>) -> Self {
+        match self {
+            Map::Full(x) => Map::Full(&x[range]),
+            Map::Half(x) => Map::Half(&x[range]),
+        }
+    }
+
+    /// The numbers of a map that kernels of f32 alone are given.
+    pub(crate) fn full(self) -> &'a [f32] {
+        match self {
+            Map::Full(x) => x,
+            Map::Half(_) => panic!("this kernel reads f32"),
+        }
+    }
+
+    /// Where its numbers lie; the address may be past them.
+    pub(crate) fn at(self, index: usize) -> At {
+        match self {
+            Map::Full(x) => At { start: x.as_ptr().cast_mut(), half: false },
+            Map::Half(x) => At { start: x.as_ptr().cast_mut().cast(), half: true },
+        }
+        .plus(index)
+    }
+}
+
+impl<'a> MapMut<'a> {
+    /// As [`Map::of`].
+    pub fn of(buffer: &'a mut [f32], half: bool) -> Self {
+        if !half {
+            return MapMut::Full(buffer);
+        }
+        // SAFETY: as in `Map::of`; every pair of such numbers is a float.
+        MapMut::Half(unsafe {
+            std::slice::from_raw_parts_mut(buffer.as_mut_ptr().cast(), 2 * buffer.len())
+        })
+    }
+
+    /// Its first numbers.
+    pub fn first(self, len: usize) -> Self {
+        match self {
+            MapMut::Full(x) => MapMut::Full(&mut x[..len]),
+            MapMut::Half(x) => MapMut::Half(&mut x[..len]),
+        }
+    }
+
+    /// The same for a while.
+    pub(crate) fn reborrow(&mut self) -> MapMut<'_> {
+        match self {
+            MapMut::Full(x) => MapMut::Full(x),
+            MapMut::Half(x) => MapMut::Half(x),
+        }
+    }
+
+    /// The same to read.
+    pub fn read(&self) -> Map<'_> {
+        match self {
+            MapMut::Full(x) => Map::Full(x),
+            MapMut::Half(x) => Map::Half(x),
+        }
+    }
+
+    /// As [`Map::full`].
+    pub(crate) fn full(self) -> &'a mut [f32] {
+        match self {
+            MapMut::Full(x) => x,
+            MapMut::Half(_) => panic!("this kernel writes f32"),
+        }
+    }
+
+    /// As [`Map::at`].
+    pub(crate) fn at(&mut self, index: usize) -> At {
+        match self {
+            MapMut::Full(x) => At { start: x.as_mut_ptr(), half: false },
+            MapMut::Half(x) => At { start: x.as_mut_ptr().cast(), half: true },
+        }
+        .plus(index)
+    }
+}
+
+macro_rules! from {
+    ($($from:ty => $to:ident::$kind:ident),* $(,)?) => {
+        $(impl<'a> From<$from> for $to<'a> {
+            fn from(x: $from) -> Self {
+                $to::$kind(x)
+            }
+        })*
+    };
+}
+from!(
+    &'a [f32] => Map::Full,
+    &'a mut [f32] => MapMut::Full,
+    &'a Vec<f32> => Map::Full,
+    &'a mut Vec<f32> => MapMut::Full,
+    &'a [Bf16] => Map::Half,
+    &'a mut [Bf16] => MapMut::Half,
+);
+
+/// A place in a map, for kernels that address by offset. Whoever holds one keeps the rules of its slice.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct At {
+    /// In the place of a number's address, whatever its size.
+    pub start: *mut f32,
+    pub half: bool,
+}
+
+// SAFETY: an address; those who read and write there promise disjoint parts.
+unsafe impl Sync for At {}
+// SAFETY: as above.
+unsafe impl Send for At {}
+
+impl At {
+    /// The place some numbers further on.
+    #[inline(always)]
+    pub fn plus(self, numbers: usize) -> Self {
+        At { start: self.address(numbers), ..self }
+    }
+
+    /// The address of that place.
+    #[inline(always)]
+    pub fn address(self, numbers: usize) -> *mut f32 {
+        match self.half {
+            true => self.start.cast::<Bf16>().wrapping_add(numbers).cast(),
+            false => self.start.wrapping_add(numbers),
+        }
+    }
+
+    /// As many bytes as these numbers take, in floats.
+    pub fn floats(self, numbers: usize) -> usize {
+        if self.half { numbers.div_ceil(2) } else { numbers }
+    }
+
+    /// Whether a map of `len` numbers from here on is written past the caches, see [`crate::gemm::streams`].
+    pub fn streams(self, len: usize, pitch: usize) -> bool {
+        match self.half {
+            true => crate::gemm::streams(self.start.cast::<Bf16>(), len, pitch),
+            false => crate::gemm::streams(self.start, len, pitch),
+        }
+    }
+}
+
+/// What maps are made of.
+pub(crate) trait Number: Copy + Default + Send + Sync {
+    /// The numbers of a map of them.
+    fn of(map: Map<'_>) -> &[Self];
+    /// The same to write.
+    fn of_mut(map: MapMut<'_>) -> &mut [Self];
+    fn get(self) -> f32;
+    fn round(x: f32) -> Self;
+
+    /// The first lanes of a vector.
+    ///
+    /// # Safety
+    /// The instruction set is present, and the mask's numbers lie there.
+    unsafe fn load<S: Simd>(p: *const Self, m: S::M) -> S::V;
+    /// Writes the first lanes.
+    ///
+    /// # Safety
+    /// As [`Number::load`].
+    unsafe fn store<S: Simd>(p: *mut Self, v: S::V, m: S::M);
+    /// A whole vector past the caches.
+    ///
+    /// # Safety
+    /// As [`Simd::stream`].
+    unsafe fn stream<S: Simd>(p: *mut Self, v: S::V);
+}
+
+impl Number for f32 {
+    fn of(map: Map<'_>) -> &[f32] {
+        map.full()
+    }
+    fn of_mut(map: MapMut<'_>) -> &mut [f32] {
+        map.full()
+    }
+    #[inline(always)]
+    fn get(self) -> f32 {
+        self
+    }
+    #[inline(always)]
+    fn round(x: f32) -> f32 {
+        x
+    }
+    #[inline(always)]
+    unsafe fn load<S: Simd>(p: *const f32, m: S::M) -> S::V {
+        // SAFETY: the caller's.
+        unsafe { S::load_first(p, m) }
+    }
+    #[inline(always)]
+    unsafe fn store<S: Simd>(p: *mut f32, v: S::V, m: S::M) {
+        // SAFETY: the caller's.
+        unsafe { S::store_first(p, v, m) }
+    }
+    #[inline(always)]
+    unsafe fn stream<S: Simd>(p: *mut f32, v: S::V) {
+        // SAFETY: the caller's.
+        unsafe { S::stream(p, v) }
+    }
+}
+
+impl Number for Bf16 {
+    fn of(map: Map<'_>) -> &[Bf16] {
+        match map {
+            Map::Half(x) => x,
+            Map::Full(_) => panic!("maps of one call are of one kind"),
+        }
+    }
+    fn of_mut(map: MapMut<'_>) -> &mut [Bf16] {
+        match map {
+            MapMut::Half(x) => x,
+            MapMut::Full(_) => panic!("maps of one call are of one kind"),
+        }
+    }
+    #[inline(always)]
+    fn get(self) -> f32 {
+        Bf16::get(self)
+    }
+    #[inline(always)]
+    fn round(x: f32) -> Bf16 {
+        Bf16::new(x)
+    }
+    #[inline(always)]
+    unsafe fn load<S: Simd>(p: *const Bf16, m: S::M) -> S::V {
+        // SAFETY: the caller's.
+        unsafe { S::load_half(p, m) }
+    }
+    #[inline(always)]
+    unsafe fn store<S: Simd>(p: *mut Bf16, v: S::V, m: S::M) {
+        // SAFETY: the caller's.
+        unsafe { S::store_half(p, v, m) }
+    }
+    #[inline(always)]
+    unsafe fn stream<S: Simd>(p: *mut Bf16, v: S::V) {
+        // SAFETY: the caller's.
+        unsafe { S::stream_half(p, v) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_to_the_nearest_even_and_keeps_what_is_no_number() {
+        let rounded = |x: f32| Bf16::new(x).get();
+        // Eight bits of mantissa: steps of 2⁻⁷ between 1 and 2.
+        let step = 1.0 / 128.0;
+        for (x, want) in [
+            (1.0, 1.0),
+            (1.0 + 0.4 * step, 1.0),
+            (1.0 + 0.5 * step, 1.0),
+            (1.0 + 1.5 * step, 1.0 + 2.0 * step),
+            (-1.0 - 0.6 * step, -1.0 - step),
+            (f32::MAX, f32::INFINITY),
+            (f32::NEG_INFINITY, f32::NEG_INFINITY),
+            (-0.0, -0.0),
+        ] {
+            assert_eq!(rounded(x).to_bits(), want.to_bits(), "{x}");
+        }
+        for bits in [0x7fff_ffff, 0x7f80_0001, 0xffc0_0000] {
+            assert!(rounded(f32::from_bits(bits)).is_nan());
+        }
+    }
+}
