@@ -77,6 +77,19 @@ pub struct Ctx<'a> {
     pub isa: Isa,
 }
 
+/// Whether an instruction set of this machine comes with an instruction that rounds to bf16.
+pub(crate) fn rounds_bf16(isa: Isa) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        matches!(isa, Isa::Avx512 | Isa::Amx) && is_x86_feature_detected!("avx512bf16")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = isa;
+        false
+    }
+}
+
 /// Compiles one `#[inline(always)]` body for every instruction set and calls the one asked for.
 ///
 /// `multiversion!(isa, body(a: &[f32], b: &mut [f32]) -> f32)` is an expression that runs `body(a, b)`,
@@ -111,25 +124,45 @@ macro_rules! multiversion {
 /// caller keeps the body's contract. A body over maps of either kind names their numbers behind it,
 /// `body::<N>(x: &[N])`; likewise in [`multiversion!`].
 macro_rules! simd {
-    ($isa:expr, $body:ident $(::<$($n:ident),+>)? ( $($arg:ident : $ty:ty),* $(,)? ) $(-> $ret:ty)?) => {{
+    ($isa:expr, $body:ident ( $($arg:ident : $ty:ty),* $(,)? )) => {
+        simd!(@all $isa, $body [] ($($arg: $ty),*))
+    };
+    ($isa:expr, $body:ident ::<$($n:ident),+> ( $($arg:ident : $ty:ty),* $(,)? )) => {{
+        #[cfg(target_arch = "x86_64")]
+        {
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")]
+            #[allow(clippy::too_many_arguments)]
+            unsafe fn bf16<$($n: $crate::map::Number),+>($($arg: $ty),*) {
+                // SAFETY: this function has the instruction set; the rest is the caller's.
+                unsafe { $body::<$crate::gemm::Avx512Bf16, $($n),+>($($arg),*) }
+            }
+            match $crate::isa::rounds_bf16($isa) {
+                true => bf16($($arg),*),
+                false => simd!(@all $isa, $body [$($n),+] ($($arg: $ty),*)),
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        simd!(@all $isa, $body [$($n),+] ($($arg: $ty),*))
+    }};
+    (@all $isa:expr, $body:ident [$($n:ident),*] ($($arg:ident : $ty:ty),*)) => {{
         #[allow(clippy::too_many_arguments)]
-        unsafe fn portable$(<$($n: $crate::map::Number),+>)?($($arg: $ty),*) $(-> $ret)? {
+        unsafe fn portable<$($n: $crate::map::Number),*>($($arg: $ty),*) {
             // SAFETY: the caller's.
-            unsafe { $body::<$crate::gemm::Portable $($(, $n)+)?>($($arg),*) }
+            unsafe { $body::<$crate::gemm::Portable $(, $n)*>($($arg),*) }
         }
         #[cfg(target_arch = "x86_64")]
         {
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
             #[allow(clippy::too_many_arguments)]
-            unsafe fn avx512$(<$($n: $crate::map::Number),+>)?($($arg: $ty),*) $(-> $ret)? {
+            unsafe fn avx512<$($n: $crate::map::Number),*>($($arg: $ty),*) {
                 // SAFETY: this function has the instruction set; the rest is the caller's.
-                unsafe { $body::<$crate::gemm::Avx512 $($(, $n)+)?>($($arg),*) }
+                unsafe { $body::<$crate::gemm::Avx512 $(, $n)*>($($arg),*) }
             }
             #[target_feature(enable = "avx2,fma")]
             #[allow(clippy::too_many_arguments)]
-            unsafe fn avx2$(<$($n: $crate::map::Number),+>)?($($arg: $ty),*) $(-> $ret)? {
+            unsafe fn avx2<$($n: $crate::map::Number),*>($($arg: $ty),*) {
                 // SAFETY: this function has the instruction set; the rest is the caller's.
-                unsafe { $body::<$crate::gemm::Avx2 $($(, $n)+)?>($($arg),*) }
+                unsafe { $body::<$crate::gemm::Avx2 $(, $n)*>($($arg),*) }
             }
             match $isa {
                 $crate::Isa::Avx512 | $crate::Isa::Amx => avx512($($arg),*),
@@ -140,9 +173,9 @@ macro_rules! simd {
         #[cfg(target_arch = "aarch64")]
         {
             #[allow(clippy::too_many_arguments)]
-            unsafe fn neon$(<$($n: $crate::map::Number),+>)?($($arg: $ty),*) $(-> $ret)? {
+            unsafe fn neon<$($n: $crate::map::Number),*>($($arg: $ty),*) {
                 // SAFETY: NEON is part of aarch64; the rest is the caller's.
-                unsafe { $body::<$crate::gemm::Neon $($(, $n)+)?>($($arg),*) }
+                unsafe { $body::<$crate::gemm::Neon $(, $n)*>($($arg),*) }
             }
             match $isa {
                 $crate::Isa::Neon => neon($($arg),*),

@@ -90,44 +90,83 @@ fn each_sum(partial: &[f32], c: usize, mut f: impl FnMut(usize, [f64; 2])) {
     }
 }
 
-/// `sums [2, c]`: of `x − first` and of its square. Row by row: memory is fast where it is read as it lies.
+/// Rows of `c` channels that are gone through side by side, so that what is the same for all is read once; but long ones
+/// one by one: memory is fast where it is read as it lies. Loops count by themselves: `step_by` would divide each time.
+fn together(c: usize) -> usize {
+    (256 / c).clamp(1, 8)
+}
+
+/// `sums [2, c]`: of `x − first` and of its square.
 #[inline(always)]
 unsafe fn sums_body<S: Simd, N: Number>(x: &[N], first: &[N], sums: &mut [f32]) {
     let c = first.len();
     sums.fill(0.0);
     // SAFETY: lanes stay below `c`, rows within `x`.
     unsafe {
-        for row in x.chunks_exact(c) {
+        for rows in x.chunks(together(c) * c) {
             each_lanes::<S>(c, |at, m| {
                 let shift = N::load::<S>(first.as_ptr().add(at), m);
-                let d = S::sub(N::load::<S>(row.as_ptr().add(at), m), shift);
-                add_to_both::<S>(sums, at, m, d, (d, d));
+                let mut both = Sums::<S>::load(sums, at, m);
+                let mut i = at;
+                while i < rows.len() {
+                    let d = S::sub(N::load::<S>(rows.as_ptr().add(i), m), shift);
+                    both.add(d, (d, d));
+                    i += c;
+                }
+                both.store(sums, at, m);
             });
         }
     }
 }
 
-/// Adds `v` and `a · b` to a vector of `sums [2, c]`.
-#[inline(always)]
-unsafe fn add_to_both<S: Simd>(
-    sums: &mut [f32],
-    at: usize,
-    m: S::M,
-    v: S::V,
-    (a, b): (S::V, S::V),
-) {
-    let c = sums.len() / 2;
-    // SAFETY: the caller's lanes lie within both rows of `sums`.
-    unsafe {
+/// A vector of both rows of `sums [2, c]`.
+struct Sums<S: Simd> {
+    sum: S::V,
+    product: S::V,
+}
+
+impl<S: Simd> Sums<S> {
+    #[inline(always)]
+    unsafe fn load(sums: &[f32], at: usize, m: S::M) -> Self {
+        let c = sums.len() / 2;
+        let (sum, product) = (sums.as_ptr().wrapping_add(at), sums.as_ptr().wrapping_add(c + at));
+        // SAFETY: the caller's lanes lie within both rows. What was stored with a mask is not read back before it has
+        // reached the cache.
+        unsafe {
+            match at + S::LANES <= c {
+                true => Sums { sum: S::load(sum), product: S::load(product) },
+                false => Sums { sum: S::load_first(sum, m), product: S::load_first(product, m) },
+            }
+        }
+    }
+
+    /// Adds `v` to the one and `a · b` to the other.
+    #[inline(always)]
+    unsafe fn add(&mut self, v: S::V, (a, b): (S::V, S::V)) {
+        // SAFETY: the caller has the instruction set.
+        unsafe {
+            self.sum = S::add(self.sum, v);
+            self.product = S::fma(a, b, self.product);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, sums: &mut [f32], at: usize, m: S::M) {
+        let c = sums.len() / 2;
         let sums = sums.as_mut_ptr();
-        let (sum, product) = (sums.add(at), sums.add(c + at));
-        // What was stored with a mask is not read back before it has reached the cache.
-        if at + S::LANES <= c {
-            S::store(sum, S::add(S::load(sum), v));
-            S::store(product, S::fma(a, b, S::load(product)));
-        } else {
-            S::store_first(sum, S::add(S::load_first(sum, m), v), m);
-            S::store_first(product, S::fma(a, b, S::load_first(product, m)), m);
+        let (sum, product) = (sums.wrapping_add(at), sums.wrapping_add(c + at));
+        // SAFETY: as in `load`.
+        unsafe {
+            match at + S::LANES <= c {
+                true => {
+                    S::store(sum, self.sum);
+                    S::store(product, self.product);
+                }
+                false => {
+                    S::store_first(sum, self.sum, m);
+                    S::store_first(product, self.product, m);
+                }
+            }
         }
     }
 }
@@ -222,21 +261,28 @@ unsafe fn apply_body<S: Simd, N: Number, Y: Number>(
     // SAFETY: offsets stay within whole rows.
     unsafe {
         let (lo, hi) = (S::splat(lo), S::splat(hi));
-        for r in 0..x.len() / c {
+        for first in (0..x.len()).step_by(together(c) * c) {
+            let end = x.len().min(first + together(c) * c);
             // No closure: called from two places, it would not be compiled for the instruction set.
             for at in (0..c).step_by(S::LANES) {
-                let (i, m) = (r * c + at, S::mask((c - at).min(S::LANES)));
-                let v = S::fma(
-                    N::load::<S>(x.as_ptr().add(i), m),
-                    S::load_first(scale.as_ptr().add(at), m),
-                    S::load_first(shift.as_ptr().add(at), m),
-                );
-                let v = match residual {
-                    Some(z) => S::add(v, N::load::<S>(z.as_ptr().add(i), m)),
-                    None => v,
-                };
-                let (y, v) = (y.as_mut_ptr().add(i), S::clamp(v, lo, hi));
-                if stream { Y::stream::<S>(y, v) } else { Y::store::<S>(y, v, m) }
+                let m = S::mask((c - at).min(S::LANES));
+                let scale = S::load_first(scale.as_ptr().add(at), m);
+                let shift = S::load_first(shift.as_ptr().add(at), m);
+                let mut i = first + at;
+                while i < end {
+                    let v = S::fma(N::load::<S>(x.as_ptr().add(i), m), scale, shift);
+                    let v = match residual {
+                        Some(z) => S::add(v, N::load::<S>(z.as_ptr().add(i), m)),
+                        None => v,
+                    };
+                    let (y, v) = (y.as_mut_ptr().add(i), S::clamp(v, lo, hi));
+                    if stream {
+                        Y::stream::<S>(y, v)
+                    } else {
+                        Y::store::<S>(y, v, m)
+                    }
+                    i += c;
+                }
             }
         }
     }
@@ -442,13 +488,19 @@ unsafe fn sums_of<S: Simd, N: Number>(
     sums.fill(0.0);
     // SAFETY: offsets stay within whole rows.
     unsafe {
-        for row in (0..dy.len()).step_by(c) {
+        for first in (0..dy.len()).step_by(together(c) * c) {
+            let end = dy.len().min(first + together(c) * c);
             each_lanes::<S>(c, |at, m| {
-                let i = row + at;
                 let mean = S::load_first(s.mean.as_ptr().add(at), m);
-                let x = N::load::<S>(x.as_ptr().add(i), m);
-                let g = masked(i, at, m, dy.as_mut_ptr().add(i), x);
-                add_to_both::<S>(sums, at, m, g, (g, S::sub(x, mean)));
+                let mut both = Sums::<S>::load(sums, at, m);
+                let mut i = first + at;
+                while i < end {
+                    let x = N::load::<S>(x.as_ptr().add(i), m);
+                    let g = masked(i, at, m, dy.as_mut_ptr().add(i), x);
+                    both.add(g, (g, S::sub(x, mean)));
+                    i += c;
+                }
+                both.store(sums, at, m);
             });
         }
     }
@@ -564,15 +616,22 @@ unsafe fn data_of<S: Simd, N: Number>(
     let c = a.len();
     // SAFETY: offsets stay within whole rows.
     unsafe {
-        for r in 0..x.len() / c {
+        for first in (0..x.len()).step_by(together(c) * c) {
+            let end = x.len().min(first + together(c) * c);
             each_lanes::<S>(c, |at, m| {
-                let i = r * c + at;
-                let x = N::load::<S>(x.as_ptr().add(i), m);
-                let g = masked(at, m, N::load::<S>(dy.add(i), m), x);
-                let (a, b, k) = (a.as_ptr().add(at), b.as_ptr().add(at), k.as_ptr().add(at));
-                let v = S::fma(x, S::load_first(b, m), S::load_first(k, m));
-                let v = S::fma(g, S::load_first(a, m), v);
-                if stream { N::stream::<S>(dx.add(i), v) } else { N::store::<S>(dx.add(i), v, m) }
+                let load = |p: &[f32]| S::load_first(p.as_ptr().add(at), m);
+                let (a, b, k) = (load(a), load(b), load(k));
+                let mut i = first + at;
+                while i < end {
+                    let x = N::load::<S>(x.as_ptr().add(i), m);
+                    let g = masked(at, m, N::load::<S>(dy.add(i), m), x);
+                    let v = S::fma(g, a, S::fma(x, b, k));
+                    match stream {
+                        true => N::stream::<S>(dx.add(i), v),
+                        false => N::store::<S>(dx.add(i), v, m),
+                    }
+                    i += c;
+                }
             });
         }
     }

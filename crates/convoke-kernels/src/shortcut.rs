@@ -1,6 +1,7 @@
 //! Strided subsampling with zero channels on both sides, and its reverse.
 
-use crate::{CHUNK, Ctx};
+use crate::map::Number;
+use crate::{CHUNK, Ctx, Map, MapMut};
 
 /// `x [n,h,w,c] -> y [n, ceil(h/sh), ceil(w/sw), d]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +31,16 @@ impl ShortcutShape {
     }
 }
 
-/// `y [n,ho,wo,d]`: every stride-th pixel of `x [n,h,w,c]`, missing channels zero.
-pub fn forward(cx: Ctx, s: ShortcutShape, x: &[f32], y: &mut [f32]) {
+/// `y [n,ho,wo,d]`: every stride-th pixel of `x [n,h,w,c]`, missing channels zero. Both maps are of one kind.
+pub fn forward<'a>(cx: Ctx, s: ShortcutShape, x: impl Into<Map<'a>>, y: impl Into<MapMut<'a>>) {
+    let x = x.into();
+    match y.into() {
+        MapMut::Full(y) => forward_of(cx, s, Number::of(x), y),
+        MapMut::Half(y) => forward_of(cx, s, Number::of(x), y),
+    }
+}
+
+fn forward_of<N: Number>(cx: Ctx, s: ShortcutShape, x: &[N], y: &mut [N]) {
     let ((ho, wo), (sh, sw), front) = (s.out(), s.stride, s.front());
     assert!(s.d >= s.c && y.len().is_multiple_of(ho * wo * s.d), "y is no batch of maps");
     assert!(x.len() >= y.len() / (ho * wo * s.d) * s.h * s.w * s.c, "x is too short");
@@ -41,16 +50,30 @@ pub fn forward(cx: Ctx, s: ShortcutShape, x: &[f32], y: &mut [f32]) {
             let (n, oy) = ((i * rows + r) / ho, (i * rows + r) % ho);
             let line = &x[(n * s.h + oy * sh) * s.w * s.c..][..s.w * s.c];
             for (to, from) in row.chunks_exact_mut(s.d).zip(line.chunks_exact(s.c).step_by(sw)) {
-                to[..front].fill(0.0);
+                to[..front].fill(N::default());
                 to[front..front + s.c].copy_from_slice(from);
-                to[front + s.c..].fill(0.0);
+                to[front + s.c..].fill(N::default());
             }
         }
     });
 }
 
-/// `dx [n,h,w,c] (+)= dy [n,ho,wo,d]` spread to the pixels that were taken, zero elsewhere.
-pub fn backward(cx: Ctx, s: ShortcutShape, dy: &[f32], dx: &mut [f32], accumulate: bool) {
+/// `dx [n,h,w,c] (+)= dy [n,ho,wo,d]` spread to the pixels that were taken, zero elsewhere. Both maps are of one kind.
+pub fn backward<'a>(
+    cx: Ctx,
+    s: ShortcutShape,
+    dy: impl Into<Map<'a>>,
+    dx: impl Into<MapMut<'a>>,
+    accumulate: bool,
+) {
+    let dy = dy.into();
+    match dx.into() {
+        MapMut::Full(dx) => backward_of(cx, s, Number::of(dy), dx, accumulate),
+        MapMut::Half(dx) => backward_of(cx, s, Number::of(dy), dx, accumulate),
+    }
+}
+
+fn backward_of<N: Number>(cx: Ctx, s: ShortcutShape, dy: &[N], dx: &mut [N], accumulate: bool) {
     let ((ho, wo), (sh, sw), front) = (s.out(), s.stride, s.front());
     assert!(s.d >= s.c && dx.len().is_multiple_of(s.h * s.w * s.c), "dx is no batch of maps");
     assert!(dy.len() >= dx.len() / (s.h * s.w * s.c) * ho * wo * s.d, "dy is too short");
@@ -59,7 +82,7 @@ pub fn backward(cx: Ctx, s: ShortcutShape, dy: &[f32], dx: &mut [f32], accumulat
         for (r, row) in part.chunks_exact_mut(s.w * s.c).enumerate() {
             let (n, y) = ((i * rows + r) / s.h, (i * rows + r) % s.h);
             if !accumulate {
-                row.fill(0.0);
+                row.fill(N::default());
             }
             if y % sh != 0 {
                 continue;
@@ -67,7 +90,7 @@ pub fn backward(cx: Ctx, s: ShortcutShape, dy: &[f32], dx: &mut [f32], accumulat
             let line = &dy[(n * ho + y / sh) * wo * s.d..][..wo * s.d];
             for (to, from) in row.chunks_exact_mut(s.c).step_by(sw).zip(line.chunks_exact(s.d)) {
                 for (to, from) in to.iter_mut().zip(&from[front..]) {
-                    *to += from;
+                    *to = N::round(to.get() + from.get());
                 }
             }
         }

@@ -7,6 +7,7 @@ use common::numbers;
 use convoke_kernels::conv::{Conv, ConvShape, Epilogue, Precision, Winograd};
 use convoke_kernels::norm::{self, Clamped, Pending, Saved, Source, Statistics};
 use convoke_kernels::pool2d::{self, PoolShape};
+use convoke_kernels::shortcut::{self, ShortcutShape};
 use convoke_kernels::{Bf16, Ctx, Isa, Map, Pool, elementwise};
 
 /// A map of bf16, and the same numbers in f32.
@@ -220,7 +221,7 @@ fn norms_read_and_write_them() {
 }
 
 #[test]
-fn pools_and_sums_read_and_write_them() {
+fn pools_shortcuts_and_sums_read_and_write_them() {
     everywhere(|cx| {
         let (n, h, w, c) = (3, 11, 8, 70);
         let (kh, kw, sh, sw) = (3, 3, 2, 2);
@@ -245,6 +246,18 @@ fn pools_and_sums_read_and_write_them() {
             pool2d::global_mean_backward(cx, h * w, c, &dy, &mut dx.full, add);
             assert_eq!(dx.half, rounded(&dx.full));
         }
+        let s = ShortcutShape { h, w, c, d: 90, stride: (sh, sw) };
+        let (mut y, dy) = (both(n * oh * ow * 90, 4), both(n * oh * ow * 90, 5));
+        shortcut::forward(cx, s, &x.half[..], &mut y.half[..]);
+        shortcut::forward(cx, s, &x.full, &mut y.full);
+        assert_eq!(y.half, rounded(&y.full));
+        for add in [false, true] {
+            let mut dx = both(x.half.len(), 6);
+            shortcut::backward(cx, s, &dy.half[..], &mut dx.half[..], add);
+            shortcut::backward(cx, s, &dy.full, &mut dx.full, add);
+            assert_eq!(dx.half, rounded(&dx.full));
+        }
+
         let [mut mean, mut want] = [(); 2].map(|()| vec![0.0; n * c]);
         pool2d::global_mean_forward(cx, h * w, c, &x.half[..], &mut mean);
         pool2d::global_mean_forward(cx, h * w, c, &x.full, &mut want);

@@ -4,13 +4,14 @@
 //! zero, half of them in front and half behind. The paper leaves their place open; this is where the
 //! known CIFAR weights (Idelbayev, pytorch_resnet_cifar10) have them.
 
-use super::{Reach, Rule, one};
+use super::{Halves, Reach, Rule, one};
 use crate::plan::arena::{Buf, Memory};
 use crate::plan::lower::Lower;
 use crate::plan::op::{Exec, Op};
 use crate::plan::unit::Unit;
 use crate::{Error, Hw, Padding, Result, Shape, Window};
 use convoke_kernels::shortcut::{self, ShortcutShape};
+use convoke_kernels::{Map, MapMut};
 use serde::{Deserialize, Serialize};
 
 /// Every `stride`-th pixel, between zero channels up to `channels` in all.
@@ -45,6 +46,10 @@ impl Rule for Shortcut {
             padding: Padding::Valid,
             dilation: 1.into(),
         })
+    }
+
+    fn halves(&self, _: &Unit, _: &Lower) -> Result<Halves> {
+        Ok(Halves::Alike)
     }
 
     fn forward(&self, unit: &Unit, b: &mut Lower) -> Result<()> {
@@ -88,8 +93,10 @@ impl Op for Pick {
     }
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
+        let half = m.is_half(self.src);
         let [src, dst] = m.get([self.src, self.dst]);
-        shortcut::forward(e.cx, self.shape, src, &mut dst[..e.n * self.len]);
+        let (src, dst) = (Map::of(src, half), MapMut::of(dst, half).first(e.n * self.len));
+        shortcut::forward(e.cx, self.shape, src, dst);
     }
 }
 
@@ -109,8 +116,10 @@ impl Op for Spread {
     }
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
+        let half = m.is_half(self.src);
         let [src, dst] = m.get([self.src, self.dst]);
-        shortcut::backward(e.cx, self.shape, src, &mut dst[..e.n * self.len], self.accumulate);
+        let (src, dst) = (Map::of(src, half), MapMut::of(dst, half).first(e.n * self.len));
+        shortcut::backward(e.cx, self.shape, src, dst, self.accumulate);
     }
 }
 

@@ -14,7 +14,7 @@ mod tile;
 #[cfg(target_arch = "aarch64")]
 pub(crate) use simd::Neon;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use simd::{Avx2, Avx512};
+pub(crate) use simd::{Avx2, Avx512, Avx512Bf16};
 pub(crate) use simd::{Portable, Simd, fence, streams};
 pub(crate) use tile::{Family, LINE, Panel, Start, Tap, Tile};
 

@@ -22,18 +22,11 @@ pub(super) use words::{Interleave, interleave};
 use super::tiles::{Int8, Kind};
 use crate::Isa;
 use crate::gemm::Family;
+use crate::isa::rounds_bf16;
 
-/// Whether an instruction set comes with products of bf16 (AVX512-BF16) on this machine.
+/// Whether an instruction set comes with products of bf16 (AVX512-BF16) on this machine, and none on tiles.
 pub(super) fn bf16_present(isa: Isa) -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        isa == Isa::Avx512 && is_x86_feature_detected!("avx512bf16")
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        let _ = isa;
-        false
-    }
+    isa == Isa::Avx512 && rounds_bf16(isa)
 }
 
 /// The instruction set whose vectors multiply.

@@ -82,18 +82,6 @@ trait Dot: Copy {
     unsafe fn dot(sum: Self::Sum, a: Self::Words, b: Self::Words) -> Self::Sum;
     /// `sum − less`, which only integers have.
     unsafe fn floats(sum: Self::Sum, less: *const f32) -> <Self::Floats as Simd>::V;
-    /// The first lanes of an output.
-    #[inline(always)]
-    unsafe fn store(p: *mut Self::Out, v: <Self::Floats as Simd>::V, m: <Self::Floats as Simd>::M) {
-        // SAFETY: the caller's.
-        unsafe { Self::Out::store::<Self::Floats>(p, v, m) }
-    }
-    /// All of them past the caches.
-    #[inline(always)]
-    unsafe fn stream(p: *mut Self::Out, v: <Self::Floats as Simd>::V) {
-        // SAFETY: the caller's.
-        unsafe { Self::Out::stream::<Self::Floats>(p, v) }
-    }
 }
 
 /// `C [R,Q,V·LANES] = act(scale · (sum over taps, k of A [R,Q] · B [V·LANES] − less) + bias + residual)`.
@@ -170,7 +158,7 @@ unsafe fn tile<
                 for q in 0..Q {
                     for v in 0..V {
                         let p = c.add(r * t.c_row + q * t.c_px + v * lanes);
-                        D::stream(p, D::floats(sums[r][q][v], t.less));
+                        D::Out::stream::<D::Floats>(p, D::floats(sums[r][q][v], t.less));
                     }
                 }
             }
@@ -203,7 +191,7 @@ unsafe fn bare_end<D: Dot, const R: usize, const Q: usize, const V: usize, const
                         let more = D::Out::load::<D::Floats>(residual.add(at), m);
                         x = D::Floats::add(x, more);
                     }
-                    D::store(c.add(at), x, m);
+                    D::Out::store::<D::Floats>(c.add(at), x, m);
                 }
             }
         }
@@ -362,7 +350,7 @@ tiles!(portable, Words, false, [(1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{Dot, Tile, TileFn, tile};
-    use crate::gemm::{Avx2, Avx512};
+    use crate::gemm::{Avx2, Avx512, Avx512Bf16};
     use std::arch::x86_64::*;
 
     macro_rules! dot {
@@ -433,7 +421,7 @@ mod x86 {
     struct Halves;
 
     impl Dot for Halves {
-        type Floats = Avx512;
+        type Floats = Avx512Bf16;
         type Words = __m512i;
         type Sum = __m512;
         type Out = crate::Bf16;
@@ -463,22 +451,6 @@ mod x86 {
         #[inline(always)]
         unsafe fn floats(sum: __m512, _: *const f32) -> __m512 {
             sum
-        }
-        #[inline(always)]
-        unsafe fn store(p: *mut crate::Bf16, v: __m512, m: __mmask16) {
-            // SAFETY: as above.
-            unsafe {
-                let v = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v));
-                _mm256_mask_storeu_epi16(p.cast(), m, v);
-            }
-        }
-        #[inline(always)]
-        unsafe fn stream(p: *mut crate::Bf16, v: __m512) {
-            // SAFETY: as above.
-            unsafe {
-                let v = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v));
-                _mm256_stream_si256(p.cast(), v);
-            }
         }
     }
 

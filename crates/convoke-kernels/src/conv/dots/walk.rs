@@ -333,7 +333,7 @@ impl DotWalk {
         if self.streams_by() {
             return self.stream_by(block, run, band, line);
         }
-        let picture = self.fill(block, run, band, line);
+        let (source, picture) = self.source_of(block, run, band, line);
         let together = TOGETHER / (self.sum() * family.width()).max(1);
         let chunks = Even::new(block.panels.len(), together.clamp(1, MOST_PANELS));
         for chunk in (0..chunks.parts).map(|i| chunks.range(i)) {
@@ -341,7 +341,7 @@ impl DotWalk {
             let panels = family.panels(base.filters).skip(first).take(chunk.len());
             let mut tiles = [None; MOST_PANELS];
             for (slot, panel) in tiles.iter_mut().zip(panels) {
-                *slot = Some((panel, self.tile(panel, band, run)));
+                *slot = Some((panel, self.tile(panel, source, run)));
             }
             self.sweep(&family, block, &tiles[..chunk.len()], picture);
         }
@@ -354,7 +354,7 @@ impl DotWalk {
         let panels = family.panels(base.filters).skip(block.panels.start).take(block.panels.len());
         let mut tiles = [None; MOST_PANELS];
         for (slot, panel) in tiles.iter_mut().zip(panels) {
-            *slot = Some((panel, self.tile(panel, band, run)));
+            *slot = Some((panel, self.tile(panel, std::ptr::null(), run)));
         }
         let strips = Even::new(block.cols.len(), family.pixels);
         for strip in (0..strips.parts).map(|i| strips.range(i)) {
@@ -363,19 +363,20 @@ impl DotWalk {
             let asked = if base.flat { cols.len() * base.channels } else { 0 };
             let next = run.src.x.at(cols.start * base.channels + AHEAD);
             let (mut ahead, end) = (next.start.cast_const(), next.address(asked).cast_const());
+            let (pictures, panels) = (block.pictures.clone(), block.panels.clone());
+            let strip = Block { pictures, rows: block.rows.clone(), cols, panels };
+            let (source, _) = self.source_of(&strip, run, band, line);
             for (_, tile) in tiles.iter_mut().flatten() {
+                tile.a = source;
                 tile.ahead = if ahead < end { ahead } else { std::ptr::null() };
                 ahead = ahead.wrapping_add(2 * LINE * self.sum());
             }
-            let (pictures, panels) = (block.pictures.clone(), block.panels.clone());
-            let strip = Block { pictures, rows: block.rows.clone(), cols, panels };
-            self.fill(&strip, run, band, line);
             self.sweep(&family, &strip, &tiles[..block.panels.len()], 0);
         }
     }
 
     /// A panel's tile as it stands at the first pixel of the maps.
-    fn tile(&self, panel: Panel, band: &[f32], run: &Run) -> Tile {
+    fn tile(&self, panel: Panel, source: *const u32, run: &Run) -> Tile {
         let (base, null) = (&self.base, std::ptr::null::<f32>());
         let taps = &self.taps[usize::from(panel.width != self.family().width())];
         let scales = self.sum() * self.padded();
@@ -390,7 +391,7 @@ impl DotWalk {
             taps: taps.as_ptr(),
             ntaps: taps.len(),
             k: self.k,
-            a: band.as_ptr().cast(),
+            a: source,
             a_row: base.step_h * self.pitch,
             a_px: self.step,
             a_k: 1,
@@ -469,6 +470,24 @@ impl DotWalk {
         let (row, x) = (pixel / base.out_w, pixel % base.out_w);
         let (picture, y) = (row / base.out_h, row % base.out_h);
         (picture * base.src_h + y * base.step_h) * base.src_w + x * base.step_w
+    }
+
+    /// The block's source as words, and how many a picture has: copied into `band`, or where it lies if that is how
+    /// tiles read it.
+    fn source_of(
+        &self,
+        block: &Block,
+        run: &Run,
+        band: &mut [f32],
+        line: &mut [f32],
+    ) -> (*const u32, usize) {
+        let (src, c) = (run.src, self.base.channels);
+        let as_it_lies = self.base.flat && src.norm.is_none() && 2 * self.step == c;
+        if let (Map::Half(_), true) = (src.x, as_it_lies) {
+            return (src.x.at(block.cols.start * c).start.cast_const().cast(), 0);
+        }
+        let picture = self.fill(block, run, band, line);
+        (band.as_ptr().cast(), picture)
     }
 
     /// Copies the block's source as words into `band`; returns the words per picture.

@@ -70,7 +70,7 @@ pub(super) use x86::Pairs;
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::Words;
-    use crate::gemm::Avx512;
+    use crate::gemm::Avx512Bf16;
     use std::arch::x86_64::*;
 
     /// Pairs of bf16.
@@ -89,7 +89,7 @@ mod x86 {
     };
 
     impl Words for Pairs {
-        type S = Avx512;
+        type S = Avx512Bf16;
         type W = __m512bh;
         const NUMBERS: usize = 2;
 
