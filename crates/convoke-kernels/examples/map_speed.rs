@@ -85,17 +85,17 @@ fn main() {
         let source =
             Source { x: x.into(), norm: Some(Pending { scale: gamma, shift, clamp: (0.0, 6.0) }) };
         measure(name("depthwise forward"), map + out, &mut || {
-            depthwise::forward(cx, &s, n, source, filters, y, Default::default())
+            depthwise::forward(cx, &s, n, source, filters, &mut *y, Default::default())
         });
         measure(name("depthwise plain forward"), map + out, &mut || {
-            depthwise::forward(cx, &s, n, x.into(), filters, y, Default::default())
+            depthwise::forward(cx, &s, n, x.into(), filters, &mut *y, Default::default())
         });
         measure(name("depthwise backward data"), map + out, &mut || {
-            depthwise::backward_data(cx, &s, n, y, filters, z, false)
+            depthwise::backward_data(cx, &s, n, &*y, filters, &mut *z, false)
         });
         let mut dw = vec![0.0; 9 * c];
         measure(name("depthwise backward weights"), map + out, &mut || {
-            depthwise::backward_weights(cx, &s, n, source, y, &mut dw, &mut band)
+            depthwise::backward_weights(cx, &s, n, source, &*y, &mut dw, &mut band)
         });
     }
 }

@@ -3,8 +3,9 @@
 use crate::conv::ConvShape;
 use crate::gemm::{Even, LINE, Simd, fence, streams};
 use crate::isa::simd;
+use crate::map::Number;
 use crate::norm::{Pending, Source};
-use crate::{Ctx, Isa, SharedMut, cut};
+use crate::{Ctx, Isa, Map, MapMut, SharedMut, cut};
 use std::ops::Range;
 
 /// Channels that the blocks of a row pass over together: so few that pixels and filters of a block and of the next stay
@@ -64,11 +65,11 @@ impl<S: Simd, const NORM: bool> Look<S, NORM> {
 
     /// The numbers at `p`.
     #[inline(always)]
-    unsafe fn at(&self, p: *const f32) -> S::V {
+    unsafe fn at<N: Number>(&self, p: *const N) -> S::V {
         let [scale, shift, lo, hi] = self.norm;
         // SAFETY: the caller has the numbers that the mask selects.
         unsafe {
-            let v = S::load_first(p, self.m);
+            let v = N::load::<S>(p, self.m);
             if NORM { S::clamp(S::fma(v, scale, shift), lo, hi) } else { v }
         }
     }
@@ -77,9 +78,9 @@ impl<S: Simd, const NORM: bool> Look<S, NORM> {
 /// Stores the channels from `at` on. Whole vectors go without a mask, with which they could not be read back before
 /// they have reached the cache.
 #[inline(always)]
-unsafe fn store<S: Simd>(p: *mut f32, v: S::V, m: S::M, whole: bool) {
+unsafe fn store<S: Simd, N: Number>(p: *mut N, v: S::V, m: S::M, whole: bool) {
     // SAFETY: the caller has room for the numbers that the mask selects; for all if `whole`.
-    unsafe { if whole { S::store(p, v) } else { S::store_first(p, v, m) } }
+    unsafe { if whole { N::store_all::<S>(p, v) } else { N::store::<S>(p, v, m) } }
 }
 
 /// Input rows under some output rows, and the convolution as it looks on them alone.
@@ -111,39 +112,54 @@ pub(crate) fn forward_rows(
     for (oy, y) in outputs.zip(y.chunks_exact_mut(s.ow * s.c)) {
         // SAFETY: `x` holds the rows that `s` tells of, `y` is one output row, filters are whole.
         unsafe {
-            simd!(isa, forward_row(s: ConvShape, oy: usize, x: &[f32], filters: &[f32], y: &mut [f32], e: Row))
+            simd!(isa, forward_row::<N>(s: ConvShape, oy: usize, x: &[N], filters: &[f32], y: &mut [N], e: Row))
         };
     }
 }
 
-/// `y = epilogue(x ∗ filters)`, a norm applied to `x` as it is read.
-pub fn forward(
+/// `y = epilogue(x ∗ filters)`, a norm applied to `x` as it is read. Both maps are of one kind.
+pub fn forward<'a>(
     cx: Ctx,
     s: &ConvShape,
     n: usize,
     x: Source,
     filters: &[f32],
-    y: &mut [f32],
+    y: impl Into<MapMut<'a>>,
     e: Epilogue,
 ) {
     check_norm(s, x);
+    match y.into() {
+        MapMut::Full(y) => forward_of(cx, s, n, (Number::of(x.x), x.norm), filters, y, e),
+        MapMut::Half(y) => forward_of(cx, s, n, (Number::of(x.x), x.norm), filters, y, e),
+    }
+}
+
+fn forward_of<N: Number>(
+    cx: Ctx,
+    s: &ConvShape,
+    n: usize,
+    (x, norm): (&[N], Option<Pending>),
+    filters: &[f32],
+    y: &mut [N],
+    e: Epilogue,
+) {
     let line = s.ow * s.c;
     let s = *s;
     let y = &mut y[..n * s.oh * line];
     let stream = streams(y.as_ptr(), y.len(), s.c);
     // Where memory is the limit, rows are taken together: neighbours see the same input.
-    let rows = Even::new(s.oh, if x.norm.is_some() { ROWS } else { 1 });
+    let rows = Even::new(s.oh, if norm.is_some() { ROWS } else { 1 });
     let y = SharedMut::new(y);
     cx.pool.run(n * rows.parts, &|item, _| {
         let p = item / rows.parts;
-        let e = Row { e, norm: x.norm, stream };
-        let x = &x.x.full()[p * s.x_len()..][..s.x_len()];
+        let e = Row { e, norm, stream };
+        let x = &x[p * s.x_len()..][..s.x_len()];
         for oy in rows.range(item % rows.parts) {
             // SAFETY: every output row belongs to one item.
             let y = unsafe { y.slice((p * s.oh + oy) * line..(p * s.oh + oy + 1) * line) };
             // SAFETY: `x` is one picture, `y` one output row, filters are whole.
             unsafe {
-                simd!(cx.isa, forward_row(s: ConvShape, oy: usize, x: &[f32], filters: &[f32], y: &mut [f32], e: Row))
+                simd!(cx.isa, forward_row::<N>(s: ConvShape, oy: usize, x: &[N], filters: &[f32], y: &mut [N], e: Row))
             };
         }
         if stream {
@@ -158,31 +174,31 @@ fn check_norm(s: &ConvShape, x: Source) {
 }
 
 #[inline(always)]
-unsafe fn forward_row<S: Simd>(
+unsafe fn forward_row<S: Simd, N: Number>(
     s: ConvShape,
     oy: usize,
-    x: &[f32],
+    x: &[N],
     filters: &[f32],
-    y: &mut [f32],
+    y: &mut [N],
     e: Row,
 ) {
     // SAFETY: the caller's contract.
     unsafe {
         match (s.kw, s.sw, s.dw, e.norm.is_some()) {
-            (3, 1, 1, false) => forward_line::<S, 3, 1, false>(s, oy, x, filters, y, e),
-            (3, 2, 1, false) => forward_line::<S, 3, 2, false>(s, oy, x, filters, y, e),
-            (5, 1, 1, false) => forward_line::<S, 5, 1, false>(s, oy, x, filters, y, e),
-            (5, 2, 1, false) => forward_line::<S, 5, 2, false>(s, oy, x, filters, y, e),
-            (7, 1, 1, false) => forward_line::<S, 7, 1, false>(s, oy, x, filters, y, e),
-            (3, 1, 1, true) => forward_line::<S, 3, 1, true>(s, oy, x, filters, y, e),
-            (3, 2, 1, true) => forward_line::<S, 3, 2, true>(s, oy, x, filters, y, e),
-            (5, 1, 1, true) => forward_line::<S, 5, 1, true>(s, oy, x, filters, y, e),
-            (5, 2, 1, true) => forward_line::<S, 5, 2, true>(s, oy, x, filters, y, e),
-            (7, 1, 1, true) => forward_line::<S, 7, 1, true>(s, oy, x, filters, y, e),
+            (3, 1, 1, false) => forward_line::<S, N, 3, 1, false>(s, oy, x, filters, y, e),
+            (3, 2, 1, false) => forward_line::<S, N, 3, 2, false>(s, oy, x, filters, y, e),
+            (5, 1, 1, false) => forward_line::<S, N, 5, 1, false>(s, oy, x, filters, y, e),
+            (5, 2, 1, false) => forward_line::<S, N, 5, 2, false>(s, oy, x, filters, y, e),
+            (7, 1, 1, false) => forward_line::<S, N, 7, 1, false>(s, oy, x, filters, y, e),
+            (3, 1, 1, true) => forward_line::<S, N, 3, 1, true>(s, oy, x, filters, y, e),
+            (3, 2, 1, true) => forward_line::<S, N, 3, 2, true>(s, oy, x, filters, y, e),
+            (5, 1, 1, true) => forward_line::<S, N, 5, 1, true>(s, oy, x, filters, y, e),
+            (5, 2, 1, true) => forward_line::<S, N, 5, 2, true>(s, oy, x, filters, y, e),
+            (7, 1, 1, true) => forward_line::<S, N, 7, 1, true>(s, oy, x, filters, y, e),
             (.., false) => (0..s.ow)
-                .for_each(|ox| forward_pixel::<S, false>(s, (oy, ox, 0..s.c), x, filters, y, e)),
+                .for_each(|ox| forward_pixel::<S, N, false>(s, (oy, ox, 0..s.c), x, filters, y, e)),
             (.., true) => (0..s.ow)
-                .for_each(|ox| forward_pixel::<S, true>(s, (oy, ox, 0..s.c), x, filters, y, e)),
+                .for_each(|ox| forward_pixel::<S, N, true>(s, (oy, ox, 0..s.c), x, filters, y, e)),
         }
     }
 }
@@ -190,8 +206,8 @@ unsafe fn forward_row<S: Simd>(
 /// Asks for a share of the columns that the next block is the first to see: as they lie in memory where all channels
 /// are taken together.
 #[inline(always)]
-fn ask_next<S: Simd, const KW: usize, const STEP: usize>(
-    line: *const f32,
+fn ask_next<S: Simd, N: Number, const KW: usize, const STEP: usize>(
+    line: *const N,
     s: &ConvShape,
     at: usize,
     channels: &Range<usize>,
@@ -202,7 +218,7 @@ fn ask_next<S: Simd, const KW: usize, const STEP: usize>(
         false => (next, s.c),
     };
     for i in 0..BLOCK * STEP {
-        S::prefetch(next.wrapping_add(i * step));
+        S::prefetch(next.wrapping_add(i * step).cast());
     }
 }
 
@@ -223,12 +239,12 @@ macro_rules! each_column {
 
 /// A row in blocks of [`BLOCK`] outputs whose windows lie on the map, the others one by one.
 #[inline(always)]
-unsafe fn forward_line<S: Simd, const KW: usize, const STEP: usize, const NORM: bool>(
+unsafe fn forward_line<S: Simd, N: Number, const KW: usize, const STEP: usize, const NORM: bool>(
     s: ConvShape,
     oy: usize,
-    x: &[f32],
+    x: &[N],
     filters: &[f32],
-    y: &mut [f32],
+    y: &mut [N],
     e: Row,
 ) {
     let inside = inside(&s);
@@ -238,7 +254,7 @@ unsafe fn forward_line<S: Simd, const KW: usize, const STEP: usize, const NORM: 
             // SAFETY: the caller's contract; a block's windows lie inside.
             unsafe {
                 if ox >= inside.start && ox + BLOCK <= inside.end {
-                    forward_block::<S, KW, STEP, NORM>(
+                    forward_block::<S, N, KW, STEP, NORM>(
                         s,
                         (oy, ox, channels.clone()),
                         x,
@@ -248,7 +264,7 @@ unsafe fn forward_line<S: Simd, const KW: usize, const STEP: usize, const NORM: 
                     );
                     ox += BLOCK;
                 } else {
-                    forward_pixel::<S, NORM>(s, (oy, ox, channels.clone()), x, filters, y, e);
+                    forward_pixel::<S, N, NORM>(s, (oy, ox, channels.clone()), x, filters, y, e);
                     ox += 1;
                 }
             }
@@ -271,12 +287,18 @@ fn inside(s: &ConvShape) -> Range<usize> {
 }
 
 #[inline(always)]
-unsafe fn forward_block<S: Simd, const KW: usize, const STEP: usize, const NORM: bool>(
+unsafe fn forward_block<
+    S: Simd,
+    N: Number,
+    const KW: usize,
+    const STEP: usize,
+    const NORM: bool,
+>(
     s: ConvShape,
     (oy, ox, channels): (usize, usize, Range<usize>),
-    x: &[f32],
+    x: &[N],
     filters: &[f32],
-    y: &mut [f32],
+    y: &mut [N],
     Row { e, norm, stream }: Row,
 ) {
     let (lo, hi) = e.clamp.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
@@ -295,7 +317,7 @@ unsafe fn forward_block<S: Simd, const KW: usize, const STEP: usize, const NORM:
             for kh in rows.clone() {
                 let pixel = (oy * s.sh + kh * s.dh - s.top) * s.w + ox * STEP - s.left;
                 let (line, f) = (x.as_ptr().add(pixel * s.c + at), kh * KW * s.c + at);
-                ask_next::<S, KW, STEP>(line, &s, at, &channels);
+                ask_next::<S, N, KW, STEP>(line, &s, at, &channels);
                 let mut w = [S::splat(0.0); KW];
                 for (k, w) in w.iter_mut().enumerate() {
                     *w = S::load_first(filters.as_ptr().add(f + k * s.c), m);
@@ -313,7 +335,7 @@ unsafe fn forward_block<S: Simd, const KW: usize, const STEP: usize, const NORM:
             for (p, sum) in sums.into_iter().enumerate() {
                 let v = S::clamp(sum, S::splat(lo), S::splat(hi));
                 let y = y.as_mut_ptr().add((ox + p) * s.c + at);
-                if stream { S::stream(y, v) } else { store::<S>(y, v, m, whole) }
+                if stream { N::stream::<S>(y, v) } else { store::<S, N>(y, v, m, whole) }
             }
         }
         at += S::LANES;
@@ -321,12 +343,12 @@ unsafe fn forward_block<S: Simd, const KW: usize, const STEP: usize, const NORM:
 }
 
 #[inline(always)]
-unsafe fn forward_pixel<S: Simd, const NORM: bool>(
+unsafe fn forward_pixel<S: Simd, N: Number, const NORM: bool>(
     s: ConvShape,
     (oy, ox, channels): (usize, usize, Range<usize>),
-    x: &[f32],
+    x: &[N],
     filters: &[f32],
-    y: &mut [f32],
+    y: &mut [N],
     Row { e, norm, stream }: Row,
 ) {
     let (lo, hi) = e.clamp.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
@@ -353,7 +375,7 @@ unsafe fn forward_pixel<S: Simd, const NORM: bool>(
             }
             let v = S::clamp(sum, S::splat(lo), S::splat(hi));
             let y = y.as_mut_ptr().add(ox * s.c + at);
-            if stream { S::stream(y, v) } else { S::store_first(y, v, m) }
+            if stream { N::stream::<S>(y, v) } else { N::store::<S>(y, v, m) }
         }
         at += S::LANES;
     }
@@ -396,14 +418,30 @@ struct To {
     stream: bool,
 }
 
-/// `dx (+)= dy ∗ flipped filters`, gathered per input row.
-pub fn backward_data(
+/// `dx (+)= dy ∗ flipped filters`, gathered per input row. Both maps are of one kind.
+pub fn backward_data<'a>(
     cx: Ctx,
     s: &ConvShape,
     n: usize,
-    dy: &[f32],
+    dy: impl Into<Map<'a>>,
     filters: &[f32],
-    dx: &mut [f32],
+    dx: impl Into<MapMut<'a>>,
+    accumulate: bool,
+) {
+    let dy = dy.into();
+    match dx.into() {
+        MapMut::Full(dx) => backward_data_of(cx, s, n, Number::of(dy), filters, dx, accumulate),
+        MapMut::Half(dx) => backward_data_of(cx, s, n, Number::of(dy), filters, dx, accumulate),
+    }
+}
+
+fn backward_data_of<N: Number>(
+    cx: Ctx,
+    s: &ConvShape,
+    n: usize,
+    dy: &[N],
+    filters: &[f32],
+    dx: &mut [N],
     accumulate: bool,
 ) {
     let line = s.w * s.c;
@@ -415,7 +453,7 @@ pub fn backward_data(
         let dy = &dy[p * s.y_len()..][..s.y_len()];
         // SAFETY: `dy` is one picture, `dx` one input row, filters are whole.
         unsafe {
-            simd!(cx.isa, data_row(s: ConvShape, iy: usize, dy: &[f32], filters: &[f32], dx: &mut [f32], to: To))
+            simd!(cx.isa, data_row::<N>(s: ConvShape, iy: usize, dy: &[N], filters: &[f32], dx: &mut [N], to: To))
         };
         if stream {
             fence();
@@ -424,23 +462,25 @@ pub fn backward_data(
 }
 
 #[inline(always)]
-unsafe fn data_row<S: Simd>(
+unsafe fn data_row<S: Simd, N: Number>(
     s: ConvShape,
     iy: usize,
-    dy: &[f32],
+    dy: &[N],
     filters: &[f32],
-    dx: &mut [f32],
+    dx: &mut [N],
     to: To,
 ) {
     // SAFETY: the caller's contract.
     unsafe {
         match (s.kw, s.sw, s.dw) {
-            (3, 1, 1) => data_line::<S, 3, 1, BLOCK>(s, iy, dy, filters, dx, to),
-            (3, 2, 1) => data_line::<S, 3, 2, { 2 * BLOCK }>(s, iy, dy, filters, dx, to),
-            (5, 1, 1) => data_line::<S, 5, 1, BLOCK>(s, iy, dy, filters, dx, to),
-            (5, 2, 1) => data_line::<S, 5, 2, { 2 * BLOCK }>(s, iy, dy, filters, dx, to),
-            (7, 1, 1) => data_line::<S, 7, 1, BLOCK>(s, iy, dy, filters, dx, to),
-            _ => (0..s.w).for_each(|ix| data_pixel::<S>(s, (iy, ix, 0..s.c), dy, filters, dx, to)),
+            (3, 1, 1) => data_line::<S, N, 3, 1, BLOCK>(s, iy, dy, filters, dx, to),
+            (3, 2, 1) => data_line::<S, N, 3, 2, { 2 * BLOCK }>(s, iy, dy, filters, dx, to),
+            (5, 1, 1) => data_line::<S, N, 5, 1, BLOCK>(s, iy, dy, filters, dx, to),
+            (5, 2, 1) => data_line::<S, N, 5, 2, { 2 * BLOCK }>(s, iy, dy, filters, dx, to),
+            (7, 1, 1) => data_line::<S, N, 7, 1, BLOCK>(s, iy, dy, filters, dx, to),
+            _ => {
+                (0..s.w).for_each(|ix| data_pixel::<S, N>(s, (iy, ix, 0..s.c), dy, filters, dx, to))
+            }
         }
     }
 }
@@ -448,12 +488,12 @@ unsafe fn data_row<S: Simd>(
 /// A row in blocks of `SPAN` inputs all of whose windows lie on the map, the others one by one. A block
 /// begins where `ix + left` is a multiple of the step, so that each place knows its window places.
 #[inline(always)]
-unsafe fn data_line<S: Simd, const KW: usize, const STEP: usize, const SPAN: usize>(
+unsafe fn data_line<S: Simd, N: Number, const KW: usize, const STEP: usize, const SPAN: usize>(
     s: ConvShape,
     iy: usize,
-    dy: &[f32],
+    dy: &[N],
     filters: &[f32],
-    dx: &mut [f32],
+    dx: &mut [N],
     to: To,
 ) {
     for channels in chunks(s.c) {
@@ -464,7 +504,7 @@ unsafe fn data_line<S: Simd, const KW: usize, const STEP: usize, const SPAN: usi
             // SAFETY: the caller's contract; all outputs that see the block lie on the map.
             unsafe {
                 if whole && (first + SPAN - 1) / STEP < s.ow {
-                    data_block::<S, KW, STEP, SPAN>(
+                    data_block::<S, N, KW, STEP, SPAN>(
                         s,
                         (iy, ix, channels.clone()),
                         dy,
@@ -474,7 +514,7 @@ unsafe fn data_line<S: Simd, const KW: usize, const STEP: usize, const SPAN: usi
                     );
                     ix += SPAN;
                 } else {
-                    data_pixel::<S>(s, (iy, ix, channels.clone()), dy, filters, dx, to);
+                    data_pixel::<S, N>(s, (iy, ix, channels.clone()), dy, filters, dx, to);
                     ix += 1;
                 }
             }
@@ -483,12 +523,12 @@ unsafe fn data_line<S: Simd, const KW: usize, const STEP: usize, const SPAN: usi
 }
 
 #[inline(always)]
-unsafe fn data_block<S: Simd, const KW: usize, const STEP: usize, const SPAN: usize>(
+unsafe fn data_block<S: Simd, N: Number, const KW: usize, const STEP: usize, const SPAN: usize>(
     s: ConvShape,
     (iy, ix, channels): (usize, usize, Range<usize>),
-    dy: &[f32],
+    dy: &[N],
     filters: &[f32],
-    dx: &mut [f32],
+    dx: &mut [N],
     to: To,
 ) {
     let rows = seen_by(iy, s.top, s.dh, s.sh, s.kh, s.oh);
@@ -501,27 +541,27 @@ unsafe fn data_block<S: Simd, const KW: usize, const STEP: usize, const SPAN: us
             let mut sums = [S::splat(0.0); SPAN];
             if to.accumulate {
                 for (p, sum) in sums.iter_mut().enumerate() {
-                    *sum = S::load_first(out.add(p * s.c), m);
+                    *sum = N::load::<S>(out.add(p * s.c), m);
                 }
             }
             for (oy, kh) in rows.clone() {
                 let pixel = oy * s.ow + (ix + s.left) / STEP;
                 let (line, f) = (dy.as_ptr().add(pixel * s.c + at), kh * KW * s.c + at);
                 for p in 0..SPAN / STEP {
-                    S::prefetch(line.wrapping_add((SPAN / STEP + p) * s.c));
+                    S::prefetch(line.wrapping_add((SPAN / STEP + p) * s.c).cast());
                 }
                 for k in 0..KW {
                     let f = S::load_first(filters.as_ptr().add(f + k * s.c), m);
                     for p in (k % STEP..SPAN).step_by(STEP) {
                         let column = (p as isize - k as isize) / STEP as isize;
-                        let v = S::load_first(line.offset(column * s.c as isize), m);
+                        let v = N::load::<S>(line.offset(column * s.c as isize), m);
                         sums[p] = S::fma(v, f, sums[p]);
                     }
                 }
             }
             for (p, sum) in sums.into_iter().enumerate() {
                 let out = out.add(p * s.c);
-                if to.stream { S::stream(out, sum) } else { S::store_first(out, sum, m) }
+                if to.stream { N::stream::<S>(out, sum) } else { N::store::<S>(out, sum, m) }
             }
         }
         at += S::LANES;
@@ -529,12 +569,12 @@ unsafe fn data_block<S: Simd, const KW: usize, const STEP: usize, const SPAN: us
 }
 
 #[inline(always)]
-unsafe fn data_pixel<S: Simd>(
+unsafe fn data_pixel<S: Simd, N: Number>(
     s: ConvShape,
     (iy, ix, channels): (usize, usize, Range<usize>),
-    dy: &[f32],
+    dy: &[N],
     filters: &[f32],
-    dx: &mut [f32],
+    dx: &mut [N],
     to: To,
 ) {
     let cols = seen_by(ix, s.left, s.dw, s.sw, s.kw, s.ow);
@@ -545,15 +585,15 @@ unsafe fn data_pixel<S: Simd>(
         unsafe {
             let m = S::mask((s.c - at).min(S::LANES));
             let out = dx.as_mut_ptr().add(ix * s.c + at);
-            let mut sum = if to.accumulate { S::load_first(out, m) } else { S::splat(0.0) };
+            let mut sum = if to.accumulate { N::load::<S>(out, m) } else { S::splat(0.0) };
             for (oy, kh) in rows.clone() {
                 for (ox, kw) in cols.clone() {
-                    let v = S::load_first(dy.as_ptr().add((oy * s.ow + ox) * s.c + at), m);
+                    let v = N::load::<S>(dy.as_ptr().add((oy * s.ow + ox) * s.c + at), m);
                     let f = S::load_first(filters.as_ptr().add((kh * s.kw + kw) * s.c + at), m);
                     sum = S::fma(v, f, sum);
                 }
             }
-            if to.stream { S::stream(out, sum) } else { S::store_first(out, sum, m) }
+            if to.stream { N::stream::<S>(out, sum) } else { N::store::<S>(out, sum, m) }
         }
         at += S::LANES;
     }
@@ -568,17 +608,32 @@ fn shards(s: &ConvShape, n: usize) -> usize {
     SHARDS.min(n * s.oh).max(1)
 }
 
-/// `dw [kh,kw,c] = Σ x · dy`; shards of output rows by shape, merged in order in f64.
-pub fn backward_weights(
+/// `dw [kh,kw,c] = Σ x · dy`; shards of output rows by shape, merged in order in f64. Both maps are of one kind.
+pub fn backward_weights<'a>(
     cx: Ctx,
     s: &ConvShape,
     n: usize,
     x: Source,
-    dy: &[f32],
+    dy: impl Into<Map<'a>>,
     dw: &mut [f32],
     scratch: &mut [f32],
 ) {
     check_norm(s, x);
+    match dy.into() {
+        Map::Full(dy) => weights_of(cx, s, n, (Number::of(x.x), x.norm), dy, dw, scratch),
+        Map::Half(dy) => weights_of(cx, s, n, (Number::of(x.x), x.norm), dy, dw, scratch),
+    }
+}
+
+fn weights_of<N: Number>(
+    cx: Ctx,
+    s: &ConvShape,
+    n: usize,
+    (x, norm): (&[N], Option<Pending>),
+    dy: &[N],
+    dw: &mut [f32],
+    scratch: &mut [f32],
+) {
     let len = s.kh * s.kw * s.c;
     let count = shards(s, n);
     let rows = Even::parts(n * s.oh, count);
@@ -587,12 +642,12 @@ pub fn backward_weights(
     cx.pool.for_chunks_mut(partial, len, |i, sums, _| {
         sums.fill(0.0);
         for row in rows.range(i) {
-            let (p, oy, norm) = (row / s.oh, row % s.oh, x.norm);
-            let x = &x.x.full()[p * s.x_len()..][..s.x_len()];
+            let (p, oy) = (row / s.oh, row % s.oh);
+            let x = &x[p * s.x_len()..][..s.x_len()];
             let dy = &dy[row * s.ow * s.c..][..s.ow * s.c];
             // SAFETY: `x` is one picture, `dy` one output row, `sums` the whole filters.
             unsafe {
-                simd!(cx.isa, weights_row(s: ConvShape, oy: usize, x: &[f32], dy: &[f32], sums: &mut [f32], norm: Option<Pending>))
+                simd!(cx.isa, weights_row::<N>(s: ConvShape, oy: usize, x: &[N], dy: &[N], sums: &mut [f32], norm: Option<Pending>))
             };
         }
     });
@@ -601,41 +656,42 @@ pub fn backward_weights(
 
 /// Adds one output row's products to the sums.
 #[inline(always)]
-unsafe fn weights_row<S: Simd>(
+unsafe fn weights_row<S: Simd, N: Number>(
     s: ConvShape,
     oy: usize,
-    x: &[f32],
-    dy: &[f32],
+    x: &[N],
+    dy: &[N],
     sums: &mut [f32],
     norm: Option<Pending>,
 ) {
     // SAFETY: the caller's contract.
     unsafe {
         match (s.kw, s.sw, s.dw, norm.is_some()) {
-            (3, 1, 1, false) => weights_line::<S, 3, 1, false>(s, oy, x, dy, sums, norm),
-            (3, 2, 1, false) => weights_line::<S, 3, 2, false>(s, oy, x, dy, sums, norm),
-            (5, 1, 1, false) => weights_line::<S, 5, 1, false>(s, oy, x, dy, sums, norm),
-            (5, 2, 1, false) => weights_line::<S, 5, 2, false>(s, oy, x, dy, sums, norm),
-            (7, 1, 1, false) => weights_line::<S, 7, 1, false>(s, oy, x, dy, sums, norm),
-            (3, 1, 1, true) => weights_line::<S, 3, 1, true>(s, oy, x, dy, sums, norm),
-            (3, 2, 1, true) => weights_line::<S, 3, 2, true>(s, oy, x, dy, sums, norm),
-            (5, 1, 1, true) => weights_line::<S, 5, 1, true>(s, oy, x, dy, sums, norm),
-            (5, 2, 1, true) => weights_line::<S, 5, 2, true>(s, oy, x, dy, sums, norm),
-            (7, 1, 1, true) => weights_line::<S, 7, 1, true>(s, oy, x, dy, sums, norm),
-            (.., false) => (0..s.ow)
-                .for_each(|ox| weights_pixel::<S, false>(s, (oy, ox, 0..s.c), x, dy, sums, norm)),
+            (3, 1, 1, false) => weights_line::<S, N, 3, 1, false>(s, oy, x, dy, sums, norm),
+            (3, 2, 1, false) => weights_line::<S, N, 3, 2, false>(s, oy, x, dy, sums, norm),
+            (5, 1, 1, false) => weights_line::<S, N, 5, 1, false>(s, oy, x, dy, sums, norm),
+            (5, 2, 1, false) => weights_line::<S, N, 5, 2, false>(s, oy, x, dy, sums, norm),
+            (7, 1, 1, false) => weights_line::<S, N, 7, 1, false>(s, oy, x, dy, sums, norm),
+            (3, 1, 1, true) => weights_line::<S, N, 3, 1, true>(s, oy, x, dy, sums, norm),
+            (3, 2, 1, true) => weights_line::<S, N, 3, 2, true>(s, oy, x, dy, sums, norm),
+            (5, 1, 1, true) => weights_line::<S, N, 5, 1, true>(s, oy, x, dy, sums, norm),
+            (5, 2, 1, true) => weights_line::<S, N, 5, 2, true>(s, oy, x, dy, sums, norm),
+            (7, 1, 1, true) => weights_line::<S, N, 7, 1, true>(s, oy, x, dy, sums, norm),
+            (.., false) => (0..s.ow).for_each(|ox| {
+                weights_pixel::<S, N, false>(s, (oy, ox, 0..s.c), x, dy, sums, norm)
+            }),
             (.., true) => (0..s.ow)
-                .for_each(|ox| weights_pixel::<S, true>(s, (oy, ox, 0..s.c), x, dy, sums, norm)),
+                .for_each(|ox| weights_pixel::<S, N, true>(s, (oy, ox, 0..s.c), x, dy, sums, norm)),
         }
     }
 }
 
 #[inline(always)]
-unsafe fn weights_line<S: Simd, const KW: usize, const STEP: usize, const NORM: bool>(
+unsafe fn weights_line<S: Simd, N: Number, const KW: usize, const STEP: usize, const NORM: bool>(
     s: ConvShape,
     oy: usize,
-    x: &[f32],
-    dy: &[f32],
+    x: &[N],
+    dy: &[N],
     sums: &mut [f32],
     norm: Option<Pending>,
 ) {
@@ -647,10 +703,10 @@ unsafe fn weights_line<S: Simd, const KW: usize, const STEP: usize, const NORM: 
             // SAFETY: the caller's contract; a block's windows lie inside.
             unsafe {
                 if ox >= inside.start && ox + BLOCK <= inside.end {
-                    weights_block::<S, KW, STEP, NORM>(s, at, x, dy, sums, norm);
+                    weights_block::<S, N, KW, STEP, NORM>(s, at, x, dy, sums, norm);
                     ox += BLOCK;
                 } else {
-                    weights_pixel::<S, NORM>(s, at, x, dy, sums, norm);
+                    weights_pixel::<S, N, NORM>(s, at, x, dy, sums, norm);
                     ox += 1;
                 }
             }
@@ -659,11 +715,17 @@ unsafe fn weights_line<S: Simd, const KW: usize, const STEP: usize, const NORM: 
 }
 
 #[inline(always)]
-unsafe fn weights_block<S: Simd, const KW: usize, const STEP: usize, const NORM: bool>(
+unsafe fn weights_block<
+    S: Simd,
+    N: Number,
+    const KW: usize,
+    const STEP: usize,
+    const NORM: bool,
+>(
     s: ConvShape,
     (oy, ox, channels): (usize, usize, Range<usize>),
-    x: &[f32],
-    dy: &[f32],
+    x: &[N],
+    dy: &[N],
     sums: &mut [f32],
     norm: Option<Pending>,
 ) {
@@ -678,14 +740,14 @@ unsafe fn weights_block<S: Simd, const KW: usize, const STEP: usize, const NORM:
             let mut g = [S::splat(0.0); BLOCK];
             for (p, g) in g.iter_mut().enumerate() {
                 let dy = dy.as_ptr().wrapping_add((ox + p) * s.c + at);
-                *g = S::load_first(dy, m);
-                S::prefetch(dy.wrapping_add(BLOCK * s.c));
+                *g = N::load::<S>(dy, m);
+                S::prefetch(dy.wrapping_add(BLOCK * s.c).cast());
             }
             for kh in rows.clone() {
                 let pixel = (oy * s.sh + kh * s.dh - s.top) * s.w + ox * STEP - s.left;
                 let line = x.as_ptr().add(pixel * s.c + at);
                 let out = sums.as_mut_ptr().add(kh * KW * s.c + at);
-                ask_next::<S, KW, STEP>(line, &s, at, &channels);
+                ask_next::<S, N, KW, STEP>(line, &s, at, &channels);
                 let mut acc = [S::splat(0.0); KW];
                 for (k, a) in acc.iter_mut().enumerate() {
                     *a = S::load_first(out.add(k * s.c), m);
@@ -702,7 +764,7 @@ unsafe fn weights_block<S: Simd, const KW: usize, const STEP: usize, const NORM:
                     }
                 });
                 for (k, a) in acc.into_iter().enumerate() {
-                    store::<S>(out.add(k * s.c), a, m, whole);
+                    store::<S, f32>(out.add(k * s.c), a, m, whole);
                 }
             }
         }
@@ -711,11 +773,11 @@ unsafe fn weights_block<S: Simd, const KW: usize, const STEP: usize, const NORM:
 }
 
 #[inline(always)]
-unsafe fn weights_pixel<S: Simd, const NORM: bool>(
+unsafe fn weights_pixel<S: Simd, N: Number, const NORM: bool>(
     s: ConvShape,
     (oy, ox, channels): (usize, usize, Range<usize>),
-    x: &[f32],
-    dy: &[f32],
+    x: &[N],
+    dy: &[N],
     sums: &mut [f32],
     norm: Option<Pending>,
 ) {
@@ -728,14 +790,14 @@ unsafe fn weights_pixel<S: Simd, const NORM: bool>(
             let m = S::mask((s.c - at).min(S::LANES));
             let whole = at + S::LANES <= s.c;
             let look = Look::<S, NORM>::new(norm, at, m);
-            let g = S::load_first(dy.as_ptr().add(ox * s.c + at), m);
+            let g = N::load::<S>(dy.as_ptr().add(ox * s.c + at), m);
             for kh in rows.clone() {
                 let line = (oy * s.sh + kh * s.dh - s.top) * s.w;
                 for kw in cols.clone() {
                     let pixel = line + ox * s.sw + kw * s.dw - s.left;
                     let v = look.at(x.as_ptr().add(pixel * s.c + at));
                     let out = sums.as_mut_ptr().add((kh * s.kw + kw) * s.c + at);
-                    store::<S>(out, S::fma(v, g, S::load_first(out, m)), m, whole);
+                    store::<S, f32>(out, S::fma(v, g, S::load_first(out, m)), m, whole);
                 }
             }
         }

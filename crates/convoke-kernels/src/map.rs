@@ -221,6 +221,11 @@ pub(crate) trait Number: Copy + Default + Send + Sync {
     /// # Safety
     /// The instruction set is present, and the mask's numbers lie there.
     unsafe fn load<S: Simd>(p: *const Self, m: S::M) -> S::V;
+    /// Writes all lanes, without a mask where there need be none.
+    ///
+    /// # Safety
+    /// As [`Number::load`], of a whole vector.
+    unsafe fn store_all<S: Simd>(p: *mut Self, v: S::V);
     /// Writes the first lanes.
     ///
     /// # Safety
@@ -252,6 +257,11 @@ impl Number for f32 {
     unsafe fn load<S: Simd>(p: *const f32, m: S::M) -> S::V {
         // SAFETY: the caller's.
         unsafe { S::load_first(p, m) }
+    }
+    #[inline(always)]
+    unsafe fn store_all<S: Simd>(p: *mut f32, v: S::V) {
+        // SAFETY: the caller's.
+        unsafe { S::store(p, v) }
     }
     #[inline(always)]
     unsafe fn store<S: Simd>(p: *mut f32, v: S::V, m: S::M) {
@@ -290,6 +300,11 @@ impl Number for Bf16 {
     unsafe fn load<S: Simd>(p: *const Bf16, m: S::M) -> S::V {
         // SAFETY: the caller's.
         unsafe { S::load_half(p, m) }
+    }
+    #[inline(always)]
+    unsafe fn store_all<S: Simd>(p: *mut Bf16, v: S::V) {
+        // SAFETY: the caller's.
+        unsafe { S::store_half(p, v, S::mask(S::LANES)) }
     }
     #[inline(always)]
     unsafe fn store<S: Simd>(p: *mut Bf16, v: S::V, m: S::M) {

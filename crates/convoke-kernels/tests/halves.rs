@@ -8,7 +8,7 @@ use convoke_kernels::conv::{Conv, ConvShape, Epilogue, Precision, Winograd};
 use convoke_kernels::norm::{self, Clamped, Pending, Saved, Source, Statistics};
 use convoke_kernels::pool2d::{self, PoolShape};
 use convoke_kernels::shortcut::{self, ShortcutShape};
-use convoke_kernels::{Bf16, Ctx, Isa, Map, Pool, elementwise};
+use convoke_kernels::{Bf16, Ctx, Isa, Map, Pool, depthwise, elementwise};
 
 /// A map of bf16, and the same numbers in f32.
 struct Both {
@@ -270,4 +270,37 @@ fn pools_shortcuts_and_sums_read_and_write_them() {
         elementwise::copy(cx, &x.half[..], &mut sum.half[..]);
         assert_eq!(sum.half, x.half);
     });
+}
+
+#[test]
+fn depthwise_convolutions_read_and_write_them() {
+    for (n, k, step, c) in
+        [(2, 3, 1, 70), (2, 3, 2, 33), (1, 5, 1, 16), (3, 5, 2, 8), (2, 2, 3, 20)]
+    {
+        let s = ConvShape { groups: c, ..shape((13, 12), c, c, k, step) };
+        let (x, dy) = (both(n * s.x_len(), 1), both(n * s.y_len(), 2));
+        let (f, scale, shift) = (numbers(s.filter_len(), 3), numbers(c, 4), numbers(c, 5));
+        let pending = Pending { scale: &scale, shift: &shift, clamp: (0.0, 0.7) };
+        everywhere(|cx| {
+            for norm in [None, Some(pending)] {
+                let (half, full) = (Map::Half(&x.half), Map::Full(&x.full));
+                let (half, full) = (Source { x: half, norm }, Source { x: full, norm });
+                let (mut y, e) = (both(dy.half.len(), 6), depthwise::Epilogue::default());
+                depthwise::forward(cx, &s, n, half, &f, &mut y.half[..], e);
+                depthwise::forward(cx, &s, n, full, &f, &mut y.full, e);
+                assert_eq!(y.half, rounded(&y.full), "{s:?}");
+                let [mut dw, mut want] = [(); 2].map(|()| vec![f32::NAN; s.filter_len()]);
+                let mut scratch = vec![f32::NAN; depthwise::scratch_len(&s, n)];
+                depthwise::backward_weights(cx, &s, n, half, &dy.half[..], &mut dw, &mut scratch);
+                depthwise::backward_weights(cx, &s, n, full, &dy.full, &mut want, &mut scratch);
+                assert_eq!(dw, want, "{s:?}");
+            }
+            for add in [false, true] {
+                let mut dx = both(x.half.len(), 7);
+                depthwise::backward_data(cx, &s, n, &dy.half[..], &f, &mut dx.half[..], add);
+                depthwise::backward_data(cx, &s, n, &dy.full, &f, &mut dx.full, add);
+                assert_eq!(dx.half, rounded(&dx.full), "{s:?}");
+            }
+        });
+    }
 }

@@ -188,7 +188,9 @@ impl Rule for Conv {
     fn halves(&self, unit: &Unit, b: &Lower) -> Result<Halves> {
         let shape = self.sizes(unit, b)?;
         match is_depthwise(&shape) {
-            true => Ok(Halves::None),
+            // The gradients of a bias and of an activation are read in f32.
+            true if self.bias || unit.act.is_some() => Ok(Halves::None),
+            true => Ok(Halves::Alike),
             false => linear::halves(unit, b, shape, self.bias),
         }
     }

@@ -10,6 +10,7 @@ use crate::plan::unit::Unit;
 use convoke_kernels::conv::ConvShape;
 use convoke_kernels::depthwise as kernels;
 use convoke_kernels::norm::Source;
+use convoke_kernels::{Map, MapMut};
 
 /// Emits `y = clamp(x ∗ filters + bias)`, norms folded; a residual is added by a call of its own.
 pub(super) fn forward(unit: &Unit, b: &mut Lower, s: ConvShape, bias: bool) -> Result<()> {
@@ -93,10 +94,12 @@ impl Op for Forward {
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let (scale, shift) = self.norm.map_or((Buf::NONE, Buf::NONE), |n| (n.scale, n.shift));
         let bias = self.bias.unwrap_or(Buf::NONE);
+        let half = m.is_half(self.x);
         let [x, w, y, bias, scale, shift] =
             m.get([self.x, self.weight, self.y, bias, scale, shift]);
         let epilogue = kernels::Epilogue { bias: self.bias.map(|_| &*bias), clamp: self.clamp };
-        let source = Source { x: (&*x).into(), norm: self.norm.map(|n| n.over(scale, shift)) };
+        let norm = self.norm.map(|n| n.over(scale, shift));
+        let (source, y) = (Source { x: Map::of(x, half), norm }, MapMut::of(y, half));
         kernels::forward(e.cx, &self.s, e.n, source, w, y, epilogue);
     }
 }
@@ -123,9 +126,11 @@ impl Op for BackwardWeights {
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let (scale, shift) = self.norm.map_or((Buf::NONE, Buf::NONE), |n| (n.scale, n.shift));
+        let half = m.is_half(self.x);
         let [x, dy, dw, scratch, scale, shift] =
             m.get([self.x, self.dy, self.dw, self.scratch, scale, shift]);
-        let source = Source { x: (&*x).into(), norm: self.norm.map(|n| n.over(scale, shift)) };
+        let norm = self.norm.map(|n| n.over(scale, shift));
+        let (source, dy) = (Source { x: Map::of(x, half), norm }, Map::of(dy, half));
         kernels::backward_weights(e.cx, &self.s, e.n, source, dy, dw, scratch);
     }
 }
@@ -149,7 +154,9 @@ impl Op for BackwardData {
     }
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
+        let half = m.is_half(self.dx);
         let [dy, w, dx] = m.get([self.dy, self.weight, self.dx]);
+        let (dy, dx) = (Map::of(dy, half), MapMut::of(dx, half));
         kernels::backward_data(e.cx, &self.s, e.n, dy, w, dx, self.accumulate);
     }
 }
