@@ -1,10 +1,11 @@
 //! Reverse-mode differentiation of single numbers in f64: every number remembers what it was made of. Slow, short,
 //! and without a line in common with the kernels.
 
+use crate::draw::Rng;
+
 /// A number on the tape.
 pub type Var = u32;
 
-#[derive(Default)]
 pub struct Tape {
     values: Vec<f64>,
     /// Where a number's parts begin in `parts`; one more than there are numbers.
@@ -13,11 +14,20 @@ pub struct Tape {
     parts: Vec<(Var, f64)>,
     /// How near the nearest kink is: what an input may be off by before a maximum or a rectifier decides otherwise.
     pub margin: f64,
+    /// Relative error of what is given and of every derivative, at most; drawn from `dice`.
+    rounding: f64,
+    dice: Rng,
 }
 
 impl Tape {
-    pub fn new() -> Self {
-        Self { begins: vec![0], margin: f64::INFINITY, ..Self::default() }
+    pub fn new(rounding: f64, seed: u64) -> Self {
+        let (values, parts) = (Vec::new(), Vec::new());
+        let (begins, margin, dice) = (vec![0], f64::INFINITY, Rng(seed));
+        Self { values, begins, parts, margin, rounding, dice }
+    }
+
+    fn rounded(&mut self, v: f64) -> f64 {
+        v * (1.0 + self.rounding * f64::from(self.dice.number()))
     }
 
     pub fn value(&self, v: Var) -> f64 {
@@ -41,7 +51,11 @@ impl Tape {
     }
 
     pub fn leaves(&mut self, values: &[f32]) -> Vec<Var> {
-        values.iter().map(|&v| self.leaf(f64::from(v))).collect()
+        let leaf = |&v: &f32| {
+            let v = self.rounded(f64::from(v));
+            self.leaf(v)
+        };
+        values.iter().map(leaf).collect()
     }
 
     /// Notes how far a decision was from falling the other way.
@@ -95,13 +109,14 @@ impl Tape {
     }
 
     /// Derivatives of one number by all numbers before it.
-    pub fn gradients(&self, of: Var) -> Vec<f64> {
+    pub fn gradients(&mut self, of: Var) -> Vec<f64> {
         let mut g = vec![0.0; self.values.len()];
         g[of as usize] = 1.0;
         for i in (0..=of as usize).rev() {
             if g[i] == 0.0 {
                 continue;
             }
+            g[i] = self.rounded(g[i]);
             for &(v, d) in &self.parts[self.begins[i]..self.begins[i + 1]] {
                 g[v as usize] += g[i] * d;
             }
