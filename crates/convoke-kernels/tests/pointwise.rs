@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::numbers;
+use common::{numbers, or_for_miri};
 use convoke_kernels::activation::{self, Activation};
 use convoke_kernels::adaptive_pool::{self, AdaptiveShape};
 use convoke_kernels::conv::ConvShape;
@@ -45,11 +45,6 @@ fn everywhere(f: impl Fn(Ctx) -> Vec<Vec<f32>>) -> Vec<(Isa, Vec<Vec<f32>>)> {
 
 fn wide(v: &[f32]) -> Vec<f64> {
     v.iter().map(|&x| f64::from(x)).collect()
-}
-
-/// One of two, the second for Miri (`CONTRIBUTING.md`), which takes ten thousand times longer.
-fn or_for_miri<T>(all: T, few: T) -> T {
-    if cfg!(miri) { few } else { all }
 }
 
 /// Rows and channels.

@@ -27,7 +27,7 @@ impl Threads {
 #[derive(clap::Args, Clone, Copy)]
 pub struct Arithmetic {
     /// What sums of products are made in: bf16 rounds what is multiplied to 8 bits where the processor is
-    /// faster with it, and leaves weights in f32; int8 predicts with models that `quantize` made; f32-direct makes
+    /// faster with it, in training what lies between layers too, and leaves weights in f32; int8 predicts with models that `quantize` made; f32-direct makes
     /// every product where f32 takes fewer for 3x3 windows (Winograd)
     /// [default: int8 for such models, else f32]
     #[arg(long, value_enum)]

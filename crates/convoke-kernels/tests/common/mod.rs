@@ -26,3 +26,8 @@ pub fn deviation(got: &[f32], want: &[f64]) -> f64 {
     let sum: f64 = got.iter().zip(want).map(|(g, w)| (f64::from(*g) - w).powi(2)).sum();
     (sum / want.len() as f64).sqrt()
 }
+
+/// One of two, the second for Miri (`CONTRIBUTING.md`), which takes ten thousand times longer.
+pub fn or_for_miri<T>(all: T, few: T) -> T {
+    if cfg!(miri) { few } else { all }
+}
