@@ -1,10 +1,11 @@
 """convoke beside its peers, in turns (A B A B …) in one run: medians and ratios.
 
-Usage: python bench/compare.py [--mode train|infer] [--precision f32|bf16] [--threads 2] [--rounds 5]
+Usage: python bench/compare.py [--mode train|infer] [--precision f32|bf16|int8] [--threads 2] [--rounds 5]
                                [--seconds 3] [--markdown FILE] [--rust] [--only PEER,…] NET:BATCH …
 
 Training is measured beside PyTorch in several settings, prediction beside ONNX Runtime and OpenVINO; a ratio
-is to the best of them. Needs torch and torchvision, for prediction also onnx, onnxruntime and openvino, and
+is to the best of them. In int8, which only predicts, both engines run what ONNX Runtime's static quantization makes of the
+same network, filters each with a scale of its own. Needs torch and torchvision, for prediction also onnx, onnxruntime and openvino, and
 convoke built with `cargo build --release`. libtcmalloc is used where the system has it. `--rust` adds burn and
 candle, built with `cd bench/rust_peers && cargo build --release`; `--rust --only burn,candle` needs no Python package.
 """
@@ -112,6 +113,50 @@ def rust_peers(a, net, batch):
     return peers
 
 
+def quantized(path, net, batch):
+    """The graph in 8-bit integers, its ranges those of random numbers: only its speed counts."""
+    import numpy as np
+    import onnxruntime.quantization as q
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+    import nets
+
+    (h, w, c), _ = nets.SIZES[net]
+
+    class Numbers(q.CalibrationDataReader):
+        left = 4
+
+        def get_next(self):
+            self.left -= 1
+            if self.left < 0:
+                return None
+            random = np.random.default_rng(self.left)
+            return {"x": random.standard_normal((int(batch), c, h, w), dtype=np.float32)}
+
+    folded, out = (path.replace(".onnx", end) for end in ["-folded.onnx", "-int8.onnx"])
+    quant_pre_process(path, folded, skip_symbolic_shape=True)
+    q.quantize_static(folded, out, Numbers(), quant_format=q.QuantFormat.QDQ, per_channel=True)
+    return out
+
+
+def our_int8(net, folder):
+    """A model of ours that is ready for 8-bit integers, likewise."""
+    import numpy as np
+    from PIL import Image
+
+    graph, model, ready = (f"{folder}/{net}-ours{end}" for end in [".onnx", ".safetensors", "-int8.safetensors"])
+    pictures = pathlib.Path(folder, "noise")
+    pictures.mkdir(exist_ok=True)
+    for i in range(8):
+        noise = np.random.default_rng(i).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(pictures / f"{i}.png")
+    for args in [
+        ["export", net, "--format", "onnx", "--out", graph], ["import", graph, "--out", model],
+        ["quantize", model, pictures, "--out", ready],
+    ]:
+        subprocess.run([CONVOKE, *args], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return ready
+
+
 def engine_peers(a, net, batch, folder):
     if not wanted("onnxruntime") and not wanted("openvino"):
         return []
@@ -123,9 +168,11 @@ def engine_peers(a, net, batch, folder):
     torch.onnx.export(
         nets.build(net).eval(), (torch.randn(int(batch), c, h, w),), path, input_names=["x"], dynamo=False
     )
+    if a.precision == "int8":
+        path = quantized(path, net, batch)
     peers = []
     for engine in ["onnxruntime", "openvino"]:
-        if engine == "onnxruntime" and a.precision != "f32":
+        if engine == "onnxruntime" and a.precision == "bf16":
             continue
         start(peers, engine, [sys.executable, HERE / "peer_engine.py", engine, path, batch, str(a.threads), a.precision])
     return peers
@@ -138,7 +185,8 @@ def matter(peers):
 
 
 def compare(a, net, batch, folder):
-    command = [CONVOKE, "bench", net, "--mode", a.mode, "--batch", batch, "--threads", str(a.threads), "--turns"]
+    network = our_int8(net, folder) if a.precision == "int8" else net
+    command = [CONVOKE, "bench", network, "--mode", a.mode, "--batch", batch, "--threads", str(a.threads), "--turns"]
     if a.precision != "f32":
         command += ["--precision", a.precision]
     ours = Peer("convoke", command)
@@ -197,7 +245,7 @@ def machine(rust):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mode", choices=["train", "infer"], default="train")
-    parser.add_argument("--precision", choices=["f32", "bf16"], default="f32")
+    parser.add_argument("--precision", choices=["f32", "bf16", "int8"], default="f32")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0)
@@ -207,6 +255,8 @@ def main():
     parser.add_argument("--rust", action="store_true", help="burn and candle too")
     parser.add_argument("--only", default="", help="only peers whose name has one of these words, by commas, in it")
     a = parser.parse_args()
+    if a.precision == "int8" and a.mode == "train":
+        parser.error("int8 is for --mode infer")
     global ONLY
     ONLY = a.only.split(",") if a.only else []
     head = ["network", "batch", "convoke img/s (range)", "of FMA peak", "peers img/s", "ratio", "memory MB"]

@@ -1,6 +1,6 @@
 """One measurement of an inference engine that answers in turns, as peer_torch.py does. Started by compare.py.
 
-Usage: python peer_engine.py onnxruntime|openvino FILE.onnx BATCH THREADS f32|bf16
+Usage: python peer_engine.py onnxruntime|openvino FILE.onnx BATCH THREADS f32|bf16|int8
 """
 
 import json
@@ -31,7 +31,8 @@ def openvino(path, threads, precision, batch):
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": hint,
-        "INFERENCE_PRECISION_HINT": precision,
+        # What a graph in integers leaves in floats stays f32.
+        "INFERENCE_PRECISION_HINT": "f32" if precision == "int8" else precision,
     }
     request = core.compile_model(core.read_model(path), "CPU", settings).create_infer_request()
     return lambda x: request.infer([x], share_inputs=True, share_outputs=True)

@@ -206,33 +206,43 @@ unsafe fn end<D: Dot, const R: usize, const Q: usize, const V: usize, const MASK
 ) {
     // SAFETY: the caller keeps the contract of `TileFn`.
     unsafe {
-        let lanes = D::Floats::LANES;
-        let mask = D::Floats::mask(t.last);
-        let load = |p: *const f32, v: usize| match MASKED && v == V - 1 {
-            true => D::Floats::load_first(p, mask),
-            false => D::Floats::load(p),
-        };
+        let (lanes, zero) = (D::Floats::LANES, D::Floats::splat(0.0));
+        // Integers become floats before all else, in as little code: with more, the compiler keeps sums in memory.
+        let mut floats = [[[zero; V]; Q]; R];
+        for r in 0..R {
+            for q in 0..Q {
+                for v in 0..V {
+                    let x = D::floats(sums[r][q][v], t.less.wrapping_add(v * lanes));
+                    floats[r][q][v] = x;
+                    if D::INTEGERS {
+                        floats[r][q][v] =
+                            D::Floats::mul(x, D::Floats::load(t.scale.add(v * lanes)));
+                    }
+                }
+            }
+        }
         for v in 0..V {
-            let zero = D::Floats::splat(0.0);
-            let scale = if D::INTEGERS { D::Floats::load(t.scale.add(v * lanes)) } else { zero };
-            let bias = if t.bias.is_null() { zero } else { load(t.bias.add(v * lanes), v) };
+            // For the same reason there is one way for all vectors of a tile.
+            let mask = D::Floats::mask(if v == V - 1 { t.last } else { lanes });
+            let load = |p: *const f32| match MASKED {
+                true => D::Floats::load_first(p, mask),
+                false => D::Floats::load(p),
+            };
+            let bias = if t.bias.is_null() { zero } else { load(t.bias.add(v * lanes)) };
             for r in 0..R {
                 for q in 0..Q {
                     let at = r * t.c_row + q * t.c_px + v * lanes;
-                    let mut x = D::floats(sums[r][q][v], t.less.wrapping_add(v * lanes));
-                    if D::INTEGERS {
-                        x = D::Floats::mul(x, scale);
-                    }
+                    let mut x = floats[r][q][v];
                     if !t.bias.is_null() {
                         x = D::Floats::add(x, bias);
                     }
                     if !t.residual.is_null() {
-                        x = D::Floats::add(x, load(t.residual.add(at), v));
+                        x = D::Floats::add(x, load(t.residual.add(at)));
                     }
                     if let Some((lo, hi)) = t.clamp {
                         x = D::Floats::clamp(x, D::Floats::splat(lo), D::Floats::splat(hi));
                     }
-                    match MASKED && v == V - 1 {
+                    match MASKED {
                         true => D::Floats::store_first(t.c.start.add(at), x, mask),
                         false => D::Floats::store(t.c.start.add(at), x),
                     }
