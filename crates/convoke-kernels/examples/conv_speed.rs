@@ -121,7 +121,7 @@ fn main() {
         let half = how.starts_with("halves");
         let numbers_of = |len: usize| map(numbers(len), half);
         let (mut x, mut y) = (numbers_of(n * shape.x_len()), numbers_of(n * shape.y_len()));
-        let (mut x, mut y) = (aligned(&mut x), aligned(&mut y));
+        let (x, y) = (aligned(&mut x), aligned(&mut y));
         let w = numbers(shape.filter_len());
         let mut dw = vec![0.0f32; shape.filter_len()];
         let mut pack = vec![0.0; conv.forward_pack_len()];
@@ -134,11 +134,11 @@ fn main() {
         let share = |seconds: f64| 100.0 * flops / seconds / 1e9 / peak;
         let e = Epilogue::default();
         let f = best(|| {
-            let (x, y) = (Map::of(x, half), MapMut::of(&mut y, half));
+            let (x, y) = (Map::of(x, half), MapMut::of(y, half));
             conv.forward(cx, n, x.into(), &pack, y, e, &mut scratch)
         });
         let b = best(|| {
-            let (dy, dx) = (Map::of(y, half), MapMut::of(&mut x, half));
+            let (dy, dx) = (Map::of(y, half), MapMut::of(x, half));
             conv.backward_data(cx, n, dy, &back, dx, false, &mut scratch)
         });
         let g = best(|| {
