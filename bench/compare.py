@@ -138,25 +138,6 @@ def quantized(path, net, batch):
     return out
 
 
-def our_int8(net, folder):
-    """A model of ours that is ready for 8-bit integers, likewise."""
-    import numpy as np
-    from PIL import Image
-
-    graph, model, ready = (f"{folder}/{net}-ours{end}" for end in [".onnx", ".safetensors", "-int8.safetensors"])
-    pictures = pathlib.Path(folder, "noise")
-    pictures.mkdir(exist_ok=True)
-    for i in range(8):
-        noise = np.random.default_rng(i).integers(0, 256, (256, 256, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(pictures / f"{i}.png")
-    for args in [
-        ["export", net, "--format", "onnx", "--out", graph], ["import", graph, "--out", model],
-        ["quantize", model, pictures, "--out", ready],
-    ]:
-        subprocess.run([CONVOKE, *args], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return ready
-
-
 def engine_peers(a, net, batch, folder):
     if not wanted("onnxruntime") and not wanted("openvino"):
         return []
@@ -185,8 +166,7 @@ def matter(peers):
 
 
 def compare(a, net, batch, folder):
-    network = our_int8(net, folder) if a.precision == "int8" else net
-    command = [CONVOKE, "bench", network, "--mode", a.mode, "--batch", batch, "--threads", str(a.threads), "--turns"]
+    command = [CONVOKE, "bench", net, "--mode", a.mode, "--batch", batch, "--threads", str(a.threads), "--turns"]
     if a.precision != "f32":
         command += ["--precision", a.precision]
     ours = Peer("convoke", command)

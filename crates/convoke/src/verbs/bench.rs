@@ -51,14 +51,20 @@ enum Mode {
 
 pub fn run(args: Args) -> Result<()> {
     let baseline = memory("VmRSS:");
+    let mut precision = args.arithmetic.precision();
     let network = match common::model(&args.model)? {
         Model::Network(source) => source.build(args.input, None)?,
-        Model::File(file, _) => match args.input {
-            Some(input) => file.network.with_input(input)?,
-            None => file.network,
-        },
+        Model::File(file, _) => {
+            if let Mode::Infer = args.mode {
+                precision = args.arithmetic.precision_of(&file);
+            }
+            match args.input {
+                Some(input) => file.network.with_input(input)?,
+                None => file.network,
+            }
+        }
     };
-    let mut session = session(&network, &args)?;
+    let mut session = session(&network, &args, precision)?;
     let step = |session: &mut Session| -> Result<()> {
         match args.mode {
             Mode::Train => drop(session.step(1e-4)?),
@@ -104,7 +110,7 @@ fn median(seconds: f64, mut step: impl FnMut() -> Result<()>) -> Result<f64> {
     Ok(times[times.len() / 2])
 }
 
-fn session(network: &Network, args: &Args) -> Result<Session> {
+fn session(network: &Network, args: &Args, precision: Precision) -> Result<Session> {
     let (batch, threads) = (args.batch as usize, args.threads.count());
     let options = match args.mode {
         Mode::Infer => PlanOptions::predict(batch, threads),
@@ -118,7 +124,6 @@ fn session(network: &Network, args: &Args) -> Result<Session> {
             PlanOptions { keep_grads: false, ..PlanOptions::train(batch, threads, loss, sgd) }
         }
     };
-    let precision = args.arithmetic.precision();
     let ranges = match precision {
         Precision::Int8 => ranges(network, threads)?,
         _ => Ranges::default(),
