@@ -1,0 +1,396 @@
+//! Depthwise convolution: `x [n,h,w,c] · filters [kh,kw,c] -> y [n,oh,ow,c]`, channels in the lanes. Here forward, and
+//! what all passes share.
+
+mod data;
+mod weights;
+
+pub use data::backward_data;
+pub use weights::{backward_weights, scratch_len};
+
+use crate::conv::ConvShape;
+use crate::gemm::{Even, LINE, Simd, fence, streams};
+use crate::isa::simd;
+use crate::map::Number;
+use crate::norm::{Pending, Source};
+use crate::{Ctx, Isa, MapMut, SharedMut, cut};
+use std::ops::Range;
+
+/// Channels that the blocks of a row pass over together: so few that pixels and filters of a block and of the next stay
+/// in the nearest cache.
+const CHANNELS: usize = cut(144, 16);
+/// Outputs of a row whose sums are kept in registers together.
+const BLOCK: usize = 4;
+/// Output rows of an item: enough that few input rows are read by two threads.
+const ROWS: usize = cut(16, 3);
+
+/// What is done to a sum before it is written.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Epilogue<'a> {
+    /// One number per channel.
+    pub bias: Option<&'a [f32]>,
+    /// Bounds of the result.
+    pub clamp: Option<(f32, f32)>,
+}
+
+/// How an input row is read and an output row written.
+#[derive(Clone, Copy)]
+struct Row<'a> {
+    e: Epilogue<'a>,
+    /// The norm of the input, applied as it is read.
+    norm: Option<Pending<'a>>,
+    /// Whether it goes past the caches.
+    stream: bool,
+}
+
+/// What a vector of channels of the input is seen through.
+#[derive(Clone, Copy)]
+struct Look<S: Simd, const NORM: bool> {
+    m: S::M,
+    /// Scale, shift and bounds of the norm.
+    norm: [S::V; 4],
+}
+
+impl<S: Simd, const NORM: bool> Look<S, NORM> {
+    #[inline(always)]
+    unsafe fn new(norm: Option<Pending>, at: usize, m: S::M) -> Self {
+        // SAFETY: the caller has the instruction set; a norm has a number for every channel.
+        unsafe {
+            let norm = match norm.filter(|_| NORM) {
+                None => [S::splat(0.0); 4],
+                Some(Pending { scale, shift, clamp: (lo, hi) }) => [
+                    S::load_first(scale.as_ptr().add(at), m),
+                    S::load_first(shift.as_ptr().add(at), m),
+                    S::splat(lo),
+                    S::splat(hi),
+                ],
+            };
+            Look { m, norm }
+        }
+    }
+
+    /// The numbers at `p`.
+    #[inline(always)]
+    unsafe fn at<N: Number>(&self, p: *const N) -> S::V {
+        let [scale, shift, lo, hi] = self.norm;
+        // SAFETY: the caller has the numbers that the mask selects.
+        unsafe {
+            let v = N::load::<S>(p, self.m);
+            if NORM { S::clamp(S::fma(v, scale, shift), lo, hi) } else { v }
+        }
+    }
+}
+
+/// Stores the channels from `at` on. Whole vectors go without a mask, with which they could not be read back before
+/// they have reached the cache.
+#[inline(always)]
+unsafe fn store<S: Simd, N: Number>(p: *mut N, v: S::V, m: S::M, whole: bool) {
+    // SAFETY: the caller has room for the numbers that the mask selects; for all if `whole`.
+    unsafe { if whole { N::store_all::<S>(p, v) } else { N::store::<S>(p, v, m) } }
+}
+
+/// Input rows under some output rows, and the convolution as it looks on them alone.
+fn on_band(s: &ConvShape, outputs: Range<usize>) -> (Range<usize>, ConvShape) {
+    let span = (s.kh - 1) * s.dh + 1;
+    let low = (outputs.start * s.sh).saturating_sub(s.top).min(s.h);
+    let high = ((outputs.end - 1) * s.sh + span).saturating_sub(s.top).clamp(low, s.h);
+    (low..high, ConvShape { h: high - low, top: s.top + low, ..*s })
+}
+
+/// Input rows under some output rows.
+pub(crate) fn inputs(s: &ConvShape, outputs: Range<usize>) -> Range<usize> {
+    on_band(s, outputs).0
+}
+
+/// Output rows of one picture, from the input rows `x` under them (see [`inputs`]).
+pub(crate) fn forward_rows(
+    isa: Isa,
+    s: &ConvShape,
+    outputs: Range<usize>,
+    x: &[f32],
+    filters: &[f32],
+    y: &mut [f32],
+    e: Epilogue,
+) {
+    let (inputs, s) = on_band(s, outputs.clone());
+    assert!(x.len() >= inputs.len() * s.w * s.c && filters.len() >= s.filter_len(), "too short");
+    let e = Row { e, norm: None, stream: false };
+    for (oy, y) in outputs.zip(y.chunks_exact_mut(s.ow * s.c)) {
+        // SAFETY: `x` holds the rows that `s` tells of, `y` is one output row, filters are whole.
+        unsafe {
+            simd!(isa, forward_row::<N>(s: ConvShape, oy: usize, x: &[N], filters: &[f32], y: &mut [N], e: Row))
+        };
+    }
+}
+
+/// `y = epilogue(x ∗ filters)`, a norm applied to `x` as it is read. Both maps are of one kind.
+pub fn forward<'a>(
+    cx: Ctx,
+    s: &ConvShape,
+    n: usize,
+    x: Source,
+    filters: &[f32],
+    y: impl Into<MapMut<'a>>,
+    e: Epilogue,
+) {
+    check_norm(s, x);
+    match y.into() {
+        MapMut::Full(y) => forward_of(cx, s, n, (Number::of(x.x), x.norm), filters, y, e),
+        MapMut::Half(y) => forward_of(cx, s, n, (Number::of(x.x), x.norm), filters, y, e),
+    }
+}
+
+fn forward_of<N: Number>(
+    cx: Ctx,
+    s: &ConvShape,
+    n: usize,
+    (x, norm): (&[N], Option<Pending>),
+    filters: &[f32],
+    y: &mut [N],
+    e: Epilogue,
+) {
+    let line = s.ow * s.c;
+    let s = *s;
+    let y = &mut y[..n * s.oh * line];
+    let stream = streams(y.as_ptr(), y.len(), s.c);
+    // Where memory is the limit, rows are taken together: neighbours see the same input.
+    let rows = Even::new(s.oh, if norm.is_some() { ROWS } else { 1 });
+    let y = SharedMut::new(y);
+    cx.pool.run(n * rows.parts, &|item, _| {
+        let p = item / rows.parts;
+        let e = Row { e, norm, stream };
+        let x = &x[p * s.x_len()..][..s.x_len()];
+        for oy in rows.range(item % rows.parts) {
+            // SAFETY: every output row belongs to one item.
+            let y = unsafe { y.slice((p * s.oh + oy) * line..(p * s.oh + oy + 1) * line) };
+            // SAFETY: `x` is one picture, `y` one output row, filters are whole.
+            unsafe {
+                simd!(cx.isa, forward_row::<N>(s: ConvShape, oy: usize, x: &[N], filters: &[f32], y: &mut [N], e: Row))
+            };
+        }
+        if stream {
+            fence();
+        }
+    });
+}
+
+fn check_norm(s: &ConvShape, x: Source) {
+    let holds = |n: Pending| n.scale.len() >= s.c && n.shift.len() >= s.c;
+    assert!(x.norm.is_none_or(holds), "the norm has too few channels");
+}
+
+#[inline(always)]
+unsafe fn forward_row<S: Simd, N: Number>(
+    s: ConvShape,
+    oy: usize,
+    x: &[N],
+    filters: &[f32],
+    y: &mut [N],
+    e: Row,
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        match (s.kw, s.sw, s.dw, e.norm.is_some()) {
+            (3, 1, 1, false) => forward_line::<S, N, 3, 1, false>(s, oy, x, filters, y, e),
+            (3, 2, 1, false) => forward_line::<S, N, 3, 2, false>(s, oy, x, filters, y, e),
+            (5, 1, 1, false) => forward_line::<S, N, 5, 1, false>(s, oy, x, filters, y, e),
+            (5, 2, 1, false) => forward_line::<S, N, 5, 2, false>(s, oy, x, filters, y, e),
+            (7, 1, 1, false) => forward_line::<S, N, 7, 1, false>(s, oy, x, filters, y, e),
+            (3, 1, 1, true) => forward_line::<S, N, 3, 1, true>(s, oy, x, filters, y, e),
+            (3, 2, 1, true) => forward_line::<S, N, 3, 2, true>(s, oy, x, filters, y, e),
+            (5, 1, 1, true) => forward_line::<S, N, 5, 1, true>(s, oy, x, filters, y, e),
+            (5, 2, 1, true) => forward_line::<S, N, 5, 2, true>(s, oy, x, filters, y, e),
+            (7, 1, 1, true) => forward_line::<S, N, 7, 1, true>(s, oy, x, filters, y, e),
+            (.., false) => (0..s.ow)
+                .for_each(|ox| forward_pixel::<S, N, false>(s, (oy, ox, 0..s.c), x, filters, y, e)),
+            (.., true) => (0..s.ow)
+                .for_each(|ox| forward_pixel::<S, N, true>(s, (oy, ox, 0..s.c), x, filters, y, e)),
+        }
+    }
+}
+
+/// Asks for a share of the columns that the next block is the first to see: as they lie in memory where all channels
+/// are taken together.
+#[inline(always)]
+fn ask_next<S: Simd, N: Number, const KW: usize, const STEP: usize>(
+    line: *const N,
+    s: &ConvShape,
+    at: usize,
+    channels: &Range<usize>,
+) {
+    let next = line.wrapping_add((BLOCK * STEP + KW - STEP) * s.c);
+    let (next, step) = match channels.len() == s.c {
+        true => (next.wrapping_sub(at).wrapping_add(at * BLOCK * STEP), LINE),
+        false => (next, s.c),
+    };
+    for i in 0..BLOCK * STEP {
+        S::prefetch(next.wrapping_add(i * step).cast());
+    }
+}
+
+/// Runs a body for each column of the input that a block sees. Written out, because the compiler would keep loops this
+/// long, and sums in memory.
+macro_rules! each_column {
+    (|$column:ident| $body:block) => {
+        each_column!(@ $column $body 0 1 2 3 4 5 6 7 8 9 10)
+    };
+    (@ $column:ident $body:block $($i:literal)*) => {$(
+        if $i < (BLOCK - 1) * STEP + KW {
+            #[allow(non_upper_case_globals)]
+            const $column: usize = $i;
+            $body
+        }
+    )*};
+}
+use each_column;
+
+/// A row in blocks of [`BLOCK`] outputs whose windows lie on the map, the others one by one.
+#[inline(always)]
+unsafe fn forward_line<S: Simd, N: Number, const KW: usize, const STEP: usize, const NORM: bool>(
+    s: ConvShape,
+    oy: usize,
+    x: &[N],
+    filters: &[f32],
+    y: &mut [N],
+    e: Row,
+) {
+    let inside = inside(&s);
+    for channels in chunks(s.c) {
+        let mut ox = 0;
+        while ox < s.ow {
+            // SAFETY: the caller's contract; a block's windows lie inside.
+            unsafe {
+                if ox >= inside.start && ox + BLOCK <= inside.end {
+                    forward_block::<S, N, KW, STEP, NORM>(
+                        s,
+                        (oy, ox, channels.clone()),
+                        x,
+                        filters,
+                        y,
+                        e,
+                    );
+                    ox += BLOCK;
+                } else {
+                    forward_pixel::<S, N, NORM>(s, (oy, ox, channels.clone()), x, filters, y, e);
+                    ox += 1;
+                }
+            }
+        }
+    }
+}
+
+/// Ranges of at most [`CHANNELS`] channels, of whole cache lines.
+fn chunks(channels: usize) -> impl Iterator<Item = Range<usize>> {
+    let parts = channels.div_ceil(CHANNELS);
+    let width = channels.div_ceil(parts).next_multiple_of(LINE);
+    (0..channels).step_by(width).map(move |at| at..(at + width).min(channels))
+}
+
+/// Outputs of a row whose windows lie on the map.
+#[inline(always)]
+fn inside(s: &ConvShape) -> Range<usize> {
+    let last = (s.w + s.left).checked_sub((s.kw - 1) * s.dw + 1);
+    s.left.div_ceil(s.sw)..last.map_or(0, |last| (last / s.sw + 1).min(s.ow))
+}
+
+#[inline(always)]
+unsafe fn forward_block<
+    S: Simd,
+    N: Number,
+    const KW: usize,
+    const STEP: usize,
+    const NORM: bool,
+>(
+    s: ConvShape,
+    (oy, ox, channels): (usize, usize, Range<usize>),
+    x: &[N],
+    filters: &[f32],
+    y: &mut [N],
+    Row { e, norm, stream }: Row,
+) {
+    let (lo, hi) = e.clamp.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
+    let rows = taps(oy * s.sh, s.top, s.dh, s.kh, s.h);
+    let mut at = channels.start;
+    while at < channels.end {
+        // SAFETY: taps lie on the map; lanes stay below `c`.
+        unsafe {
+            let m = S::mask((s.c - at).min(S::LANES));
+            let look = Look::<S, NORM>::new(norm, at, m);
+            let start = match e.bias {
+                Some(b) => S::load_first(b.as_ptr().add(at), m),
+                None => S::splat(0.0),
+            };
+            let mut sums = [start; BLOCK];
+            for kh in rows.clone() {
+                let pixel = (oy * s.sh + kh * s.dh - s.top) * s.w + ox * STEP - s.left;
+                let (line, f) = (x.as_ptr().add(pixel * s.c + at), kh * KW * s.c + at);
+                ask_next::<S, N, KW, STEP>(line, &s, at, &channels);
+                let mut w = [S::splat(0.0); KW];
+                for (k, w) in w.iter_mut().enumerate() {
+                    *w = S::load_first(filters.as_ptr().add(f + k * s.c), m);
+                }
+                each_column!(|column| {
+                    let v = look.at(line.add(column * s.c));
+                    for (p, sum) in sums.iter_mut().enumerate() {
+                        if (p * STEP..p * STEP + KW).contains(&column) {
+                            *sum = S::fma(v, w[column - p * STEP], *sum);
+                        }
+                    }
+                });
+            }
+            let whole = at + S::LANES <= s.c;
+            for (p, sum) in sums.into_iter().enumerate() {
+                let v = S::clamp(sum, S::splat(lo), S::splat(hi));
+                let y = y.as_mut_ptr().add((ox + p) * s.c + at);
+                if stream { N::stream::<S>(y, v) } else { store::<S, N>(y, v, m, whole) }
+            }
+        }
+        at += S::LANES;
+    }
+}
+
+#[inline(always)]
+unsafe fn forward_pixel<S: Simd, N: Number, const NORM: bool>(
+    s: ConvShape,
+    (oy, ox, channels): (usize, usize, Range<usize>),
+    x: &[N],
+    filters: &[f32],
+    y: &mut [N],
+    Row { e, norm, stream }: Row,
+) {
+    let (lo, hi) = e.clamp.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
+    let rows = taps(oy * s.sh, s.top, s.dh, s.kh, s.h);
+    let cols = taps(ox * s.sw, s.left, s.dw, s.kw, s.w);
+    let mut at = channels.start;
+    while at < channels.end {
+        // SAFETY: taps lie on the map; lanes stay below `c`.
+        unsafe {
+            let m = S::mask((s.c - at).min(S::LANES));
+            let look = Look::<S, NORM>::new(norm, at, m);
+            let mut sum = match e.bias {
+                Some(b) => S::load_first(b.as_ptr().add(at), m),
+                None => S::splat(0.0),
+            };
+            for kh in rows.clone() {
+                let line = (oy * s.sh + kh * s.dh - s.top) * s.w;
+                for kw in cols.clone() {
+                    let pixel = line + ox * s.sw + kw * s.dw - s.left;
+                    let v = look.at(x.as_ptr().add(pixel * s.c + at));
+                    let f = S::load_first(filters.as_ptr().add((kh * s.kw + kw) * s.c + at), m);
+                    sum = S::fma(v, f, sum);
+                }
+            }
+            let v = S::clamp(sum, S::splat(lo), S::splat(hi));
+            let y = y.as_mut_ptr().add(ox * s.c + at);
+            if stream { N::stream::<S>(y, v) } else { N::store::<S>(y, v, m) }
+        }
+        at += S::LANES;
+    }
+}
+
+/// Window places `k` for which `start + k · dilation − pad` lies in `0..size`.
+#[inline(always)]
+fn taps(start: usize, pad: usize, dilation: usize, k: usize, size: usize) -> Range<usize> {
+    let first = pad.saturating_sub(start).div_ceil(dilation).min(k);
+    let end = (size + pad).saturating_sub(start).div_ceil(dilation).min(k);
+    first..end.max(first)
+}
