@@ -22,9 +22,9 @@ pub enum Clamped<'a> {
     /// By the output computed anew, `x · scale + shift`, which spares reading it; `dy` stays as it is
     /// and both passes mask.
     Anew {
-        /// As in [`apply`].
+        /// As in [`super::apply`].
         scale: &'a [f32],
-        /// As in [`apply`].
+        /// As in [`super::apply`].
         shift: &'a [f32],
         /// The upper bound.
         max: f32,
