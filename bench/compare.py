@@ -4,9 +4,9 @@ Usage: python bench/compare.py [--mode train|infer] [--precision f32|bf16|int8] 
                                [--seconds 3] [--markdown FILE] [--rust] [--only PEER,…] NET:BATCH …
 
 Training is measured beside PyTorch in several settings, prediction beside ONNX Runtime and OpenVINO; a ratio
-is to the best of them. In int8, which only predicts, both engines run what ONNX Runtime's static quantization makes of the
-same network, filters each with a scale of its own. Needs torch and torchvision, for prediction also onnx, onnxruntime and openvino, and
-convoke built with `cargo build --release`. libtcmalloc is used where the system has it. `--rust` adds burn and
+is to the best of them. In int8, which only predicts, both engines run what ONNX Runtime's static quantization
+makes of the same network, filters each with a scale of its own. Needs torch and torchvision, for prediction also
+onnx, onnxruntime and openvino, and convoke built with `cargo build --release`. libtcmalloc is used where the system has it. `--rust` adds burn and
 candle, built with `cd bench/rust_peers && cargo build --release`; `--rust --only burn,candle` needs no Python package.
 """
 

@@ -199,7 +199,11 @@ impl<'a> Lower<'a> {
     }
 
     fn buffer_of(&mut self, name: &str, kind: Kind, len: usize) -> Buf {
-        self.bufs.push(BufSpec { name: name.into(), kind, len, half: false });
+        self.buffer(BufSpec { name: name.into(), kind, len, half: false })
+    }
+
+    fn buffer(&mut self, spec: BufSpec) -> Buf {
+        self.bufs.push(spec);
         Buf(self.bufs.len() - 1)
     }
 
@@ -207,8 +211,7 @@ impl<'a> Lower<'a> {
     fn map_of(&mut self, name: &str, kind: Kind, id: NodeId) -> Buf {
         let (len, half) = (self.map_len(id), self.halves[id.0]);
         let len = if half { len.div_ceil(2) } else { len };
-        self.bufs.push(BufSpec { name: name.into(), kind, len, half });
-        Buf(self.bufs.len() - 1)
+        self.buffer(BufSpec { name: name.into(), kind, len, half })
     }
 
     /// A buffer that a layer keeps under a name, from forward to backward or for good.

@@ -1,8 +1,8 @@
 //! From a network to a plan: everything is decided before anything runs.
 //!
 //! The passes, in order, each in its file: `unit` joins layers that run as one call; `halves` says which maps are
-//! bf16 where that is trained in; `lower` emits
-//! forward calls, the loss, backward calls and the update; `arena` gives every buffer its place.
+//! bf16 where that is trained in; `lower` emits forward calls, the loss, backward calls and the update; `arena` gives
+//! every buffer its place.
 
 pub(crate) mod arena;
 mod compile;

@@ -77,22 +77,12 @@ struct Run<'a> {
     src: Source<'a>,
     pack: &'a [f32],
     dst: At,
-    residual: Option<*const f32>,
+    /// What is added to outputs; it may be `dst`, of which items read what they alone write.
+    residual: Option<At>,
     epilogue: Epilogue<'a>,
     isa: crate::Isa,
     /// Whether outputs go past the caches.
     stream: bool,
-}
-
-// SAFETY: `residual` is a map that outlives the run, or `dst`, of which items read what they alone write.
-unsafe impl Sync for Run<'_> {}
-
-impl Run<'_> {
-    /// What is added to a number of the output, or null.
-    fn added(&self, at: usize) -> *const f32 {
-        let place = |start: *const f32| At { start: start.cast_mut(), ..self.dst };
-        self.residual.map_or(std::ptr::null(), |r| place(r).address(at).cast_const())
-    }
 }
 
 impl DotWalk {
@@ -295,10 +285,7 @@ impl DotWalk {
         let plain = bare && !accumulate;
         let stream = plain && !self.is_int8() && dst.streams(out, base.filters);
         let scratch = SharedMut::new(scratch);
-        let residual = match epilogue.residual {
-            Some(r) => Some(r.as_ptr()),
-            None => accumulate.then_some(dst.start.cast_const()),
-        };
+        let residual = residual.map(|r| Map::Full(r).at(0)).or(accumulate.then_some(dst));
         let run = Run { src, pack, dst, residual, epilogue, isa: cx.isa, stream };
         let items = cut.group.parts * cut.bands.parts * cut.chunks.parts * cut.panels.parts;
         cx.pool.run(items, &|item, worker| {
@@ -404,7 +391,7 @@ impl DotWalk {
             less,
             scale,
             bias: run.epilogue.bias.map_or(null, |b| b[panel.start..].as_ptr()),
-            residual: run.added(panel.start),
+            residual: run.residual.map_or(null, |r| r.address(panel.start).cast_const()),
             clamp: run.epilogue.clamp,
             ahead: null,
             ahead_k: LINE,
