@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::thread::{self, JoinHandle};
 
 /// Turns of the loop in which an idle thread looks for work before it sleeps: about 50 µs. Miri, which runs one
@@ -175,7 +175,7 @@ impl Pool {
     /// When the task panics, after all threads have left it.
     pub fn run(&self, items: usize, task: &Task) {
         let alone = items <= 1 || self.handles.is_empty();
-        let Some(_busy) = (if alone { None } else { self.busy.try_lock().ok() }) else {
+        let Some(_busy) = (if alone { None } else { self.try_busy() }) else {
             (0..items).for_each(|item| task(item, 0));
             return;
         };
@@ -215,6 +215,15 @@ impl Pool {
         }
         if shared.panicked.swap(false, SeqCst) {
             panic!("a kernel panicked on another thread");
+        }
+    }
+
+    /// The right to use the threads, unless somebody has it. A run that panicked gave it back in order.
+    fn try_busy(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.busy.try_lock() {
+            Ok(busy) => Some(busy),
+            Err(TryLockError::Poisoned(busy)) => Some(busy.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
         }
     }
 
@@ -326,6 +335,16 @@ mod tests {
             count.fetch_add(1, Relaxed);
         });
         assert_eq!(count.into_inner(), 100);
+        // The panics have not left the caller alone either.
+        let helped = AtomicBool::new(false);
+        let tries = if cfg!(miri) { 50 } else { 10_000 };
+        assert!((0..tries).any(|_| {
+            pool.run(100, &|_, worker| {
+                helped.fetch_or(worker == 1, Relaxed);
+                thread::yield_now();
+            });
+            helped.load(Relaxed)
+        }));
     }
 
     #[test]
