@@ -1,5 +1,5 @@
 //! Speed of the convolution walks as a fraction of the multiply-add loop's, on one thread and on all.
-//! `cargo run --release -p convoke-kernels --example conv_speed [threads [avx512|amx|tiles|bf16|halves|winograd|bf16-winograd|halves-winograd] [WORD]]`:
+//! `cargo run --release -p convoke-kernels --example conv_speed [threads [avx512|amx|tiles|bf16|halves|winograd|winograd-2|bf16-winograd|halves-winograd] [WORD]]`:
 //! an instruction set, or everything on tiles, in f32 or in bf16 (`halves`: maps too), or with fewer products where
 //! windows allow; only lines
 //! that have the word.
@@ -112,9 +112,10 @@ fn main() {
         let conv = match how.as_str() {
             "tiles" => conv.all_in(Precision::F32),
             "bf16" | "halves" => conv.all_in(Precision::Bf16),
-            "winograd" => conv.winograd(Winograd::Always),
+            "winograd" => conv.winograd(Winograd::Always(4)),
+            "winograd-2" => conv.winograd(Winograd::Always(2)),
             "bf16-winograd" | "halves-winograd" => {
-                conv.precision(Precision::Bf16).winograd(Winograd::Always)
+                conv.precision(Precision::Bf16).winograd(Winograd::Always(2))
             }
             _ => conv,
         };

@@ -108,7 +108,7 @@ fn convolutions() {
                 let conv = Conv::new(s, cx.isa, BATCH, 2);
                 match how {
                     How::Direct => conv,
-                    How::Winograd => conv.winograd(Winograd::Always),
+                    How::Winograd => conv.winograd(Winograd::Always(4)),
                     How::Bf16 => conv.all_in(Precision::Bf16),
                 }
             };

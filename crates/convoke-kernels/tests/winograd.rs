@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::numbers;
+use common::{deviation, numbers};
 use convoke_kernels::conv::{Conv, ConvShape, Epilogue, Winograd};
 use convoke_kernels::norm::{self, Pending, Source};
 use convoke_kernels::reference::conv as reference;
@@ -54,10 +54,17 @@ struct Passes {
     dw: Vec<f32>,
 }
 
-fn run(n: usize, s: ConvShape, isa: Isa, threads: usize) -> Passes {
-    let pool = Pool::new(threads);
+/// Outputs of a tile's side.
+const SIDES: [usize; 2] = [2, 4];
+
+fn run(n: usize, s: ConvShape, isa: Isa, side: usize, threads: usize) -> Passes {
+    let conv = Conv::new(s, isa, n, threads).winograd(Winograd::Always(side));
+    passes(n, &conv, isa, threads)
+}
+
+fn passes(n: usize, conv: &Conv, isa: Isa, threads: usize) -> Passes {
+    let (pool, s) = (Pool::new(threads), *conv.shape());
     let cx = Ctx { pool: &pool, isa };
-    let conv = Conv::new(s, isa, n, threads).winograd(Winograd::Always);
     let (x, w) = (numbers(n * s.x_len(), 1), numbers(s.filter_len(), 2));
     let dy = numbers(n * s.y_len(), 3);
     let nan = |len| vec![f32::NAN; len];
@@ -94,11 +101,36 @@ fn every_pass_equals_the_reference_on_every_instruction_set() {
         let y = reference::forward(&s, n, &x, &w);
         let dx = reference::backward_data(&s, n, &dy, &w);
         let dw = reference::backward_weights(&s, n, &x, &dy);
-        for isa in Isa::available() {
-            let got = run(n, s, isa, 1);
-            close(&format!("case {i} {isa:?} y"), &got.y, &y, 9 * s.c);
-            close(&format!("case {i} {isa:?} dx"), &got.dx, &dx, 9 * s.d);
-            close(&format!("case {i} {isa:?} dw"), &got.dw, &dw, n * s.oh * s.ow);
+        for (isa, side) in Isa::available().into_iter().flat_map(|isa| SIDES.map(|s| (isa, s))) {
+            let got = run(n, s, isa, side, 1);
+            close(&format!("case {i} {isa:?} {side} y"), &got.y, &y, 9 * s.c);
+            close(&format!("case {i} {isa:?} {side} dx"), &got.dx, &dx, 9 * s.d);
+            close(&format!("case {i} {isa:?} {side} dw"), &got.dw, &dw, n * s.oh * s.ow);
+        }
+    }
+}
+
+/// Transforms round too: by four times the direct sum's roundings at most where there are enough numbers to tell.
+#[test]
+fn errors_are_a_small_multiple_of_the_direct_sums() {
+    for (n, s) in cases().into_iter().filter(|(n, s)| n * s.y_len() > 10_000) {
+        let (x, w) = (numbers(n * s.x_len(), 1), numbers(s.filter_len(), 2));
+        let dy = numbers(n * s.y_len(), 3);
+        let y = reference::forward(&s, n, &x, &w);
+        let dx = reference::backward_data(&s, n, &dy, &w);
+        let dw = reference::backward_weights(&s, n, &x, &dy);
+        let direct = passes(n, &Conv::new(s, Isa::detect(), n, 1), Isa::detect(), 1);
+        for side in SIDES {
+            let got = run(n, s, Isa::detect(), side, 1);
+            for (what, got, direct, want) in [
+                ("y", &got.y, &direct.y, &y),
+                ("dx", &got.dx, &direct.dx, &dx),
+                ("dw", &got.dw, &direct.dw, &dw),
+            ] {
+                let times = deviation(got, want) / deviation(direct, want);
+                println!("{what} of {s:?} in tiles of {side}: {times:.2} times");
+                assert!(times > 0.0 && times <= 4.0, "{what} of {s:?}: {times:.2} times");
+            }
         }
     }
 }
@@ -106,10 +138,10 @@ fn every_pass_equals_the_reference_on_every_instruction_set() {
 #[test]
 fn threads_change_no_bit() {
     for (n, s) in cases() {
-        for isa in Isa::available() {
-            let one = run(n, s, isa, 1);
+        for (isa, side) in Isa::available().into_iter().flat_map(|isa| SIDES.map(|s| (isa, s))) {
+            let one = run(n, s, isa, side, 1);
             for threads in if cfg!(miri) { 3..4 } else { 2..4 } {
-                let more = run(n, s, isa, threads);
+                let more = run(n, s, isa, side, threads);
                 assert!(
                     one.y == more.y && one.dx == more.dx && one.dw == more.dw,
                     "{isa:?} {s:?} with {threads} threads"
@@ -127,8 +159,11 @@ const FILTERS: usize = if cfg!(miri) { 9 } else { 21 };
 #[test]
 fn smaller_batches_change_no_bit() {
     let s = shape(MAP, if cfg!(miri) { 8 } else { 24 }, [1; 4]);
-    let (whole, half) = (run(6, s, Isa::detect(), 2), run(3, s, Isa::detect(), 2));
-    assert!(whole.y.starts_with(&half.y) && whole.dx.starts_with(&half.dx[..half.dx.len() / 2]));
+    for side in SIDES {
+        let [whole, half] = [6, 3].map(|n| run(n, s, Isa::detect(), side, 2));
+        assert!(whole.y.starts_with(&half.y), "tiles of {side}");
+        assert!(whole.dx.starts_with(&half.dx[..half.dx.len() / 2]), "tiles of {side}");
+    }
 }
 
 /// No picture has no gradient.
@@ -137,7 +172,7 @@ fn an_empty_batch_leaves_zeros() {
     let s = shape(MAP, FILTERS, [1; 4]);
     let pool = Pool::new(1);
     let cx = Ctx { pool: &pool, isa: Isa::detect() };
-    let conv = Conv::new(s, cx.isa, 2, 1).winograd(Winograd::Always);
+    let conv = Conv::new(s, cx.isa, 2, 1).winograd(Winograd::Always(4));
     let mut dw = vec![f32::NAN; s.filter_len()];
     let mut scratch = vec![f32::NAN; conv.weights_scratch_len()];
     conv.backward_weights(
@@ -158,7 +193,7 @@ fn norm_bias_residual_bounds_and_accumulation() {
     let (scale, shift) = (numbers(s.c, 7), numbers(s.c, 8));
     let (bias, residual) = (numbers(s.d, 4), numbers(n * s.y_len(), 5));
     let (dy, first) = (numbers(n * s.y_len(), 3), numbers(n * s.x_len(), 6));
-    for isa in Isa::available() {
+    for (isa, side) in Isa::available().into_iter().flat_map(|isa| SIDES.map(|s| (isa, s))) {
         let pool = Pool::new(2);
         let cx = Ctx { pool: &pool, isa };
         let mut applied = vec![0.0; x.len()];
@@ -166,7 +201,7 @@ fn norm_bias_residual_bounds_and_accumulation() {
         let plain = reference::forward(&s, n, &applied, &w);
         let sum = |(i, y): (usize, &f64)| y + f64::from(bias[i % s.d]) + f64::from(residual[i]);
         let want: Vec<f64> = plain.iter().enumerate().map(sum).map(|v| v.clamp(0.0, 1.5)).collect();
-        let conv = Conv::new(s, isa, n, 2).normed().winograd(Winograd::Always);
+        let conv = Conv::new(s, isa, n, 2).normed().winograd(Winograd::Always(side));
         let mut pack = vec![f32::NAN; conv.forward_pack_len()];
         conv.pack_forward(cx, &w, &mut pack);
         let mut y = vec![f32::NAN; n * s.y_len()];
@@ -175,7 +210,7 @@ fn norm_bias_residual_bounds_and_accumulation() {
             Epilogue { bias: Some(&bias), residual: Some(&residual), clamp: Some((0.0, 1.5)) };
         let norm = Some(Pending { scale: &scale, shift: &shift, clamp: (0.0, 0.7) });
         conv.forward(cx, n, Source { x: (&x).into(), norm }, &pack, &mut y, epilogue, &mut scratch);
-        close(&format!("{isa:?} y"), &y, &want, 180);
+        close(&format!("{isa:?} {side} y"), &y, &want, 180);
 
         let plain = reference::backward_data(&s, n, &dy, &w);
         let want: Vec<f64> = plain.iter().zip(&first).map(|(a, b)| a + f64::from(*b)).collect();
@@ -184,7 +219,7 @@ fn norm_bias_residual_bounds_and_accumulation() {
         let mut dx = first.clone();
         let mut scratch = vec![f32::NAN; conv.backward_scratch_len()];
         conv.backward_data(cx, n, &dy, &pack, &mut dx, true, &mut scratch);
-        close(&format!("{isa:?} dx"), &dx, &want, 189);
+        close(&format!("{isa:?} {side} dx"), &dx, &want, 189);
     }
 }
 
@@ -197,8 +232,8 @@ fn other_windows_stay_as_they_are() {
         ConvShape { kh: 1, top: 0, ..s },
         ConvShape { dh: 2, top: 2, ..s },
     ] {
-        let conv = Conv::new(other, Isa::Portable, 4, 1).winograd(Winograd::Always);
+        let conv = Conv::new(other, Isa::Portable, 4, 1).winograd(Winograd::Always(2));
         assert!(!conv.is_winograd(), "{other:?}");
     }
-    assert!(Conv::new(s, Isa::Portable, 4, 1).winograd(Winograd::Always).is_winograd());
+    assert!(Conv::new(s, Isa::Portable, 4, 1).winograd(Winograd::Always(2)).is_winograd());
 }

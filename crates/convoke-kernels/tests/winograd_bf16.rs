@@ -67,7 +67,7 @@ fn run(n: usize, conv: &Conv, [x, w, dy]: &[Vec<f32>; 3], threads: usize) -> Pas
 
 fn pairs(n: usize, s: ConvShape, threads: usize) -> Conv {
     let conv = Conv::new(s, Isa::Avx512, n, threads);
-    conv.precision(Precision::Bf16).winograd(Winograd::Always)
+    conv.precision(Precision::Bf16).winograd(Winograd::Always(2))
 }
 
 fn inputs(n: usize, s: &ConvShape) -> [Vec<f32>; 3] {

@@ -1,17 +1,19 @@
-//! Windows of 3×3 at stride 1 with fewer products: Winograd's minimal filtering F(2×2, 3×3) (Lavin and Gray,
-//! Fast Algorithms for Convolutional Neural Networks, 2016).
+//! Windows of 3×3 at stride 1 with fewer products: Winograd's minimal filtering F(4×4, 3×3) and F(2×2, 3×3) (Lavin and
+//! Gray, Fast Algorithms for Convolutional Neural Networks, 2016).
 //!
-//! `Y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A`: a tile of 4×4 source pixels gives 2×2 outputs by 16 products a channel and
-//! filter where the direct sum takes 36. Summed over channels, each of the 16 places is a matrix product. The
-//! gradient of the filters is the same algorithm turned around, `dg = Gᵀ [Σ (A dY Aᵀ) ⊙ (Bᵀ d B)] G`.
+//! `Y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A`: a tile of 6×6 source pixels gives 4×4 outputs by 36 products a channel and
+//! filter where the direct sum takes 144 (4×4 source pixels 2×2 outputs by 16 for 36). Summed over channels, each of the
+//! places is a matrix product. The gradient of the filters is the same algorithm turned around,
+//! `dg = Gᵀ [Σ (A dY Aᵀ) ⊙ (Bᵀ d B)] G`.
 //!
-//! Transforms add and subtract (filters are halved besides), so errors stay a small multiple of the direct sum's;
+//! Transforms add, subtract and scale (`minimal.rs`), so errors stay a small multiple of the direct sum's;
 //! `tests/winograd.rs` bounds them. Sums run over channels (or tiles) in one order, so neither threads nor cuts
 //! change a bit.
 //!
-//! In bf16 (training alone) transformed numbers are rounded and multiplied in pairs (`words.rs`); the transforms and
-//! sums stay f32.
+//! In bf16 (training alone) transformed numbers are rounded and multiplied in pairs (`words.rs`), in the smaller tiles,
+//! which bear the rounding; the transforms and sums stay f32.
 
+mod minimal;
 mod multiply;
 mod pairs;
 mod transform;
@@ -23,6 +25,8 @@ use super::dots::bf16_present;
 use super::{Conv, ConvShape, Precision};
 use crate::Isa;
 use crate::gemm::Family;
+use minimal::{Four, Minimal, Two};
+use multiply::round;
 use walk::WinogradWalk;
 use weights::WinogradWeights;
 
@@ -33,8 +37,8 @@ pub enum Winograd {
     Training,
     /// Forward alone, filters transformed once.
     Prediction,
-    /// Wherever it fits, faster or not: to test and to measure.
-    Always,
+    /// Wherever it fits, faster or not, in tiles of 2 or 4 outputs a side (in bf16 always 2): to test and to measure.
+    Always(usize),
 }
 
 /// What runs with fewer products.
@@ -51,35 +55,81 @@ impl Fewer {
         if !fits(s) || conv.dense.is_some() {
             return Fewer::default();
         }
-        let always = when == Winograd::Always;
-        let step = when == Winograd::Training;
-        let some = |walk: WinogradWalk| Some(walk).filter(|w| always || w.pays(batch, step));
-        let narrow = &conv.narrow;
+        let always = matches!(when, Winograd::Always(_));
         let trains = when != Winograd::Prediction;
         let pairs = trains && conv.precision == Precision::Bf16 && bf16_present(isa);
-        let (forward, backward) =
-            (WinogradWalk::forward(s, isa, pairs), WinogradWalk::backward_data(s, isa, pairs));
-        let weights = WinogradWeights::new(s, isa, batch, pairs);
+        let ways: &[Way] = match when {
+            _ if pairs => &[Way::Pairs],
+            Winograd::Always(2) => &[Way::Two],
+            Winograd::Always(_) => &[Way::Four],
+            Winograd::Training | Winograd::Prediction => &[Way::Four, Way::Two],
+        };
+        let best = |maps: Maps| {
+            let cost = |way: &Way| Maps { way: *way, ..maps }.cost(isa, batch, trains);
+            let way = ways.iter().copied().min_by(|a, b| cost(a).total_cmp(&cost(b)));
+            Maps { way: way.unwrap_or(Way::Two), ..maps }
+        };
+        let pays = |maps: &Maps| always || maps.cost(isa, batch, trains) < maps.direct(isa, batch);
         let free = |taken: bool| always || pairs || !taken;
+        let (forward, backward) = (best(Maps::forward(s)), best(Maps::backward(s)));
+        let narrow = &conv.narrow;
+        let walk = |maps: Maps, turned, taken| {
+            (free(taken) && pays(&maps)).then(|| WinogradWalk::new(maps, isa, turned))
+        };
+        // In pairs, which the direct sum makes at some expense, it always does where channels fill a vector.
+        let sums = pays(&forward) || pairs && s.c.min(s.d) >= 16;
         Fewer {
-            forward: some(forward).filter(|_| free(narrow.forward.is_some())),
-            backward: some(backward).filter(|_| trains && free(narrow.backward.is_some())),
-            weights: Some(weights)
-                .filter(|w| always || trains && free(narrow.weights.is_some()) && w.pays(batch)),
+            forward: walk(forward, false, narrow.forward.is_some()),
+            backward: walk(backward, true, narrow.backward.is_some()).filter(|_| trains),
+            weights: (trains && free(narrow.weights.is_some()) && sums)
+                .then(|| WinogradWeights::new(forward, isa, batch)),
         }
     }
 }
 
-/// Rows and columns of a source tile.
-const SIDE: usize = 4;
-/// Products of a tile.
-const PLACES: usize = SIDE * SIDE;
-/// Output rows and columns of a tile.
-const STEP: usize = 2;
+/// A filtering and the numbers it multiplies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// F(2×2, 3×3) in f32.
+    Two,
+    /// F(4×4, 3×3) in f32.
+    Four,
+    /// F(2×2, 3×3) in pairs of bf16.
+    Pairs,
+}
+
+impl Way {
+    /// Output rows and columns of a tile.
+    fn step(self) -> usize {
+        match self {
+            Way::Two | Way::Pairs => Two::STEP,
+            Way::Four => Four::STEP,
+        }
+    }
+
+    /// Rows and columns of a source tile.
+    fn side(self) -> usize {
+        self.step() + 2
+    }
+
+    /// Products of a tile.
+    fn places(self) -> usize {
+        self.side() * self.side()
+    }
+
+    /// Words of so many numbers.
+    fn words(self, numbers: usize) -> usize {
+        match self {
+            Way::Two | Way::Four => numbers,
+            Way::Pairs => numbers.div_ceil(2),
+        }
+    }
+}
 
 /// The maps of one direction: forward, or backward-data with its maps and channels exchanged.
 #[derive(Debug, Clone, Copy)]
 struct Maps {
+    way: Way,
     src_h: usize,
     src_w: usize,
     /// Source rows above the first window and columns to its left, all zero.
@@ -96,58 +146,80 @@ struct Maps {
 impl Maps {
     fn forward(s: &ConvShape) -> Self {
         let (top, left) = (s.top, s.left);
-        Maps { src_h: s.h, src_w: s.w, top, left, c: s.c, out_h: s.oh, out_w: s.ow, d: s.d }
+        let way = Way::Two;
+        Maps { way, src_h: s.h, src_w: s.w, top, left, c: s.c, out_h: s.oh, out_w: s.ow, d: s.d }
     }
 
     /// `dx` at row y sums `dy` at rows `y + top − 2 ..= y + top`.
     fn backward(s: &ConvShape) -> Self {
         let (top, left) = (2 - s.top, 2 - s.left);
-        Maps { src_h: s.oh, src_w: s.ow, top, left, c: s.d, out_h: s.h, out_w: s.w, d: s.c }
+        let way = Way::Two;
+        Maps { way, src_h: s.oh, src_w: s.ow, top, left, c: s.d, out_h: s.h, out_w: s.w, d: s.c }
     }
 
     /// Rows of tiles of a picture, and tiles of a row.
     fn tiles(&self) -> (usize, usize) {
-        (self.out_h.div_ceil(STEP), self.out_w.div_ceil(STEP))
+        (self.out_h.div_ceil(self.way.step()), self.out_w.div_ceil(self.way.step()))
     }
 
     /// Pixels of a copied source row.
     fn band_w(&self) -> usize {
-        self.tiles().1 * STEP + SIDE - STEP
+        self.tiles().1 * self.way.step() + 2
     }
 
     /// Floats of copied source rows: those of one row of tiles.
     fn band_len(&self) -> usize {
-        SIDE * self.band_w() * self.c
+        self.way.side() * self.band_w() * self.c
+    }
+
+    /// Words of a sum.
+    fn words(&self) -> usize {
+        self.way.words(self.c)
+    }
+
+    /// Vectors of the channels of both maps, and words of a sum for each of the output's.
+    fn vectors(&self, isa: Isa) -> (f64, f64) {
+        let lanes = Family::of(isa).lanes;
+        let vectors = |channels: usize| channels.div_ceil(lanes) as f64;
+        (vectors(self.c) + vectors(self.d), self.words() as f64 * vectors(self.d))
+    }
+
+    /// Vector operations of the direct sum over `n` pictures. What it does to make pairs is measured.
+    fn direct(&self, isa: Isa, n: usize) -> f64 {
+        let (maps, sums) = self.vectors(isa);
+        let into_pairs = if self.way == Way::Pairs { 50.0 } else { 0.0 };
+        let tiles = (n * self.tiles().0 * self.tiles().1) as f64;
+        let products = (n * self.out_h * self.out_w * 9) as f64 / 0.92;
+        sums * (products + 9.0 * FAR) + into_pairs * maps * tiles
+    }
+
+    /// Vector operations of this algorithm, of transforms as they are measured; `pack`: filters are transformed each
+    /// time.
+    fn cost(&self, isa: Isa, n: usize, pack: bool) -> f64 {
+        let (maps, sums) = self.vectors(isa);
+        let places = self.way.places() as f64;
+        let transforms = match self.way {
+            Way::Two => 100.0,
+            Way::Four => 260.0,
+            Way::Pairs => 140.0,
+        };
+        let tiles = n * self.tiles().0 * self.tiles().1;
+        let rounded = tiles.next_multiple_of(round(Family::of(isa).lanes) / 2) as f64;
+        let filters = if pack { 3.0 * places } else { 0.0 } + FAR * places;
+        sums * (rounded * places / 0.85 + filters) + transforms * maps * tiles as f64
     }
 }
+
+/// Vector operations in the time in which a vector of filters comes from main memory.
+const FAR: f64 = 10.0;
 
 /// Whether the algorithm is for such windows.
 fn fits(s: &ConvShape) -> bool {
     (s.kh, s.kw, s.sh, s.sw, s.dh, s.dw, s.groups) == (3, 3, 1, 1, 1, 1, 1)
         && s.top <= 2
         && s.left <= 2
-        && s.oh.min(s.ow) >= STEP
-        && s.h.min(s.w) >= STEP
-}
-
-/// Vector operations of a direct sum and of this algorithm, for `n` pictures of these maps; `pack`: the filters
-/// are transformed each time. Transforms of pairs, and what the direct sum does to make them, are measured.
-fn costs(m: &Maps, isa: Isa, n: usize, pack: bool, pairs: bool) -> (f64, f64) {
-    let lanes = Family::of(isa).lanes;
-    let vectors = |channels: usize| channels.div_ceil(lanes) as f64;
-    let (rows, columns) = m.tiles();
-    let tiles = (n * rows * columns) as f64;
-    let sums = words_of(m.c, pairs) as f64 * vectors(m.d);
-    let maps = tiles * (vectors(m.c) + vectors(m.d));
-    let (into_pairs, transforms) = if pairs { (50.0, 140.0) } else { (0.0, 100.0) };
-    let direct = (n * m.out_h * m.out_w * 9) as f64 * sums / 0.92 + into_pairs * maps;
-    let filters = if pack { 50.0 * sums } else { 0.0 };
-    (direct, tiles * PLACES as f64 * sums / 0.85 + transforms * maps + filters)
-}
-
-/// Words of so many numbers.
-fn words_of(numbers: usize, pairs: bool) -> usize {
-    if pairs { numbers.div_ceil(2) } else { numbers }
+        && s.oh.min(s.ow) >= 2
+        && s.h.min(s.w) >= 2
 }
 
 /// Floats from one tile to the next: whole vectors, an odd number of cache lines so that neighbours do not fall

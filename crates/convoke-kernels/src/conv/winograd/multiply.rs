@@ -1,6 +1,6 @@
 //! The products of each place: small matrix products whose operands lie in the second cache.
 
-use super::PLACES;
+use super::minimal::Minimal;
 use super::words::Words;
 use crate::cut;
 use crate::gemm::Simd;
@@ -51,10 +51,11 @@ pub(super) unsafe fn multiply<W: Words>(p: &Product) {
     let width = 2 * lanes;
     let strips = 4 * p.c * width > NEAR && 4 * p.c * padded <= SECOND;
     let whole = padded / width * width;
+    let places = W::F::SIDE * W::F::SIDE;
     // SAFETY: the caller's.
     unsafe {
-        for place in 0..PLACES {
-            for line in (place * 16..p.ahead_len).step_by(16 * PLACES) {
+        for place in 0..places {
+            for line in (place * 16..p.ahead_len).step_by(16 * places) {
                 W::S::prefetch(p.ahead.wrapping_add(line));
             }
             let at = Product {

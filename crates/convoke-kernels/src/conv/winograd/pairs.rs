@@ -1,10 +1,12 @@
-//! Transforms for backward-weights whose words hold two neighbouring tiles.
+//! Transforms for backward-weights whose words hold two neighbouring tiles, of F(2×2, 3×3).
 
-use super::transform::{Tiles, column, gradient, source};
-use super::words::{Vector, Words};
-use super::{SIDE, STEP};
+use super::minimal::{MOST, Minimal, Side, Two};
+use super::transform::{Tiles, across, column, gradients};
+use super::words::Words;
 use crate::gemm::Simd;
 use crate::map::Number;
+
+const SIDE: usize = Two::SIDE;
 
 /// As [`super::transform::source_row`], two tiles a word. With `odd`, the first tile is the second of the first
 /// word, whose first one is there already. A tile without a neighbour has zero beside it.
@@ -13,7 +15,7 @@ use crate::map::Number;
 /// The rows and words lie where the arguments say.
 #[inline(always)]
 pub(super) unsafe fn source_row<W: Words>(
-    rows: [*const f32; SIDE],
+    rows: [*const f32; MOST],
     c: usize,
     channels: usize,
     n: usize,
@@ -25,12 +27,13 @@ pub(super) unsafe fn source_row<W: Words>(
     unsafe {
         for at in (0..channels).step_by(lanes) {
             let m = W::S::mask((channels - at).min(lanes));
-            let mut left = [column::<W::S>(rows, at, m), column::<W::S>(rows, c + at, m)];
+            let mut left = [column::<W::S, Two>(rows, at, m), column::<W::S, Two>(rows, c + at, m)];
             let mut out = to.at.add(at);
             let mut t = 0;
             while t < n {
                 let next = (2 * t + 2) * c + at;
-                let middle = [column::<W::S>(rows, next, m), column::<W::S>(rows, next + c, m)];
+                let middle =
+                    [column::<W::S, Two>(rows, next, m), column::<W::S, Two>(rows, next + c, m)];
                 if odd && t == 0 {
                     for r in 0..SIDE {
                         let all = of::<W>(left, middle, r);
@@ -41,8 +44,8 @@ pub(super) unsafe fn source_row<W: Words>(
                     (left, t) = (middle, t + 1);
                 } else if t + 1 < n {
                     let right = [
-                        column::<W::S>(rows, next + 2 * c, m),
-                        column::<W::S>(rows, next + 3 * c, m),
+                        column::<W::S, Two>(rows, next + 2 * c, m),
+                        column::<W::S, Two>(rows, next + 3 * c, m),
                     ];
                     for r in 0..SIDE {
                         let (a, b) = (of::<W>(left, middle, r), of::<W>(middle, right, r));
@@ -69,13 +72,11 @@ pub(super) unsafe fn source_row<W: Words>(
 
 /// Row `r` of a tile of two columns and two more.
 #[inline(always)]
-unsafe fn of<W: Words>(
-    left: [[Vector<W>; SIDE]; 2],
-    right: [[Vector<W>; SIDE]; 2],
-    r: usize,
-) -> [Vector<W>; SIDE] {
+unsafe fn of<W: Words>(left: [Side<W::S>; 2], right: [Side<W::S>; 2], r: usize) -> Side<W::S> {
+    let mut row = left[0];
+    (row[0], row[1], row[2], row[3]) = (left[0][r], left[1][r], right[0][r], right[1][r]);
     // SAFETY: the caller's.
-    unsafe { source::<W::S>([left[0][r], left[1][r], right[0][r], right[1][r]]) }
+    unsafe { Two::source::<W::S>(row) }
 }
 
 /// As [`super::transform::gradient_row`], likewise.
@@ -84,7 +85,7 @@ unsafe fn of<W: Words>(
 /// The rows and words lie where the arguments say.
 #[inline(always)]
 pub(super) unsafe fn gradient_row<W: Words, N: Number>(
-    rows: [*const N; STEP],
+    rows: [*const N; MOST],
     width: usize,
     d: usize,
     n: usize,
@@ -100,23 +101,23 @@ pub(super) unsafe fn gradient_row<W: Words, N: Number>(
             let mut out = to.at.add(at);
             let mut t = 0;
             while t < n {
-                let first = sides::<W, N>(rows, width, d, t, at, m);
+                let first = both::<W, N>(rows, width, d, (t, at), m);
                 if odd && t == 0 {
                     for r in 0..SIDE {
-                        let all = gradient::<W::S>([first[0][r], first[1][r]]);
+                        let all = Two::gradient::<W::S>(across(first, r));
                         for k in 0..SIDE {
                             W::complete(out.add((r * SIDE + k) * to.place), all[k]);
                         }
                     }
                     t += 1;
                 } else {
-                    let mut second = [[zero; SIDE]; STEP];
+                    let mut second = [[zero; MOST]; MOST];
                     if t + 1 < n {
-                        second = sides::<W, N>(rows, width, d, t + 1, at, m);
+                        second = both::<W, N>(rows, width, d, (t + 1, at), m);
                     }
                     for r in 0..SIDE {
-                        let a = gradient::<W::S>([first[0][r], first[1][r]]);
-                        let b = gradient::<W::S>([second[0][r], second[1][r]]);
+                        let a = Two::gradient::<W::S>(across(first, r));
+                        let b = Two::gradient::<W::S>(across(second, r));
                         for k in 0..SIDE {
                             W::join(out.add((r * SIDE + k) * to.place), a[k], b[k]);
                         }
@@ -129,28 +130,20 @@ pub(super) unsafe fn gradient_row<W: Words, N: Number>(
     }
 }
 
-/// `A y` of both columns of a tile's gradients; missing ones are zero.
+/// `A y` of both columns of a tile's gradients.
 #[inline(always)]
-unsafe fn sides<W: Words, N: Number>(
-    rows: [*const N; STEP],
+unsafe fn both<W: Words, N: Number>(
+    rows: [*const N; MOST],
     width: usize,
     d: usize,
-    t: usize,
-    at: usize,
+    (t, at): (usize, usize),
     m: <W::S as Simd>::M,
-) -> [[Vector<W>; SIDE]; STEP] {
+) -> [Side<W::S>; MOST] {
     // SAFETY: the caller's.
     unsafe {
-        let zero = W::S::splat(0.0);
-        let mut sides = [[zero; SIDE]; STEP];
-        for x in 0..STEP {
-            let mut y = [zero; STEP];
-            for r in 0..STEP {
-                if !rows[r].is_null() && 2 * t + x < width {
-                    y[r] = N::load::<W::S>(rows[r].add((2 * t + x) * d + at), m);
-                }
-            }
-            sides[x] = gradient::<W::S>(y);
+        let mut sides = [[W::S::splat(0.0); MOST]; MOST];
+        for x in 0..2 {
+            sides[x] = gradients::<W, N>(rows, width, d, (2 * t + x, at), m);
         }
         sides
     }

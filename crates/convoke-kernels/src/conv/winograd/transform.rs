@@ -1,57 +1,10 @@
-//! The transforms, one vector of channels at a time. Loops instead of closures: only what is inlined has the
-//! instruction set.
+//! The transforms of maps and filters, one vector of channels at a time.
 
+use super::minimal::{MOST, Minimal, Side};
 use super::words::Words;
-use super::{PLACES, SIDE, STEP};
 use crate::gemm::Simd;
 use crate::map::Number;
-
-/// `Bᵀ d`.
-#[inline(always)]
-pub(super) unsafe fn source<S: Simd>(d: [S::V; 4]) -> [S::V; 4] {
-    // SAFETY: the caller has the instruction set.
-    unsafe { [S::sub(d[0], d[2]), S::add(d[1], d[2]), S::sub(d[2], d[1]), S::sub(d[1], d[3])] }
-}
-
-/// `Aᵀ m`.
-#[inline(always)]
-unsafe fn output<S: Simd>(m: [S::V; 4]) -> [S::V; 2] {
-    // SAFETY: the caller has the instruction set.
-    unsafe { [S::add(S::add(m[0], m[1]), m[2]), S::sub(S::sub(m[1], m[2]), m[3])] }
-}
-
-/// `A y`.
-#[inline(always)]
-pub(super) unsafe fn gradient<S: Simd>(y: [S::V; 2]) -> [S::V; 4] {
-    // SAFETY: the caller has the instruction set.
-    unsafe {
-        let zero = S::splat(0.0);
-        [y[0], S::add(y[0], y[1]), S::sub(y[0], y[1]), S::sub(zero, y[1])]
-    }
-}
-
-/// `G g`.
-#[inline(always)]
-unsafe fn filter<S: Simd>(g: [S::V; 3]) -> [S::V; 4] {
-    // SAFETY: the caller has the instruction set.
-    unsafe {
-        let half = S::splat(0.5);
-        let ends = S::add(g[0], g[2]);
-        [g[0], S::mul(half, S::add(ends, g[1])), S::mul(half, S::sub(ends, g[1])), g[2]]
-    }
-}
-
-/// `Gᵀ w`.
-#[inline(always)]
-unsafe fn filter_gradient<S: Simd>(w: [S::V; 4]) -> [S::V; 3] {
-    // SAFETY: the caller has the instruction set.
-    unsafe {
-        let half = S::splat(0.5);
-        let (sum, difference) =
-            (S::mul(half, S::add(w[1], w[2])), S::mul(half, S::sub(w[1], w[2])));
-        [S::add(w[0], sum), difference, S::add(sum, w[3])]
-    }
-}
+use std::mem::MaybeUninit;
 
 /// Where transformed tiles lie, in words: place `k` of tile `t` at `at + k · place + t · tile`.
 #[derive(Clone, Copy)]
@@ -61,90 +14,161 @@ pub(super) struct Tiles {
     pub tile: usize,
 }
 
-/// A row of `n` tiles of some channels from four copied source rows of `2 n + 2` pixels of `c`; lanes beyond them
-/// become zero.
+/// A row of `n` tiles of some channels from copied source rows, as many as a tile has, of pixels of `c`; lanes beyond
+/// them become zero.
 ///
 /// # Safety
 /// The rows and tiles lie where the arguments say.
 #[inline(always)]
 pub(super) unsafe fn source_row<W: Words>(
-    rows: [*const f32; SIDE],
+    rows: [*const f32; MOST],
     c: usize,
     channels: usize,
     n: usize,
     to: Tiles,
 ) {
     let lanes = W::S::LANES;
+    let mut middle = Middle::new();
     // SAFETY: the caller's.
     unsafe {
         for at in (0..channels).step_by(lanes) {
             let m = W::S::mask((channels - at).min(lanes));
-            let mut first = column::<W::S>(rows, at, m);
-            let mut second = column::<W::S>(rows, c + at, m);
-            for t in 0..n {
-                let third = column::<W::S>(rows, (2 * t + 2) * c + at, m);
-                let fourth = column::<W::S>(rows, (2 * t + 3) * c + at, m);
-                let out = to.at.add(t * to.tile + at / W::NUMBERS);
-                for r in 0..SIDE {
-                    let all = source::<W::S>([first[r], second[r], third[r], fourth[r]]);
-                    for k in 0..SIDE {
-                        W::put(out.add((r * SIDE + k) * to.place), all[k]);
+            for first in (0..n).step_by(TOGETHER) {
+                let tiles = TOGETHER.min(n - first);
+                let pixel = first * W::F::STEP * c + at;
+                for x in 0..tiles * W::F::STEP + 2 {
+                    let column = column::<W::S, W::F>(rows, pixel + x * c, m);
+                    for r in 0..W::F::SIDE {
+                        W::S::store(middle.at::<W::S>(r, x), column[r]);
                     }
                 }
-                (first, second) = (third, fourth);
+                for r in 0..W::F::SIDE {
+                    let mut out = to.at.add(first * to.tile + at / W::NUMBERS);
+                    out = out.add(r * W::F::SIDE * to.place);
+                    for t in 0..tiles {
+                        let mut d = [W::S::splat(0.0); MOST];
+                        for x in 0..W::F::SIDE {
+                            d[x] = W::S::load(middle.at::<W::S>(r, t * W::F::STEP + x));
+                        }
+                        let all = W::F::source::<W::S>(d);
+                        for k in 0..W::F::SIDE {
+                            W::put(out.add(k * to.place), all[k]);
+                        }
+                        out = out.add(to.tile);
+                    }
+                }
             }
         }
     }
 }
 
-/// `Bᵀ d` of one column of pixels.
-#[inline(always)]
-pub(super) unsafe fn column<S: Simd>(rows: [*const f32; SIDE], at: usize, m: S::M) -> [S::V; SIDE] {
-    // SAFETY: the caller's.
-    unsafe {
-        let mut d = [S::splat(0.0); SIDE];
-        for r in 0..SIDE {
-            d[r] = S::load_first(rows[r].add(at), m);
-        }
-        source::<S>(d)
+/// Tiles of a row that are transformed together.
+const TOGETHER: usize = 8;
+/// Columns of pixels under them at most.
+const COLUMNS: usize = TOGETHER * 4 + 2;
+
+/// Numbers between the transform of columns and that of rows, more than the registers hold.
+#[repr(align(64))]
+pub(super) struct Middle(MaybeUninit<[f32; MOST * COLUMNS * 16]>);
+
+impl Middle {
+    #[inline(always)]
+    pub fn new() -> Self {
+        Middle(MaybeUninit::uninit())
+    }
+
+    /// Where a vector lies.
+    #[inline(always)]
+    pub fn at<S: Simd>(&mut self, row: usize, column: usize) -> *mut f32 {
+        self.0.as_mut_ptr().cast::<f32>().wrapping_add((row * COLUMNS + column) * S::LANES)
     }
 }
 
-/// A row of `n` tiles from two rows of gradients of `width` pixels of `d` channels; a missing second row is null.
+/// Row `r` of columns.
+#[inline(always)]
+pub(super) fn across<V: Copy>(columns: [[V; MOST]; MOST], r: usize) -> [V; MOST] {
+    let mut row = columns[0];
+    for x in 0..MOST {
+        row[x] = columns[x][r];
+    }
+    row
+}
+
+/// `Bᵀ d` of one column of pixels.
+#[inline(always)]
+pub(super) unsafe fn column<S: Simd, F: Minimal>(
+    rows: [*const f32; MOST],
+    at: usize,
+    m: S::M,
+) -> Side<S> {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut d = [S::splat(0.0); MOST];
+        for r in 0..F::SIDE {
+            d[r] = S::load_first(rows[r].add(at), m);
+        }
+        F::source::<S>(d)
+    }
+}
+
+/// A row of `n` tiles from rows of gradients of `width` pixels of `d` channels; rows that are missing are null.
 ///
 /// # Safety
 /// The rows and tiles lie where the arguments say.
 #[inline(always)]
-pub(super) unsafe fn gradient_row<S: Simd, N: Number>(
-    rows: [*const N; STEP],
+pub(super) unsafe fn gradient_row<W: Words, N: Number>(
+    rows: [*const N; MOST],
     width: usize,
     d: usize,
     n: usize,
     to: Tiles,
 ) {
+    let mut middle = Middle::new();
     // SAFETY: the caller's.
     unsafe {
-        for at in (0..d).step_by(S::LANES) {
-            let m = S::mask((d - at).min(S::LANES));
+        for at in (0..d).step_by(W::S::LANES) {
+            let m = W::S::mask((d - at).min(W::S::LANES));
             for t in 0..n {
-                let mut y = [[S::splat(0.0); STEP]; STEP];
-                for r in 0..STEP {
-                    for x in 0..STEP {
-                        if !rows[r].is_null() && 2 * t + x < width {
-                            y[x][r] = N::load::<S>(rows[r].add((2 * t + x) * d + at), m);
-                        }
+                for x in 0..W::F::STEP {
+                    let side = gradients::<W, N>(rows, width, d, (t * W::F::STEP + x, at), m);
+                    for r in 0..W::F::SIDE {
+                        W::S::store(middle.at::<W::S>(r, x), side[r]);
                     }
                 }
-                let (left, right) = (gradient::<S>(y[0]), gradient::<S>(y[1]));
                 let out = to.at.add(t * to.tile + at);
-                for r in 0..SIDE {
-                    let all = gradient::<S>([left[r], right[r]]);
-                    for k in 0..SIDE {
-                        S::store(out.add((r * SIDE + k) * to.place), all[k]);
+                for r in 0..W::F::SIDE {
+                    let mut y = [W::S::splat(0.0); MOST];
+                    for x in 0..W::F::STEP {
+                        y[x] = W::S::load(middle.at::<W::S>(r, x));
+                    }
+                    let all = W::F::gradient::<W::S>(y);
+                    for k in 0..W::F::SIDE {
+                        W::S::store(out.add((r * W::F::SIDE + k) * to.place), all[k]);
                     }
                 }
             }
         }
+    }
+}
+
+/// `A y` of the gradients in column `x` of some channels; missing ones are zero.
+#[inline(always)]
+pub(super) unsafe fn gradients<W: Words, N: Number>(
+    rows: [*const N; MOST],
+    width: usize,
+    d: usize,
+    (x, at): (usize, usize),
+    m: <W::S as Simd>::M,
+) -> Side<W::S> {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut y = [W::S::splat(0.0); MOST];
+        for r in 0..W::F::STEP {
+            if !rows[r].is_null() && x < width {
+                y[r] = N::load::<W::S>(rows[r].add(x * d + at), m);
+            }
+        }
+        W::F::gradient::<W::S>(y)
     }
 }
 
@@ -152,28 +176,28 @@ pub(super) unsafe fn gradient_row<S: Simd, N: Number>(
 #[derive(Clone, Copy)]
 pub(super) struct Finish {
     pub bias: *const f32,
-    /// Two rows, laid out as an output of f32.
-    pub residual: [*const f32; STEP],
+    /// Its rows, laid out as an output of f32.
+    pub residual: [*const f32; MOST],
     pub clamp: Option<(f32, f32)>,
     pub accumulate: bool,
     /// Whether outputs go past the caches; then they lie at multiples of a vector.
     pub stream: bool,
 }
 
-/// Two rows of outputs (the second null where the map ends) of `width` pixels of `d` channels from a row of `n`
-/// tiles of sums.
+/// Rows of outputs (null beyond the map's end) of `width` pixels of `d` channels from a row of `n` tiles of sums.
 ///
 /// # Safety
 /// The rows and tiles lie where the arguments say; nobody else has access to the rows.
 #[inline(always)]
-pub(super) unsafe fn output_row<S: Simd, N: Number>(
+pub(super) unsafe fn output_row<S: Simd, F: Minimal, N: Number>(
     from: Tiles,
     n: usize,
-    rows: [*mut N; STEP],
+    rows: [*mut N; MOST],
     width: usize,
     d: usize,
     f: Finish,
 ) {
+    let mut middle = Middle::new();
     // SAFETY: the caller's.
     unsafe {
         let (lo, hi) = f.clamp.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
@@ -186,22 +210,27 @@ pub(super) unsafe fn output_row<S: Simd, N: Number>(
             }
             for t in 0..n {
                 let sums = from.at.cast_const().add(t * from.tile + at);
-                let mut columns = [[bias; STEP]; SIDE];
-                for k in 0..SIDE {
-                    let mut column = [bias; SIDE];
-                    for r in 0..SIDE {
-                        column[r] = S::load(sums.add((r * SIDE + k) * from.place));
+                for k in 0..F::SIDE {
+                    let mut column = [bias; MOST];
+                    for r in 0..F::SIDE {
+                        column[r] = S::load(sums.add((r * F::SIDE + k) * from.place));
                     }
-                    columns[k] = output::<S>(column);
+                    let column = F::output::<S>(column);
+                    for r in 0..F::STEP {
+                        S::store(middle.at::<S>(r, k), column[r]);
+                    }
                 }
-                for r in 0..STEP {
+                for r in 0..F::STEP {
                     if rows[r].is_null() {
                         continue;
                     }
-                    let pixels =
-                        output::<S>([columns[0][r], columns[1][r], columns[2][r], columns[3][r]]);
-                    for i in 0..STEP {
-                        let x = 2 * t + i;
+                    let mut row = [bias; MOST];
+                    for k in 0..F::SIDE {
+                        row[k] = S::load(middle.at::<S>(r, k));
+                    }
+                    let pixels = F::output::<S>(row);
+                    for i in 0..F::STEP {
+                        let x = t * F::STEP + i;
                         if x >= width {
                             continue;
                         }
@@ -227,29 +256,26 @@ pub(super) unsafe fn output_row<S: Simd, N: Number>(
 /// # Safety
 /// As many numbers as the mask has lie there.
 #[inline(always)]
-pub(super) unsafe fn filters<S: Simd>(
+pub(super) unsafe fn filters<S: Simd, F: Minimal>(
     at: *const f32,
     row: isize,
     column: isize,
     m: S::M,
-) -> [S::V; PLACES] {
+) -> [Side<S>; MOST] {
     // SAFETY: the caller's.
     unsafe {
         let zero = S::splat(0.0);
-        let mut columns = [[zero; SIDE]; 3];
+        let mut columns = [[zero; MOST]; 3];
         for x in 0..3 {
             let mut g = [zero; 3];
             for y in 0..3 {
                 g[y] = S::load_first(at.offset(y as isize * row + x as isize * column), m);
             }
-            columns[x] = filter::<S>(g);
+            columns[x] = F::filter::<S>(g);
         }
-        let mut all = [zero; PLACES];
-        for r in 0..SIDE {
-            let row = filter::<S>([columns[0][r], columns[1][r], columns[2][r]]);
-            for k in 0..SIDE {
-                all[r * SIDE + k] = row[k];
-            }
+        let mut all = [[zero; MOST]; MOST];
+        for r in 0..F::SIDE {
+            all[r] = F::filter::<S>([columns[0][r], columns[1][r], columns[2][r]]);
         }
         all
     }
@@ -261,7 +287,7 @@ pub(super) unsafe fn filters<S: Simd>(
 /// # Safety
 /// Each place holds a vector.
 #[inline(always)]
-pub(super) unsafe fn filter_gradients<S: Simd>(
+pub(super) unsafe fn filter_gradients<S: Simd, F: Minimal>(
     at: *const f32,
     place: usize,
     shards: usize,
@@ -269,22 +295,25 @@ pub(super) unsafe fn filter_gradients<S: Simd>(
     // SAFETY: the caller's.
     unsafe {
         let zero = S::splat(0.0);
-        let mut columns = [[zero; 3]; SIDE];
-        for k in 0..SIDE {
-            let mut w = [zero; SIDE];
-            for r in 0..SIDE {
-                let at = at.add((r * SIDE + k) * place);
+        let mut columns = [[zero; 3]; MOST];
+        for k in 0..F::SIDE {
+            let mut w = [zero; MOST];
+            for r in 0..F::SIDE {
+                let at = at.add((r * F::SIDE + k) * place);
                 w[r] = S::load(at);
                 for shard in 1..shards {
-                    w[r] = S::add(w[r], S::load(at.add(shard * PLACES * place)));
+                    w[r] = S::add(w[r], S::load(at.add(shard * F::SIDE * F::SIDE * place)));
                 }
             }
-            columns[k] = filter_gradient::<S>(w);
+            columns[k] = F::filter_gradient::<S>(w);
         }
         let mut window = [[zero; 3]; 3];
         for y in 0..3 {
-            let row = [columns[0][y], columns[1][y], columns[2][y], columns[3][y]];
-            window[y] = filter_gradient::<S>(row);
+            let mut row = [zero; MOST];
+            for k in 0..F::SIDE {
+                row[k] = columns[k][y];
+            }
+            window[y] = F::filter_gradient::<S>(row);
         }
         window
     }

@@ -1,14 +1,15 @@
 //! Forward and backward-data: rows of tiles are transformed, multiplied and transformed back while they lie in a
 //! thread's second cache.
 
+use super::minimal::{MOST, Minimal};
 use super::multiply::{Product, multiply, round};
 use super::transform::{self, Finish, Tiles};
 use super::words::{Words, words};
-use super::{Maps, PLACES, SIDE, STEP, costs, pitch, words_of};
-use crate::conv::{ConvShape, Epilogue};
+use super::{Maps, pitch};
+use crate::conv::Epilogue;
 use crate::gemm::{Family, Simd, fence};
 use crate::isa::simd;
-use crate::map::{At, Number};
+use crate::map::At;
 use crate::norm::Source;
 use crate::{Bf16, Ctx, Isa, MapMut, SharedMut, cut};
 use std::ops::Range;
@@ -27,38 +28,19 @@ pub(in crate::conv) struct WinogradWalk {
     rows: usize,
     /// Filters are those of the forward pass, or transposed and turned by 180°.
     turned: bool,
-    /// Products of pairs of bf16.
-    pairs: bool,
 }
 
 impl WinogradWalk {
-    pub fn forward(s: &ConvShape, isa: Isa, pairs: bool) -> Self {
-        Self::new(Maps::forward(s), isa, false, pairs)
-    }
-
-    pub fn backward_data(s: &ConvShape, isa: Isa, pairs: bool) -> Self {
-        Self::new(Maps::backward(s), isa, true, pairs)
-    }
-
-    fn new(maps: Maps, isa: Isa, turned: bool, pairs: bool) -> Self {
-        let tiles = (CACHED / (PLACES * (words_of(maps.c, pairs) + maps.d))).max(FEWEST);
-        WinogradWalk { rows: (tiles / maps.tiles().1).max(1), maps, isa, turned, pairs }
-    }
-
-    /// Words of a sum.
-    fn words(&self) -> usize {
-        words_of(self.maps.c, self.pairs)
-    }
-
-    /// Whether it takes less time than the direct sum, for `n` pictures; `pack`: filters are packed each time.
-    pub fn pays(&self, n: usize, pack: bool) -> bool {
-        let (direct, winograd) = costs(&self.maps, self.isa, n, pack, self.pairs);
-        winograd < direct
+    /// A walk over such maps; with `turned` filters backward-data's.
+    pub(super) fn new(maps: Maps, isa: Isa, turned: bool) -> Self {
+        let each = maps.way.places() * (maps.words() + maps.d);
+        let tiles = (CACHED / each).max(FEWEST);
+        WinogradWalk { rows: (tiles / maps.tiles().1).max(1), maps, isa, turned }
     }
 
     /// Floats of the transformed filters, `[place][panel of two vectors][word of c][lane]`.
     pub fn pack_len(&self) -> usize {
-        PLACES * self.words() * Family::of(self.isa).padded(self.maps.d)
+        self.maps.way.places() * self.maps.words() * Family::of(self.isa).padded(self.maps.d)
     }
 
     /// Floats from one place to the next, of transformed sources and of sums.
@@ -66,13 +48,13 @@ impl WinogradWalk {
         let tiles =
             (self.rows * self.maps.tiles().1).next_multiple_of(round(Family::of(self.isa).lanes));
         // An odd number of lines, as in `pitch`.
-        [self.words(), self.maps.d].map(|channels| tiles * pitch(channels) + 16)
+        [self.maps.words(), self.maps.d].map(|channels| tiles * pitch(channels) + 16)
     }
 
     /// Floats of work space of a thread.
     pub fn scratch_len(&self) -> usize {
         let [v, m] = self.places();
-        self.maps.band_len().next_multiple_of(16) + PLACES * (v + m) + 16
+        self.maps.band_len().next_multiple_of(16) + self.maps.way.places() * (v + m) + 16
     }
 
     /// Transforms `filters [3,3,c,d]` of the convolution.
@@ -88,9 +70,9 @@ impl WinogradWalk {
             // SAFETY: items have panels of their own; `pack` holds all places of all panels.
             unsafe {
                 if turned {
-                    words!(self.pairs, cx.isa, pack_turned(filters: &[f32], c: usize, d: usize, panel: Range<usize>, out: *mut f32))
+                    words!(self.maps.way, cx.isa, pack_turned(filters: &[f32], c: usize, d: usize, panel: Range<usize>, out: *mut f32))
                 } else {
-                    words!(self.pairs, cx.isa, pack_forward(filters: &[f32], c: usize, d: usize, panel: Range<usize>, out: *mut f32))
+                    words!(self.maps.way, cx.isa, pack_forward(filters: &[f32], c: usize, d: usize, panel: Range<usize>, out: *mut f32))
                 }
             }
         });
@@ -164,8 +146,8 @@ impl WinogradWalk {
         let [v_place, m_place] = self.places();
         let (band, rest) = scratch.split_at_mut(maps.band_len().next_multiple_of(16));
         let skip = rest.as_ptr().align_offset(64).min(16);
-        let (v, m) = rest[skip..].split_at_mut(PLACES * v_place);
-        let v = Tiles { at: v.as_mut_ptr(), place: v_place, tile: pitch(self.words()) };
+        let (v, m) = rest[skip..].split_at_mut(maps.way.places() * v_place);
+        let v = Tiles { at: v.as_mut_ptr(), place: v_place, tile: pitch(maps.words()) };
         let m = Tiles { at: m.as_mut_ptr(), place: m_place, tile: pitch(maps.d) };
         let mut band = Band { maps, band, last: None };
         for (i, row) in rows.clone().enumerate() {
@@ -174,7 +156,7 @@ impl WinogradWalk {
             let c = maps.c;
             // SAFETY: the band's rows hold the tiles' pixels; `v` has room for all rows of an item.
             unsafe {
-                words!(self.pairs, isa, source_row(lines: [*const f32; SIDE], c: usize, columns: usize, to: Tiles))
+                words!(self.maps.way, isa, source_row(lines: [*const f32; MOST], c: usize, columns: usize, to: Tiles))
             }
         }
         let (first, _) = self.output_rows(rows.start);
@@ -193,16 +175,16 @@ impl WinogradWalk {
             m_place,
             m_tile: m.tile,
             tiles: rows.len() * columns,
-            c: self.words(),
+            c: maps.words(),
             d: maps.d,
         };
         let product = &product;
         // SAFETY: places have room for rounded tiles of padded channels, the pack for whole vectors.
-        unsafe { words!(self.pairs, isa, product_body(product: &Product)) };
+        unsafe { words!(self.maps.way, isa, product_body(product: &Product)) };
         for (i, row) in rows.enumerate() {
             let (at, lines) = self.output_rows(row);
             let of = |v: Option<&[f32]>| {
-                [0, 1].map(|r| match v {
+                std::array::from_fn(|r| match v {
                     Some(v) if r < lines => v[at + r * maps.out_w * maps.d..].as_ptr(),
                     _ => std::ptr::null(),
                 })
@@ -214,22 +196,19 @@ impl WinogradWalk {
                 accumulate,
                 stream,
             };
-            let out = [0, 1].map(|r| match r < lines {
+            let out: [*mut f32; MOST] = std::array::from_fn(|r| match r < lines {
                 true => dst.address(at + r * maps.out_w * maps.d),
                 false => std::ptr::null_mut(),
             });
             let from = Tiles { at: m.at.wrapping_add(i * columns * m.tile), ..m };
             let (width, d) = (maps.out_w, maps.d);
-            if dst.half {
-                let out = out.map(<*mut f32>::cast::<Bf16>);
-                // SAFETY: the rows lie on the map; items have rows of their own.
-                unsafe {
-                    simd!(isa, output_row::<N>(from: Tiles, columns: usize, out: [*mut N; STEP], width: usize, d: usize, finish: Finish))
-                }
-            } else {
-                // SAFETY: as above.
-                unsafe {
-                    simd!(isa, output_row::<N>(from: Tiles, columns: usize, out: [*mut N; STEP], width: usize, d: usize, finish: Finish))
+            // SAFETY: the rows lie on the map; items have rows of their own.
+            unsafe {
+                if dst.half {
+                    let out = out.map(<*mut f32>::cast::<Bf16>);
+                    words!(maps.way, isa, output_halves(from: Tiles, columns: usize, out: [*mut Bf16; MOST], width: usize, d: usize, finish: Finish))
+                } else {
+                    words!(maps.way, isa, output_row(from: Tiles, columns: usize, out: [*mut f32; MOST], width: usize, d: usize, finish: Finish))
                 }
             }
         }
@@ -238,13 +217,13 @@ impl WinogradWalk {
     /// Where the output rows of a row of tiles begin, and how many there are.
     fn output_rows(&self, row: usize) -> (usize, usize) {
         let maps = &self.maps;
-        let (p, y) = (row / maps.tiles().0, row % maps.tiles().0 * STEP);
-        ((p * maps.out_h + y) * maps.out_w * maps.d, STEP.min(maps.out_h - y))
+        let (p, y) = (row / maps.tiles().0, row % maps.tiles().0 * maps.way.step());
+        ((p * maps.out_h + y) * maps.out_w * maps.d, maps.way.step().min(maps.out_h - y))
     }
 }
 
 #[inline(always)]
-unsafe fn source_row<W: Words>(rows: [*const f32; SIDE], c: usize, n: usize, to: Tiles) {
+unsafe fn source_row<W: Words>(rows: [*const f32; MOST], c: usize, n: usize, to: Tiles) {
     // SAFETY: the caller's.
     unsafe { transform::source_row::<W>(rows, c, c, n, to) }
 }
@@ -256,20 +235,33 @@ unsafe fn product_body<W: Words>(p: &Product) {
 }
 
 #[inline(always)]
-unsafe fn output_row<S: Simd, N: Number>(
+unsafe fn output_row<W: Words>(
     from: Tiles,
     n: usize,
-    rows: [*mut N; STEP],
+    rows: [*mut f32; MOST],
     width: usize,
     d: usize,
     f: Finish,
 ) {
     // SAFETY: the caller's.
-    unsafe { transform::output_row::<S, N>(from, n, rows, width, d, f) }
+    unsafe { transform::output_row::<W::S, W::F, f32>(from, n, rows, width, d, f) }
 }
 
-/// Copies of source rows, with their padding and norm: the four under a row of tiles, of which the next row of
-/// tiles reads two again.
+#[inline(always)]
+unsafe fn output_halves<W: Words>(
+    from: Tiles,
+    n: usize,
+    rows: [*mut Bf16; MOST],
+    width: usize,
+    d: usize,
+    f: Finish,
+) {
+    // SAFETY: the caller's.
+    unsafe { transform::output_row::<W::S, W::F, Bf16>(from, n, rows, width, d, f) }
+}
+
+/// Copies of source rows, with their padding and norm: those under a row of tiles, of which the next row of tiles reads
+/// the last two again.
 pub(super) struct Band<'a> {
     pub maps: &'a Maps,
     pub band: &'a mut [f32],
@@ -278,21 +270,24 @@ pub(super) struct Band<'a> {
 }
 
 impl Band<'_> {
-    /// The source rows under a row of tiles, counted over all pictures.
-    pub fn fill(&mut self, isa: Isa, src: Source, row: usize) -> [*const f32; SIDE] {
-        let maps = self.maps;
-        let tile_rows = maps.tiles().0;
-        let (p, first) = (row / tile_rows, row % tile_rows * STEP);
+    /// The source rows under a row of tiles, counted over all pictures; beyond a tile's rows, null.
+    pub fn fill(&mut self, isa: Isa, src: Source, row: usize) -> [*const f32; MOST] {
+        let (maps, tile_rows) = (self.maps, self.maps.tiles().0);
+        let (step, side) = (maps.way.step(), maps.way.side());
+        let (p, first) = (row / tile_rows, row % tile_rows * step);
         let known = match self.last {
-            Some(last) if last + 1 == row && first > 0 => SIDE - STEP,
+            Some(last) if last + 1 == row && first > 0 => side - step,
             _ => 0,
         };
         self.last = Some(row);
         let line = maps.band_w() * maps.c;
-        for y in first + known..first + SIDE {
-            self.copy(isa, src, p, y, y % SIDE * line);
+        for y in first + known..first + side {
+            self.copy(isa, src, p, y, y % side * line);
         }
-        [0, 1, 2, 3].map(|r| self.band[(first + r) % SIDE * line..].as_ptr())
+        std::array::from_fn(|r| match r < side {
+            true => self.band[(first + r) % side * line..].as_ptr(),
+            false => std::ptr::null(),
+        })
     }
 
     /// Row `y` counted from the padding's first.
@@ -330,14 +325,17 @@ unsafe fn pack_forward<W: Words>(
             for lane in (0..width).step_by(lanes) {
                 let m = W::S::mask((panel.len() - lane).min(lanes));
                 let from = filters.as_ptr().add(channel * d + panel.start + lane);
-                let first = transform::filters::<W::S>(from, 3 * step, step, m);
-                let mut second = [W::S::splat(0.0); PLACES];
+                let first = transform::filters::<W::S, W::F>(from, 3 * step, step, m);
+                let mut second = [[W::S::splat(0.0); MOST]; MOST];
                 if W::NUMBERS == 2 && channel + 1 < c {
-                    second = transform::filters::<W::S>(from.add(d), 3 * step, step, m);
+                    second = transform::filters::<W::S, W::F>(from.add(d), 3 * step, step, m);
                 }
                 let to = out.add(words * panel.start + word * width + lane);
-                for k in 0..PLACES {
-                    W::join(to.add(k * place), first[k], second[k]);
+                for r in 0..W::F::SIDE {
+                    for k in 0..W::F::SIDE {
+                        let to = to.add((r * W::F::SIDE + k) * place);
+                        W::join(to, first[r][k], second[r][k]);
+                    }
                 }
             }
         }
@@ -354,14 +352,15 @@ unsafe fn pack_turned<W: Words>(
     panel: Range<usize>,
     out: *mut f32,
 ) {
-    const MOST: usize = 16;
+    const LANES: usize = 16;
     let (vector, words) = (W::S::LANES, c.div_ceil(W::NUMBERS));
     let place = words * d.next_multiple_of(vector);
     let width = panel.len().next_multiple_of(vector);
     let step = (c * d) as isize;
     // Filters in the lanes, then transposed block by block; behind them a row of zeros.
-    let mut block = [[[0.0f32; MOST]; MOST]; PLACES];
-    let mut turned = [[0.0f32; MOST]; MOST + 1];
+    let mut block = [[[0.0f32; LANES]; LANES]; MOST * MOST];
+    let mut turned = [[0.0f32; LANES]; LANES + 1];
+    let places = W::F::SIDE * W::F::SIDE;
     for lanes in (0..width).step_by(vector) {
         let used = (panel.len() - lanes).min(vector);
         for from in (0..c).step_by(vector) {
@@ -371,19 +370,22 @@ unsafe fn pack_turned<W: Words>(
                 let m = W::S::mask(n);
                 for lane in 0..used {
                     let at = filters.as_ptr().add((panel.start + lanes + lane) * c + from);
-                    let all = transform::filters::<W::S>(at.add(8 * c * d), -3 * step, -step, m);
-                    for k in 0..PLACES {
-                        W::S::store(block[k][lane].as_mut_ptr(), all[k]);
+                    let at = at.add(8 * c * d);
+                    let all = transform::filters::<W::S, W::F>(at, -3 * step, -step, m);
+                    for r in 0..W::F::SIDE {
+                        for k in 0..W::F::SIDE {
+                            W::S::store(block[r * W::F::SIDE + k][lane].as_mut_ptr(), all[r][k]);
+                        }
                     }
                 }
                 let at = words * panel.start + from / W::NUMBERS * width + lanes;
-                for (k, block) in block.iter().enumerate() {
+                for (k, block) in block[..places].iter().enumerate() {
                     for (i, row) in turned[..n].iter_mut().enumerate() {
                         for (lane, v) in row.iter_mut().enumerate() {
                             *v = if lane < used { block[lane][i] } else { 0.0 };
                         }
                     }
-                    turned[n] = [0.0; MOST];
+                    turned[n] = [0.0; LANES];
                     for i in (0..n).step_by(W::NUMBERS) {
                         let [first, second] = [0, W::NUMBERS - 1].map(|j| turned[i + j].as_ptr());
                         let to = out.add(k * place + at + i / W::NUMBERS * width);

@@ -1,12 +1,12 @@
 //! Backward-weights: tiles of both maps are transformed, a chunk at a time; each place then sums the products of
 //! all tiles of the chunk.
 
+use super::minimal::MOST;
 use super::multiply::{Outer, add_outer, channels};
 use super::transform::{self, Tiles};
 use super::walk::Band;
 use super::words::{Words, words};
-use super::{Maps, PLACES, SIDE, STEP, costs, pairs, pitch, words_of};
-use crate::conv::ConvShape;
+use super::{Maps, Way, pairs, pitch};
 use crate::gemm::{Even, Family, Simd};
 use crate::isa::simd;
 use crate::map::{At, Number};
@@ -18,8 +18,8 @@ use std::ops::Range;
 const CHUNK: usize = cut(96 * 1024, 2 * 1024);
 /// Words of tiles that a chunk has at least, whatever they take: sums are read and written once a chunk.
 const FEWEST: usize = cut(64, 4);
-/// Tiles of a shard at least: its sums are written and read once more to be added to the others'.
-const TILES: usize = cut(400, 4);
+/// Outputs of a shard at least: its sums are written and read once more to be added to the others'.
+const OUTPUTS: usize = cut(1600, 16);
 /// Floats of the sums of all shards together.
 const SUMS: usize = 4 << 20;
 /// Items that a layer is cut into, so that many threads have something to do.
@@ -37,8 +37,6 @@ const SLACK: usize = 16;
 pub(in crate::conv) struct WinogradWeights {
     maps: Maps,
     isa: Isa,
-    /// Products of pairs of bf16.
-    pairs: bool,
     /// Shards of the rows of tiles of all pictures.
     shards: usize,
     /// Blocks of channels that are multiplied together, in each of the parts.
@@ -48,26 +46,21 @@ pub(in crate::conv) struct WinogradWeights {
 }
 
 impl WinogradWeights {
-    pub fn new(s: &ConvShape, isa: Isa, batch: usize, pairs: bool) -> Self {
-        let maps = Maps::forward(s);
-        let lanes = Family::of(isa).lanes;
+    /// For the maps of forward.
+    pub(super) fn new(maps: Maps, isa: Isa, batch: usize) -> Self {
+        let (lanes, places) = (Family::of(isa).lanes, maps.way.places());
         let (rows, columns) = maps.tiles();
-        let sums = PLACES * s.c * s.d.next_multiple_of(lanes);
-        let shards = (SUMS / sums).min(batch * rows * columns / TILES).clamp(1, ITEMS);
-        let parts = (ITEMS / 2 / shards).min(s.c / PART).max(1);
-        let parts = Even::parts(s.c.div_ceil(channels(lanes, s.c)), parts);
-        let walk = WinogradWeights { maps, isa, pairs, shards, parts, rows: 1 };
-        let each = PLACES * (pitch(walk.channels(0).len()) + pitch(s.d));
+        let sums = places * maps.c * maps.d.next_multiple_of(lanes);
+        let outputs = batch * rows * columns * maps.way.step().pow(2);
+        // A power of two, which most numbers of threads share evenly.
+        let shards = 1 << (SUMS / sums).min(outputs / OUTPUTS).clamp(1, ITEMS).ilog2();
+        let parts = (ITEMS / 2 / shards).min(maps.c / PART).max(1);
+        let parts = Even::parts(maps.c.div_ceil(channels(lanes, maps.c)), parts);
+        let walk = WinogradWeights { maps, isa, shards, parts, rows: 1 };
+        let each = places * (pitch(walk.channels(0).len()) + pitch(maps.d));
         let words = (CHUNK / each).max(FEWEST);
-        let tiles = if pairs { 2 * words } else { words };
+        let tiles = if maps.way == Way::Pairs { 2 * words } else { words };
         WinogradWeights { rows: (tiles / columns).clamp(1, (batch * rows).max(1)), ..walk }
-    }
-
-    /// Whether it takes less time than the direct sum, for `n` pictures. In pairs, which the direct sum makes at some
-    /// expense, it always does where there are enough channels to fill a vector.
-    pub fn pays(&self, n: usize) -> bool {
-        let (direct, winograd) = costs(&self.maps, self.isa, n, true, self.pairs);
-        winograd < direct || self.pairs && self.maps.c.min(self.maps.d) >= 16
     }
 
     /// Channels of a part; the first has the most.
@@ -79,19 +72,19 @@ impl WinogradWeights {
 
     /// Floats from one place to the next, of transformed sources and gradients.
     fn places(&self) -> [usize; 2] {
-        let tiles = words_of(self.rows * self.maps.tiles().1, self.pairs);
+        let tiles = self.maps.way.words(self.rows * self.maps.tiles().1);
         [self.channels(0).len(), self.maps.d].map(|channels| tiles * pitch(channels) + 16)
     }
 
     /// Floats of the sums of all places of a shard.
     fn sums_len(&self) -> usize {
-        PLACES * self.maps.c * Family::of(self.isa).padded(self.maps.d)
+        self.maps.way.places() * self.maps.c * Family::of(self.isa).padded(self.maps.d)
     }
 
     /// Floats of work space of a thread.
     fn thread_len(&self) -> usize {
         let [v, z] = self.places();
-        (PLACES * (v + z) + SLACK + self.maps.band_len()).next_multiple_of(16)
+        (self.maps.way.places() * (v + z) + SLACK + self.maps.band_len()).next_multiple_of(16)
     }
 
     /// Floats of work space of all threads.
@@ -133,16 +126,16 @@ impl WinogradWeights {
         let (maps, isa) = (&self.maps, self.isa);
         let padded = Family::of(isa).padded(maps.d);
         let [v_place, z_place] = self.places();
-        let (v, rest) = own.split_at_mut(PLACES * v_place);
-        let (z, rest) = rest.split_at_mut(PLACES * z_place);
+        let (v, rest) = own.split_at_mut(maps.way.places() * v_place);
+        let (z, rest) = rest.split_at_mut(maps.way.places() * z_place);
         let v = Tiles { at: v.as_mut_ptr(), place: v_place, tile: pitch(self.channels(0).len()) };
         let z = Tiles { at: z.as_mut_ptr(), place: z_place, tile: pitch(maps.d) };
         let mut band = Band { maps, band: &mut rest[SLACK..], last: None };
         for first in rows.clone().step_by(self.rows) {
             let chunk = first..rows.end.min(first + self.rows);
-            let tiles = words_of(chunk.len() * maps.tiles().1, self.pairs);
+            let tiles = maps.way.words(chunk.len() * maps.tiles().1);
             self.transform(chunk, channels.clone(), x, dy, &mut band, v, z);
-            for place in 0..PLACES {
+            for place in 0..maps.way.places() {
                 let outer = Outer {
                     v: v.at.wrapping_add(place * v.place),
                     v_tile: v.tile,
@@ -156,7 +149,7 @@ impl WinogradWeights {
                 };
                 let outer = &outer;
                 // SAFETY: all tiles of the chunk are transformed; the sums are this item's.
-                unsafe { words!(self.pairs, isa, outer_body(outer: &Outer)) };
+                unsafe { words!(self.maps.way, isa, outer_body(outer: &Outer)) };
             }
         }
     }
@@ -177,19 +170,22 @@ impl WinogradWeights {
         for (i, row) in rows.enumerate() {
             let sources = band.fill(isa, x, row).map(|line| line.wrapping_add(channels.start));
             let (d, width) = (maps.d, maps.out_w);
-            let (p, y) = (row / tile_rows, row % tile_rows * STEP);
-            let lines = STEP.min(maps.out_h - y);
+            let (p, y) = (row / tile_rows, row % tile_rows * maps.way.step());
+            let lines = maps.way.step().min(maps.out_h - y);
             let at = (p * maps.out_h + y) * width * d;
             let gradients = dy.part(at..at + lines * width * d).at(0);
             let first = i * columns;
-            let (word, odd) = if self.pairs { (first / 2, first % 2 == 1) } else { (first, false) };
+            let (word, odd) = match maps.way {
+                Way::Pairs => (first / 2, first % 2 == 1),
+                Way::Two | Way::Four => (first, false),
+            };
             let v = Tiles { at: v.at.wrapping_add(word * v.tile), ..v };
             let z = Tiles { at: z.at.wrapping_add(word * z.tile), ..z };
             let sizes =
                 &Sizes { c: maps.c, channels: channels.len(), d, lines, width, columns, odd };
             // SAFETY: the rows hold the tiles' pixels; both operands have room for a chunk.
             unsafe {
-                words!(self.pairs, isa, transform_rows(sources: [*const f32; SIDE], gradients: At, sizes: &Sizes, v: Tiles, z: Tiles))
+                words!(self.maps.way, isa, transform_rows(sources: [*const f32; MOST], gradients: At, sizes: &Sizes, v: Tiles, z: Tiles))
             }
         }
     }
@@ -205,7 +201,7 @@ impl WinogradWeights {
             let range = items.range(item);
             // SAFETY: items have channels of their own.
             unsafe {
-                simd!(self.isa, finish_body(from: *const f32, shards: usize, c: usize, d: usize, range: Range<usize>, to: *mut f32))
+                words!(self.maps.way, self.isa, finish_body(from: *const f32, shards: usize, c: usize, d: usize, range: Range<usize>, to: *mut f32))
             }
         });
     }
@@ -231,7 +227,7 @@ unsafe fn outer_body<W: Words>(p: &Outer) {
 }
 
 #[inline(always)]
-unsafe fn transform_rows<W: Words>(x: [*const f32; SIDE], dy: At, s: &Sizes, v: Tiles, z: Tiles) {
+unsafe fn transform_rows<W: Words>(x: [*const f32; MOST], dy: At, s: &Sizes, v: Tiles, z: Tiles) {
     let &Sizes { c, channels, columns, odd, .. } = s;
     // SAFETY: the caller's.
     unsafe {
@@ -250,19 +246,21 @@ unsafe fn transform_rows<W: Words>(x: [*const f32; SIDE], dy: At, s: &Sizes, v: 
 #[inline(always)]
 unsafe fn gradient_rows<W: Words, N: Number>(dy: *const N, s: &Sizes, z: Tiles) {
     let &Sizes { lines, width, d, columns, odd, .. } = s;
-    let second = if lines == STEP { dy.wrapping_add(width * d) } else { std::ptr::null() };
-    let rows = [dy, second];
+    let rows = std::array::from_fn(|r| match r < lines {
+        true => dy.wrapping_add(r * width * d),
+        false => std::ptr::null(),
+    });
     // SAFETY: the caller's.
     unsafe {
         match W::NUMBERS {
             2 => pairs::gradient_row::<W, N>(rows, width, d, columns, odd, z),
-            _ => transform::gradient_row::<W::S, N>(rows, width, d, columns, z),
+            _ => transform::gradient_row::<W, N>(rows, width, d, columns, z),
         }
     }
 }
 
 #[inline(always)]
-unsafe fn finish_body<S: Simd>(
+unsafe fn finish_body<W: Words>(
     sums: *const f32,
     shards: usize,
     c: usize,
@@ -270,18 +268,19 @@ unsafe fn finish_body<S: Simd>(
     range: Range<usize>,
     dw: *mut f32,
 ) {
-    let padded = d.next_multiple_of(S::LANES);
+    let lanes = W::S::LANES;
+    let padded = d.next_multiple_of(lanes);
     // SAFETY: the caller's.
     unsafe {
         for channel in range {
-            for at in (0..d).step_by(S::LANES) {
-                let m = S::mask((d - at).min(S::LANES));
+            for at in (0..d).step_by(lanes) {
+                let m = W::S::mask((d - at).min(lanes));
                 let from = sums.add(channel * padded + at);
-                let window = transform::filter_gradients::<S>(from, c * padded, shards);
+                let window = transform::filter_gradients::<W::S, W::F>(from, c * padded, shards);
                 for y in 0..3 {
                     for x in 0..3 {
                         let to = dw.add(((y * 3 + x) * c + channel) * d + at);
-                        S::store_first(to, window[y][x], m);
+                        W::S::store_first(to, window[y][x], m);
                     }
                 }
             }

@@ -1,12 +1,15 @@
 //! How transformed numbers lie in words of four bytes, and how words are multiplied: whole floats, or pairs of
 //! bf16 whose two products are added at once (AVX512-BF16).
 
+use super::minimal::Minimal;
 use crate::gemm::Simd;
 use std::marker::PhantomData;
 
 /// Words of transformed numbers. All need the instruction set, and what the pointers say.
 pub(super) trait Words: Copy {
     type S: Simd;
+    /// The filtering whose numbers they hold.
+    type F: Minimal;
     type W: Copy;
     /// Numbers of a word.
     const NUMBERS: usize;
@@ -28,10 +31,11 @@ pub(super) type Vector<W> = <<W as Words>::S as Simd>::V;
 
 /// Floats as they are.
 #[derive(Clone, Copy)]
-pub(super) struct Whole<S>(PhantomData<S>);
+pub(super) struct Whole<S, F>(PhantomData<(S, F)>);
 
-impl<S: Simd> Words for Whole<S> {
+impl<S: Simd, F: Minimal> Words for Whole<S, F> {
     type S = S;
+    type F = F;
     type W = S::V;
     const NUMBERS: usize = 1;
 
@@ -70,6 +74,7 @@ pub(super) use x86::Pairs;
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::Words;
+    use crate::conv::winograd::minimal::Two;
     use crate::gemm::Avx512Bf16;
     use std::arch::x86_64::*;
 
@@ -90,6 +95,7 @@ mod x86 {
 
     impl Words for Pairs {
         type S = Avx512Bf16;
+        type F = Two;
         type W = __m512bh;
         const NUMBERS: usize = 2;
 
@@ -142,34 +148,36 @@ mod x86 {
     }
 }
 
-/// Compiles one generic `#[inline(always)] unsafe fn body<W: Words>(…)` for pairs and for whole numbers of every
-/// instruction set, and calls the one asked for; the caller keeps the body's contract, and asks for pairs only
-/// where the machine multiplies bf16.
+/// Compiles one generic `#[inline(always)] unsafe fn body<W: Words>(…)` for each [`super::Way`] and every instruction
+/// set, and calls the one asked for; the caller keeps the body's contract, and asks for pairs only where the machine
+/// multiplies bf16.
 macro_rules! words {
-    ($pairs:expr, $isa:expr, $body:ident ( $($arg:ident : $ty:ty),* $(,)? )) => {{
+    ($way:expr, $isa:expr, $body:ident ( $($arg:ident : $ty:ty),* $(,)? )) => {{
+        use $crate::conv::winograd::{Way, minimal, words};
         #[inline(always)]
         #[allow(clippy::too_many_arguments)]
-        unsafe fn whole<S: Simd>($($arg: $ty),*) {
+        unsafe fn two<S: Simd>($($arg: $ty),*) {
             // SAFETY: the caller's.
-            unsafe { $body::<$crate::conv::winograd::words::Whole<S>>($($arg),*) }
+            unsafe { $body::<words::Whole<S, minimal::Two>>($($arg),*) }
+        }
+        #[inline(always)]
+        #[allow(clippy::too_many_arguments)]
+        unsafe fn four<S: Simd>($($arg: $ty),*) {
+            // SAFETY: the caller's.
+            unsafe { $body::<words::Whole<S, minimal::Four>>($($arg),*) }
         }
         #[cfg(target_arch = "x86_64")]
-        {
-            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")]
-            #[allow(clippy::too_many_arguments)]
-            unsafe fn pairs($($arg: $ty),*) {
-                // SAFETY: this function has the instruction set; the rest is the caller's.
-                unsafe { $body::<$crate::conv::winograd::words::Pairs>($($arg),*) }
-            }
-            match $pairs {
-                true => pairs($($arg),*),
-                false => simd!($isa, whole($($arg: $ty),*)),
-            }
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")]
+        #[allow(clippy::too_many_arguments)]
+        unsafe fn pairs($($arg: $ty),*) {
+            // SAFETY: this function has the instruction set; the rest is the caller's.
+            unsafe { $body::<words::Pairs>($($arg),*) }
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        {
-            let _ = $pairs;
-            simd!($isa, whole($($arg: $ty),*))
+        match $way {
+            Way::Four => simd!($isa, four($($arg: $ty),*)),
+            #[cfg(target_arch = "x86_64")]
+            Way::Pairs => pairs($($arg),*),
+            _ => simd!($isa, two($($arg: $ty),*)),
         }
     }};
 }
