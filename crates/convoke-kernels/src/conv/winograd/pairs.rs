@@ -1,7 +1,7 @@
 //! Transforms for backward-weights whose words hold two neighbouring tiles, of F(2×2, 3×3).
 
 use super::minimal::{MOST, Minimal, Side, Two};
-use super::transform::{Tiles, across, column, gradients};
+use super::transform::{Lines, Tiles, across, column, gradients};
 use super::words::Words;
 use crate::gemm::Simd;
 use crate::map::Number;
@@ -15,7 +15,7 @@ const SIDE: usize = Two::SIDE;
 /// The rows and words lie where the arguments say.
 #[inline(always)]
 pub(super) unsafe fn source_row<W: Words>(
-    rows: [*const f32; MOST],
+    lines: Lines,
     c: usize,
     channels: usize,
     n: usize,
@@ -27,13 +27,18 @@ pub(super) unsafe fn source_row<W: Words>(
     unsafe {
         for at in (0..channels).step_by(lanes) {
             let m = W::S::mask((channels - at).min(lanes));
-            let mut left = [column::<W::S, Two>(rows, at, m), column::<W::S, Two>(rows, c + at, m)];
+            let mut left = [
+                column::<W::S, Two>(lines, 0, (c, at), m),
+                column::<W::S, Two>(lines, 1, (c, at), m),
+            ];
             let mut out = to.at.add(at);
             let mut t = 0;
             while t < n {
-                let next = (2 * t + 2) * c + at;
-                let middle =
-                    [column::<W::S, Two>(rows, next, m), column::<W::S, Two>(rows, next + c, m)];
+                let next = 2 * t + 2;
+                let middle = [
+                    column::<W::S, Two>(lines, next, (c, at), m),
+                    column::<W::S, Two>(lines, next + 1, (c, at), m),
+                ];
                 if odd && t == 0 {
                     for r in 0..SIDE {
                         let all = of::<W>(left, middle, r);
@@ -44,8 +49,8 @@ pub(super) unsafe fn source_row<W: Words>(
                     (left, t) = (middle, t + 1);
                 } else if t + 1 < n {
                     let right = [
-                        column::<W::S, Two>(rows, next + 2 * c, m),
-                        column::<W::S, Two>(rows, next + 3 * c, m),
+                        column::<W::S, Two>(lines, next + 2, (c, at), m),
+                        column::<W::S, Two>(lines, next + 3, (c, at), m),
                     ];
                     for r in 0..SIDE {
                         let (a, b) = (of::<W>(left, middle, r), of::<W>(middle, right, r));

@@ -14,14 +14,22 @@ pub(super) struct Tiles {
     pub tile: usize,
 }
 
-/// A row of `n` tiles of some channels from copied source rows, as many as a tile has, of pixels of `c`; lanes beyond
-/// them become zero.
+/// Source rows under a row of tiles, as many as a tile has.
+#[derive(Clone, Copy)]
+pub(super) struct Lines {
+    /// Where the first pixel of each lies, which may be one of the padding's.
+    pub rows: [*const f32; MOST],
+    /// The pixels that are there, from one to before another; those beside them are zero.
+    pub there: (usize, usize),
+}
+
+/// A row of `n` tiles of some channels from source rows of pixels of `c`; lanes beyond the channels become zero.
 ///
 /// # Safety
 /// The rows and tiles lie where the arguments say.
 #[inline(always)]
 pub(super) unsafe fn source_row<W: Words>(
-    rows: [*const f32; MOST],
+    lines: Lines,
     c: usize,
     channels: usize,
     n: usize,
@@ -35,9 +43,9 @@ pub(super) unsafe fn source_row<W: Words>(
             let m = W::S::mask((channels - at).min(lanes));
             for first in (0..n).step_by(TOGETHER) {
                 let tiles = TOGETHER.min(n - first);
-                let pixel = first * W::F::STEP * c + at;
+                let pixel = first * W::F::STEP;
                 for x in 0..tiles * W::F::STEP + 2 {
-                    let column = column::<W::S, W::F>(rows, pixel + x * c, m);
+                    let column = column::<W::S, W::F>(lines, pixel + x, (c, at), m);
                     for r in 0..W::F::SIDE {
                         W::S::store(middle.at::<W::S>(r, x), column[r]);
                     }
@@ -94,18 +102,22 @@ pub(super) fn across<V: Copy>(columns: [[V; MOST]; MOST], r: usize) -> [V; MOST]
     row
 }
 
-/// `Bᵀ d` of one column of pixels.
+/// `Bᵀ d` of column `x` of pixels of `c`, from a channel on.
 #[inline(always)]
 pub(super) unsafe fn column<S: Simd, F: Minimal>(
-    rows: [*const f32; MOST],
-    at: usize,
+    lines: Lines,
+    x: usize,
+    (c, at): (usize, usize),
     m: S::M,
 ) -> Side<S> {
     // SAFETY: the caller's.
     unsafe {
         let mut d = [S::splat(0.0); MOST];
+        if x < lines.there.0 || x >= lines.there.1 {
+            return d;
+        }
         for r in 0..F::SIDE {
-            d[r] = S::load_first(rows[r].add(at), m);
+            d[r] = S::load_first(lines.rows[r].wrapping_add(x * c + at), m);
         }
         F::source::<S>(d)
     }

@@ -1,9 +1,8 @@
 //! Backward-weights: tiles of both maps are transformed, a chunk at a time; each place then sums the products of
 //! all tiles of the chunk.
 
-use super::minimal::MOST;
 use super::multiply::{Outer, add_outer, channels};
-use super::transform::{self, Tiles};
+use super::transform::{self, Lines, Tiles};
 use super::walk::Band;
 use super::words::{Words, words};
 use super::{Maps, Way, pairs, pitch};
@@ -130,7 +129,7 @@ impl WinogradWeights {
         let (z, rest) = rest.split_at_mut(maps.way.places() * z_place);
         let v = Tiles { at: v.as_mut_ptr(), place: v_place, tile: pitch(self.channels(0).len()) };
         let z = Tiles { at: z.as_mut_ptr(), place: z_place, tile: pitch(maps.d) };
-        let mut band = Band { maps, band: &mut rest[SLACK..], last: None };
+        let mut band = Band::new(maps, &mut rest[SLACK..]);
         for first in rows.clone().step_by(self.rows) {
             let chunk = first..rows.end.min(first + self.rows);
             let tiles = maps.way.words(chunk.len() * maps.tiles().1);
@@ -168,7 +167,8 @@ impl WinogradWeights {
         let (maps, isa) = (&self.maps, self.isa);
         let (tile_rows, columns) = maps.tiles();
         for (i, row) in rows.enumerate() {
-            let sources = band.fill(isa, x, row).map(|line| line.wrapping_add(channels.start));
+            let mut sources = band.fill(isa, x, row);
+            sources.rows = sources.rows.map(|line| line.wrapping_add(channels.start));
             let (d, width) = (maps.d, maps.out_w);
             let (p, y) = (row / tile_rows, row % tile_rows * maps.way.step());
             let lines = maps.way.step().min(maps.out_h - y);
@@ -185,7 +185,7 @@ impl WinogradWeights {
                 &Sizes { c: maps.c, channels: channels.len(), d, lines, width, columns, odd };
             // SAFETY: the rows hold the tiles' pixels; both operands have room for a chunk.
             unsafe {
-                words!(self.maps.way, isa, transform_rows(sources: [*const f32; MOST], gradients: At, sizes: &Sizes, v: Tiles, z: Tiles))
+                words!(self.maps.way, isa, transform_rows(sources: Lines, gradients: At, sizes: &Sizes, v: Tiles, z: Tiles))
             }
         }
     }
@@ -227,7 +227,7 @@ unsafe fn outer_body<W: Words>(p: &Outer) {
 }
 
 #[inline(always)]
-unsafe fn transform_rows<W: Words>(x: [*const f32; MOST], dy: At, s: &Sizes, v: Tiles, z: Tiles) {
+unsafe fn transform_rows<W: Words>(x: Lines, dy: At, s: &Sizes, v: Tiles, z: Tiles) {
     let &Sizes { c, channels, columns, odd, .. } = s;
     // SAFETY: the caller's.
     unsafe {
