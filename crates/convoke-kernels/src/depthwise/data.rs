@@ -1,6 +1,6 @@
 //! Backward-data: the input's gradient, gathered.
 
-use super::{BLOCK, chunks};
+use super::{BLOCK, chunks, each_column};
 use crate::conv::ConvShape;
 use crate::gemm::{Simd, fence, streams};
 use crate::isa::simd;
@@ -157,6 +157,12 @@ unsafe fn data_block<S: Simd, N: Number, const KW: usize, const STEP: usize, con
         unsafe {
             let m = S::mask((s.c - at).min(S::LANES));
             let out = dx.as_mut_ptr().add(ix * s.c + at);
+            // What the next input row is the first to see.
+            let next = (iy + s.top) / s.sh + 1;
+            let next = dy.as_ptr().wrapping_add((next * s.ow + (ix + s.left) / STEP) * s.c + at);
+            for p in 0..SPAN / STEP {
+                S::prefetch_far(next.wrapping_add(p * s.c).cast());
+            }
             let mut sums = [S::splat(0.0); SPAN];
             if to.accumulate {
                 for (p, sum) in sums.iter_mut().enumerate() {
@@ -169,14 +175,21 @@ unsafe fn data_block<S: Simd, N: Number, const KW: usize, const STEP: usize, con
                 for p in 0..SPAN / STEP {
                     S::prefetch(line.wrapping_add((SPAN / STEP + p) * s.c).cast());
                 }
-                for k in 0..KW {
-                    let f = S::load_first(filters.as_ptr().add(f + k * s.c), m);
-                    for p in (k % STEP..SPAN).step_by(STEP) {
-                        let column = (p as isize - k as isize) / STEP as isize;
-                        let v = N::load::<S>(line.offset(column * s.c as isize), m);
-                        sums[p] = S::fma(v, f, sums[p]);
-                    }
+                let mut w = [S::splat(0.0); KW];
+                for (k, w) in w.iter_mut().enumerate() {
+                    *w = S::load_first(filters.as_ptr().add(f + k * s.c), m);
                 }
+                // Columns of outputs before the block's first.
+                let before = (KW - 1) / STEP;
+                each_column!((SPAN - 1) / STEP + (KW - 1) / STEP + 1, |column| {
+                    let v = N::load::<S>(line.sub(before * s.c).add(column * s.c), m);
+                    for (p, sum) in sums.iter_mut().enumerate() {
+                        let k = (p + before * STEP).wrapping_sub(column * STEP);
+                        if k < KW {
+                            *sum = S::fma(v, w[k], *sum);
+                        }
+                    }
+                });
             }
             for (p, sum) in sums.into_iter().enumerate() {
                 let out = out.add(p * s.c);

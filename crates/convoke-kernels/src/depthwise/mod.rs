@@ -227,14 +227,32 @@ fn ask_next<S: Simd, N: Number, const KW: usize, const STEP: usize>(
     }
 }
 
-/// Runs a body for each column of the input that a block sees. Written out, because the compiler would keep loops this
+/// Asks, for the second cache, for what the next output row is the first to see under a block: one vector of channels
+/// at a time, since a core waits for few lines at once.
+#[inline(always)]
+fn ask_next_row<S: Simd, N: Number, const STEP: usize>(
+    x: *const N,
+    s: &ConvShape,
+    (oy, ox, at): (usize, usize, usize),
+) {
+    let row = (oy * s.sh + (s.kh - 1) * s.dh + 1).wrapping_sub(s.top);
+    for r in 0..s.sh {
+        let pixel = row.wrapping_add(r).wrapping_mul(s.w).wrapping_add(ox * STEP);
+        let line = x.wrapping_add(pixel.wrapping_mul(s.c).wrapping_add(at));
+        for i in 0..BLOCK * STEP {
+            S::prefetch_far(line.wrapping_add(i * s.c).cast());
+        }
+    }
+}
+
+/// Runs a body for each of the first columns, eleven at most. Written out, because the compiler would keep loops this
 /// long, and sums in memory.
 macro_rules! each_column {
-    (|$column:ident| $body:block) => {
-        each_column!(@ $column $body 0 1 2 3 4 5 6 7 8 9 10)
+    ($columns:expr, |$column:ident| $body:block) => {
+        each_column!(@ $columns, $column $body 0 1 2 3 4 5 6 7 8 9 10)
     };
-    (@ $column:ident $body:block $($i:literal)*) => {$(
-        if $i < (BLOCK - 1) * STEP + KW {
+    (@ $columns:expr, $column:ident $body:block $($i:literal)*) => {$(
+        if $i < $columns {
             #[allow(non_upper_case_globals)]
             const $column: usize = $i;
             $body
@@ -319,6 +337,7 @@ unsafe fn forward_block<
                 Some(b) => S::load_first(b.as_ptr().add(at), m),
                 None => S::splat(0.0),
             };
+            ask_next_row::<S, N, STEP>(x.as_ptr(), &s, (oy, ox, at));
             let mut sums = [start; BLOCK];
             for kh in rows.clone() {
                 let pixel = (oy * s.sh + kh * s.dh - s.top) * s.w + ox * STEP - s.left;
@@ -328,7 +347,7 @@ unsafe fn forward_block<
                 for (k, w) in w.iter_mut().enumerate() {
                     *w = S::load_first(filters.as_ptr().add(f + k * s.c), m);
                 }
-                each_column!(|column| {
+                each_column!((BLOCK - 1) * STEP + KW, |column| {
                     let v = look.at(line.add(column * s.c));
                     for (p, sum) in sums.iter_mut().enumerate() {
                         if (p * STEP..p * STEP + KW).contains(&column) {

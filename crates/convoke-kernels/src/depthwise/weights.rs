@@ -1,6 +1,8 @@
 //! Backward-weights: the filters' gradient.
 
-use super::{BLOCK, Look, ask_next, check_norm, chunks, each_column, inside, store, taps};
+use super::{
+    BLOCK, Look, ask_next, ask_next_row, check_norm, chunks, each_column, inside, store, taps,
+};
 use crate::conv::ConvShape;
 use crate::gemm::{Even, Simd};
 use crate::isa::simd;
@@ -150,11 +152,13 @@ unsafe fn weights_block<
             let m = S::mask((s.c - at).min(S::LANES));
             let whole = at + S::LANES <= s.c;
             let look = Look::<S, NORM>::new(norm, at, m);
+            ask_next_row::<S, N, STEP>(x.as_ptr(), &s, (oy, ox, at));
             let mut g = [S::splat(0.0); BLOCK];
             for (p, g) in g.iter_mut().enumerate() {
                 let dy = dy.as_ptr().wrapping_add((ox + p) * s.c + at);
                 *g = N::load::<S>(dy, m);
                 S::prefetch(dy.wrapping_add(BLOCK * s.c).cast());
+                S::prefetch_far(dy.wrapping_add(s.ow * s.c).cast());
             }
             for kh in rows.clone() {
                 let pixel = (oy * s.sh + kh * s.dh - s.top) * s.w + ox * STEP - s.left;
@@ -165,7 +169,7 @@ unsafe fn weights_block<
                 for (k, a) in acc.iter_mut().enumerate() {
                     *a = S::load_first(out.add(k * s.c), m);
                 }
-                each_column!(|column| {
+                each_column!((BLOCK - 1) * STEP + KW, |column| {
                     let v = look.at(line.add(column * s.c));
                     for (k, a) in acc.iter_mut().enumerate() {
                         if column.checked_sub(k).is_some_and(|c| c.is_multiple_of(STEP)) {
