@@ -11,7 +11,7 @@ use crate::conv::ConvShape;
 use crate::gemm::{Even, LINE, Simd, fence, streams};
 use crate::isa::simd;
 use crate::map::Number;
-use crate::norm::{Pending, Source};
+use crate::norm::{Look, Pending, Source};
 use crate::{Ctx, Isa, MapMut, SharedMut, cut};
 use std::ops::Range;
 
@@ -40,44 +40,6 @@ struct Row<'a> {
     norm: Option<Pending<'a>>,
     /// Whether it goes past the caches.
     stream: bool,
-}
-
-/// What a vector of channels of the input is seen through.
-#[derive(Clone, Copy)]
-struct Look<S: Simd, const NORM: bool> {
-    m: S::M,
-    /// Scale, shift and bounds of the norm.
-    norm: [S::V; 4],
-}
-
-impl<S: Simd, const NORM: bool> Look<S, NORM> {
-    #[inline(always)]
-    unsafe fn new(norm: Option<Pending>, at: usize, m: S::M) -> Self {
-        // SAFETY: the caller has the instruction set; a norm has a number for every channel.
-        unsafe {
-            let norm = match norm.filter(|_| NORM) {
-                None => [S::splat(0.0); 4],
-                Some(Pending { scale, shift, clamp: (lo, hi) }) => [
-                    S::load_first(scale.as_ptr().add(at), m),
-                    S::load_first(shift.as_ptr().add(at), m),
-                    S::splat(lo),
-                    S::splat(hi),
-                ],
-            };
-            Look { m, norm }
-        }
-    }
-
-    /// The numbers at `p`.
-    #[inline(always)]
-    unsafe fn at<N: Number>(&self, p: *const N) -> S::V {
-        let [scale, shift, lo, hi] = self.norm;
-        // SAFETY: the caller has the numbers that the mask selects.
-        unsafe {
-            let v = N::load::<S>(p, self.m);
-            if NORM { S::clamp(S::fma(v, scale, shift), lo, hi) } else { v }
-        }
-    }
 }
 
 /// Stores the channels from `at` on. Whole vectors go without a mask, with which they could not be read back before

@@ -1,13 +1,11 @@
 //! Backward-weights: the filters' gradient.
 
-use super::{
-    BLOCK, Look, ask_next, ask_next_row, check_norm, chunks, each_column, inside, store, taps,
-};
+use super::{BLOCK, ask_next, ask_next_row, check_norm, chunks, each_column, inside, store, taps};
 use crate::conv::ConvShape;
 use crate::gemm::{Even, Simd};
 use crate::isa::simd;
 use crate::map::Number;
-use crate::norm::{Pending, Source};
+use crate::norm::{Look, Pending, Source};
 use crate::{Ctx, Map};
 use std::ops::Range;
 

@@ -321,6 +321,44 @@ impl Pending<'_> {
     }
 }
 
+/// What a vector of channels of the input is seen through.
+#[derive(Clone, Copy)]
+pub(crate) struct Look<S: Simd, const NORM: bool> {
+    pub m: S::M,
+    /// Scale, shift and bounds of the norm.
+    norm: [S::V; 4],
+}
+
+impl<S: Simd, const NORM: bool> Look<S, NORM> {
+    #[inline(always)]
+    pub unsafe fn new(norm: Option<Pending>, at: usize, m: S::M) -> Self {
+        // SAFETY: the caller has the instruction set; a norm has a number for every channel.
+        unsafe {
+            let norm = match norm.filter(|_| NORM) {
+                None => [S::splat(0.0); 4],
+                Some(Pending { scale, shift, clamp: (lo, hi) }) => [
+                    S::load_first(scale.as_ptr().add(at), m),
+                    S::load_first(shift.as_ptr().add(at), m),
+                    S::splat(lo),
+                    S::splat(hi),
+                ],
+            };
+            Look { m, norm }
+        }
+    }
+
+    /// The numbers at `p`.
+    #[inline(always)]
+    pub unsafe fn at<N: Number>(&self, p: *const N) -> S::V {
+        let [scale, shift, lo, hi] = self.norm;
+        // SAFETY: the caller has the numbers that the mask selects.
+        unsafe {
+            let v = N::load::<S>(p, self.m);
+            if NORM { S::clamp(S::fma(v, scale, shift), lo, hi) } else { v }
+        }
+    }
+}
+
 /// A map to read, perhaps with a norm to apply.
 #[derive(Debug, Clone, Copy)]
 pub struct Source<'a> {

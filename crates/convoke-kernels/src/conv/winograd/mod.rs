@@ -16,6 +16,7 @@
 mod minimal;
 mod multiply;
 mod pairs;
+mod source;
 mod transform;
 mod walk;
 mod weights;
@@ -160,16 +161,6 @@ impl Maps {
     /// Rows of tiles of a picture, and tiles of a row.
     fn tiles(&self) -> (usize, usize) {
         (self.out_h.div_ceil(self.way.step()), self.out_w.div_ceil(self.way.step()))
-    }
-
-    /// Pixels of a copied source row.
-    fn band_w(&self) -> usize {
-        self.tiles().1 * self.way.step() + 2
-    }
-
-    /// Floats of copied source rows: those of one row of tiles.
-    fn band_len(&self) -> usize {
-        self.way.side() * self.band_w() * self.c
     }
 
     /// Words of a sum.

@@ -1,23 +1,23 @@
 //! Transforms for backward-weights whose words hold two neighbouring tiles, of F(2×2, 3×3).
 
 use super::minimal::{MOST, Minimal, Side, Two};
-use super::transform::{Lines, Tiles, across, column, gradients};
+use super::source::{Lines, column};
+use super::transform::{Tiles, across, gradients};
 use super::words::Words;
 use crate::gemm::Simd;
 use crate::map::Number;
+use crate::norm::Look;
 
 const SIDE: usize = Two::SIDE;
 
-/// As [`super::transform::source_row`], two tiles a word. With `odd`, the first tile is the second of the first
+/// As [`super::source::source_row`], two tiles a word. With `odd`, the first tile is the second of the first
 /// word, whose first one is there already. A tile without a neighbour has zero beside it.
 ///
 /// # Safety
 /// The rows and words lie where the arguments say.
 #[inline(always)]
-pub(super) unsafe fn source_row<W: Words>(
+pub(super) unsafe fn source_row<W: Words, N: Number, const NORM: bool>(
     lines: Lines,
-    c: usize,
-    channels: usize,
     n: usize,
     odd: bool,
     to: Tiles,
@@ -25,19 +25,20 @@ pub(super) unsafe fn source_row<W: Words>(
     let lanes = W::S::LANES;
     // SAFETY: the caller's.
     unsafe {
-        for at in (0..channels).step_by(lanes) {
-            let m = W::S::mask((channels - at).min(lanes));
+        for at in (0..lines.channels).step_by(lanes) {
+            let m = W::S::mask((lines.channels - at).min(lanes));
+            let look = Look::<W::S, NORM>::new(lines.norm, at, m);
             let mut left = [
-                column::<W::S, Two>(lines, 0, (c, at), m),
-                column::<W::S, Two>(lines, 1, (c, at), m),
+                column::<W::S, Two, N, NORM>(lines, (0, at), look),
+                column::<W::S, Two, N, NORM>(lines, (1, at), look),
             ];
             let mut out = to.at.add(at);
             let mut t = 0;
             while t < n {
                 let next = 2 * t + 2;
                 let middle = [
-                    column::<W::S, Two>(lines, next, (c, at), m),
-                    column::<W::S, Two>(lines, next + 1, (c, at), m),
+                    column::<W::S, Two, N, NORM>(lines, (next, at), look),
+                    column::<W::S, Two, N, NORM>(lines, (next + 1, at), look),
                 ];
                 if odd && t == 0 {
                     for r in 0..SIDE {
@@ -49,8 +50,8 @@ pub(super) unsafe fn source_row<W: Words>(
                     (left, t) = (middle, t + 1);
                 } else if t + 1 < n {
                     let right = [
-                        column::<W::S, Two>(lines, next + 2, (c, at), m),
-                        column::<W::S, Two>(lines, next + 3, (c, at), m),
+                        column::<W::S, Two, N, NORM>(lines, (next + 2, at), look),
+                        column::<W::S, Two, N, NORM>(lines, (next + 3, at), look),
                     ];
                     for r in 0..SIDE {
                         let (a, b) = (of::<W>(left, middle, r), of::<W>(middle, right, r));

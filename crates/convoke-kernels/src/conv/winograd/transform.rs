@@ -1,4 +1,4 @@
-//! The transforms of maps and filters, one vector of channels at a time.
+//! The transforms of gradients, outputs and filters, one vector of channels at a time.
 
 use super::minimal::{MOST, Minimal, Side};
 use super::words::Words;
@@ -14,64 +14,8 @@ pub(super) struct Tiles {
     pub tile: usize,
 }
 
-/// Source rows under a row of tiles, as many as a tile has.
-#[derive(Clone, Copy)]
-pub(super) struct Lines {
-    /// Where the first pixel of each lies, which may be one of the padding's.
-    pub rows: [*const f32; MOST],
-    /// The pixels that are there, from one to before another; those beside them are zero.
-    pub there: (usize, usize),
-}
-
-/// A row of `n` tiles of some channels from source rows of pixels of `c`; lanes beyond the channels become zero.
-///
-/// # Safety
-/// The rows and tiles lie where the arguments say.
-#[inline(always)]
-pub(super) unsafe fn source_row<W: Words>(
-    lines: Lines,
-    c: usize,
-    channels: usize,
-    n: usize,
-    to: Tiles,
-) {
-    let lanes = W::S::LANES;
-    let mut middle = Middle::new();
-    // SAFETY: the caller's.
-    unsafe {
-        for at in (0..channels).step_by(lanes) {
-            let m = W::S::mask((channels - at).min(lanes));
-            for first in (0..n).step_by(TOGETHER) {
-                let tiles = TOGETHER.min(n - first);
-                let pixel = first * W::F::STEP;
-                for x in 0..tiles * W::F::STEP + 2 {
-                    let column = column::<W::S, W::F>(lines, pixel + x, (c, at), m);
-                    for r in 0..W::F::SIDE {
-                        W::S::store(middle.at::<W::S>(r, x), column[r]);
-                    }
-                }
-                for r in 0..W::F::SIDE {
-                    let mut out = to.at.add(first * to.tile + at / W::NUMBERS);
-                    out = out.add(r * W::F::SIDE * to.place);
-                    for t in 0..tiles {
-                        let mut d = [W::S::splat(0.0); MOST];
-                        for x in 0..W::F::SIDE {
-                            d[x] = W::S::load(middle.at::<W::S>(r, t * W::F::STEP + x));
-                        }
-                        let all = W::F::source::<W::S>(d);
-                        for k in 0..W::F::SIDE {
-                            W::put(out.add(k * to.place), all[k]);
-                        }
-                        out = out.add(to.tile);
-                    }
-                }
-            }
-        }
-    }
-}
-
 /// Tiles of a row that are transformed together.
-const TOGETHER: usize = 8;
+pub(super) const TOGETHER: usize = 8;
 /// Columns of pixels under them at most.
 const COLUMNS: usize = TOGETHER * 4 + 2;
 
@@ -100,27 +44,6 @@ pub(super) fn across<V: Copy>(columns: [[V; MOST]; MOST], r: usize) -> [V; MOST]
         row[x] = columns[x][r];
     }
     row
-}
-
-/// `Bᵀ d` of column `x` of pixels of `c`, from a channel on.
-#[inline(always)]
-pub(super) unsafe fn column<S: Simd, F: Minimal>(
-    lines: Lines,
-    x: usize,
-    (c, at): (usize, usize),
-    m: S::M,
-) -> Side<S> {
-    // SAFETY: the caller's.
-    unsafe {
-        let mut d = [S::splat(0.0); MOST];
-        if x < lines.there.0 || x >= lines.there.1 {
-            return d;
-        }
-        for r in 0..F::SIDE {
-            d[r] = S::load_first(lines.rows[r].wrapping_add(x * c + at), m);
-        }
-        F::source::<S>(d)
-    }
 }
 
 /// A row of `n` tiles from rows of gradients of `width` pixels of `d` channels; rows that are missing are null.

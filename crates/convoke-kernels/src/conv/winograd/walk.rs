@@ -3,7 +3,8 @@
 
 use super::minimal::{MOST, Minimal};
 use super::multiply::{Product, multiply, round};
-use super::transform::{self, Finish, Lines, Tiles};
+use super::source::{Lines, each_kind, source_row as whole};
+use super::transform::{self, Finish, Tiles};
 use super::words::{Words, words};
 use super::{Maps, pitch};
 use crate::conv::Epilogue;
@@ -11,7 +12,7 @@ use crate::gemm::{Family, Simd, fence};
 use crate::isa::simd;
 use crate::map::At;
 use crate::norm::Source;
-use crate::{Bf16, Ctx, Isa, Map, MapMut, SharedMut, cut};
+use crate::{Bf16, Ctx, Isa, MapMut, SharedMut, cut};
 use std::ops::Range;
 
 /// Floats of transformed tiles of a thread, sources and sums, which lie in the second cache.
@@ -54,7 +55,7 @@ impl WinogradWalk {
     /// Floats of work space of a thread.
     pub fn scratch_len(&self) -> usize {
         let [v, m] = self.places();
-        self.maps.band_len().next_multiple_of(16) + self.maps.way.places() * (v + m) + 16
+        self.maps.way.places() * (v + m) + 16
     }
 
     /// Transforms `filters [3,3,c,d]` of the convolution.
@@ -144,19 +145,16 @@ impl WinogradWalk {
         let (maps, isa) = (&self.maps, self.isa);
         let columns = maps.tiles().1;
         let [v_place, m_place] = self.places();
-        let (band, rest) = scratch.split_at_mut(maps.band_len().next_multiple_of(16));
-        let skip = rest.as_ptr().align_offset(64).min(16);
-        let (v, m) = rest[skip..].split_at_mut(maps.way.places() * v_place);
+        let skip = scratch.as_ptr().align_offset(64).min(16);
+        let (v, m) = scratch[skip..].split_at_mut(maps.way.places() * v_place);
         let v = Tiles { at: v.as_mut_ptr(), place: v_place, tile: pitch(maps.words()) };
         let m = Tiles { at: m.as_mut_ptr(), place: m_place, tile: pitch(maps.d) };
-        let mut band = Band::new(maps, band);
         for (i, row) in rows.clone().enumerate() {
-            let lines = band.fill(isa, src, row);
+            let lines = Lines::new(maps, src, row, 0..maps.c);
             let to = Tiles { at: v.at.wrapping_add(i * columns * v.tile), ..v };
-            let c = maps.c;
-            // SAFETY: the band's rows hold the tiles' pixels; `v` has room for all rows of an item.
+            // SAFETY: the map holds what the lines say is there; `v` has room for all rows of an item.
             unsafe {
-                words!(self.maps.way, isa, source_row(lines: Lines, c: usize, columns: usize, to: Tiles))
+                words!(self.maps.way, isa, source_row(lines: Lines, columns: usize, to: Tiles))
             }
         }
         let (first, _) = self.output_rows(rows.start);
@@ -223,9 +221,9 @@ impl WinogradWalk {
 }
 
 #[inline(always)]
-unsafe fn source_row<W: Words>(lines: Lines, c: usize, n: usize, to: Tiles) {
+unsafe fn source_row<W: Words>(lines: Lines, n: usize, to: Tiles) {
     // SAFETY: the caller's.
-    unsafe { transform::source_row::<W>(lines, c, c, n, to) }
+    unsafe { each_kind!(lines, whole::<W>(lines, n, to)) }
 }
 
 #[inline(always)]
@@ -258,79 +256,6 @@ unsafe fn output_halves<W: Words>(
 ) {
     // SAFETY: the caller's.
     unsafe { transform::output_row::<W::S, W::F, Bf16>(from, n, rows, width, d, f) }
-}
-
-/// Channels of a map whose rows are read where they lie: with more, a vector of each pixel at a time is no way to read
-/// what is far.
-const NARROW: usize = 32;
-
-/// The source rows under a row of tiles: where they lie, or copies in f32 with their norm applied, of which the next row
-/// of tiles reads the last two again.
-pub(super) struct Band<'a> {
-    pub maps: &'a Maps,
-    pub band: &'a mut [f32],
-    /// The row of tiles whose sources are copied here.
-    pub last: Option<usize>,
-    /// Whether the first line is zero.
-    pub zero: bool,
-}
-
-impl<'a> Band<'a> {
-    pub fn new(maps: &'a Maps, band: &'a mut [f32]) -> Self {
-        Band { maps, band, last: None, zero: false }
-    }
-
-    /// The rows under a row of tiles, counted over all pictures.
-    pub fn fill(&mut self, isa: Isa, src: Source, row: usize) -> Lines {
-        let (maps, tile_rows) = (self.maps, self.maps.tiles().0);
-        let (p, first) = (row / tile_rows, row % tile_rows * maps.way.step());
-        if let (Map::Full(x), None, true) = (src.x, src.norm, maps.c <= NARROW) {
-            return self.where_they_lie(x, p, first);
-        }
-        let (step, side) = (maps.way.step(), maps.way.side());
-        let known = match self.last {
-            Some(last) if last + 1 == row && first > 0 => side - step,
-            _ => 0,
-        };
-        self.last = Some(row);
-        let line = maps.band_w() * maps.c;
-        for y in first + known..first + side {
-            self.copy(isa, src, p, y, y % side * line);
-        }
-        let rows = std::array::from_fn(|r| self.band[(first + r) % side * line..].as_ptr());
-        Lines { rows, there: (0, maps.band_w()) }
-    }
-
-    /// Rows of a picture of `x` from the padding's row `first` on.
-    fn where_they_lie(&mut self, x: &[f32], picture: usize, first: usize) -> Lines {
-        let Maps { src_h, src_w, top, left, c, .. } = *self.maps;
-        if !self.zero {
-            self.band[..src_w * c].fill(0.0);
-            self.zero = true;
-        }
-        let rows = std::array::from_fn(|r| {
-            let row = match (first + r).checked_sub(top).filter(|&y| y < src_h) {
-                Some(y) => &x[(picture * src_h + y) * src_w * c..][..src_w * c],
-                None => &self.band[..src_w * c],
-            };
-            row.as_ptr().wrapping_sub(left * c)
-        });
-        Lines { rows, there: (left, left + src_w) }
-    }
-
-    /// Row `y` counted from the padding's first.
-    fn copy(&mut self, isa: Isa, src: Source, picture: usize, y: usize, at: usize) {
-        let Maps { src_h, src_w, top, left, c, .. } = *self.maps;
-        let line = &mut self.band[at..at + self.maps.band_w() * c];
-        let Some(y) = y.checked_sub(top).filter(|&y| y < src_h) else { return line.fill(0.0) };
-        let copied = src_w.min(self.maps.band_w() - left);
-        let (zero, rest) = line.split_at_mut(left * c);
-        let (body, end) = rest.split_at_mut(copied * c);
-        zero.fill(0.0);
-        end.fill(0.0);
-        let from = (picture * src_h + y) * src_w * c;
-        src.copy(isa, from..from + copied * c, body);
-    }
 }
 
 /// `u [place][panel][word of c][lane]` of a panel of `filters [3,3,c,d]`: lanes are filters.

@@ -2,8 +2,9 @@
 //! all tiles of the chunk.
 
 use super::multiply::{Outer, add_outer, channels};
-use super::transform::{self, Lines, Tiles};
-use super::walk::Band;
+use super::pairs::source_row as paired;
+use super::source::{Lines, each_kind, source_row as whole};
+use super::transform::{self, Tiles};
 use super::words::{Words, words};
 use super::{Maps, Way, pairs, pitch};
 use crate::gemm::{Even, Family, Simd};
@@ -83,7 +84,7 @@ impl WinogradWeights {
     /// Floats of work space of a thread.
     fn thread_len(&self) -> usize {
         let [v, z] = self.places();
-        (self.maps.way.places() * (v + z) + SLACK + self.maps.band_len()).next_multiple_of(16)
+        (self.maps.way.places() * (v + z) + SLACK).next_multiple_of(16)
     }
 
     /// Floats of work space of all threads.
@@ -126,14 +127,13 @@ impl WinogradWeights {
         let padded = Family::of(isa).padded(maps.d);
         let [v_place, z_place] = self.places();
         let (v, rest) = own.split_at_mut(maps.way.places() * v_place);
-        let (z, rest) = rest.split_at_mut(maps.way.places() * z_place);
+        let z = &mut rest[..maps.way.places() * z_place];
         let v = Tiles { at: v.as_mut_ptr(), place: v_place, tile: pitch(self.channels(0).len()) };
         let z = Tiles { at: z.as_mut_ptr(), place: z_place, tile: pitch(maps.d) };
-        let mut band = Band::new(maps, &mut rest[SLACK..]);
         for first in rows.clone().step_by(self.rows) {
             let chunk = first..rows.end.min(first + self.rows);
             let tiles = maps.way.words(chunk.len() * maps.tiles().1);
-            self.transform(chunk, channels.clone(), x, dy, &mut band, v, z);
+            self.transform(chunk, channels.clone(), x, dy, v, z);
             for place in 0..maps.way.places() {
                 let outer = Outer {
                     v: v.at.wrapping_add(place * v.place),
@@ -160,15 +160,13 @@ impl WinogradWeights {
         channels: Range<usize>,
         x: Source,
         dy: Map,
-        band: &mut Band,
         v: Tiles,
         z: Tiles,
     ) {
         let (maps, isa) = (&self.maps, self.isa);
         let (tile_rows, columns) = maps.tiles();
         for (i, row) in rows.enumerate() {
-            let mut sources = band.fill(isa, x, row);
-            sources.rows = sources.rows.map(|line| line.wrapping_add(channels.start));
+            let sources = Lines::new(maps, x, row, channels.clone());
             let (d, width) = (maps.d, maps.out_w);
             let (p, y) = (row / tile_rows, row % tile_rows * maps.way.step());
             let lines = maps.way.step().min(maps.out_h - y);
@@ -181,8 +179,7 @@ impl WinogradWeights {
             };
             let v = Tiles { at: v.at.wrapping_add(word * v.tile), ..v };
             let z = Tiles { at: z.at.wrapping_add(word * z.tile), ..z };
-            let sizes =
-                &Sizes { c: maps.c, channels: channels.len(), d, lines, width, columns, odd };
+            let sizes = &Sizes { d, lines, width, columns, odd };
             // SAFETY: the rows hold the tiles' pixels; both operands have room for a chunk.
             unsafe {
                 words!(self.maps.way, isa, transform_rows(sources: Lines, gradients: At, sizes: &Sizes, v: Tiles, z: Tiles))
@@ -209,9 +206,6 @@ impl WinogradWeights {
 
 /// Numbers of a row of tiles.
 struct Sizes {
-    /// Channels of a source pixel, and those that are transformed.
-    c: usize,
-    channels: usize,
     d: usize,
     /// Rows of gradients, and the pixels of each.
     lines: usize,
@@ -228,12 +222,12 @@ unsafe fn outer_body<W: Words>(p: &Outer) {
 
 #[inline(always)]
 unsafe fn transform_rows<W: Words>(x: Lines, dy: At, s: &Sizes, v: Tiles, z: Tiles) {
-    let &Sizes { c, channels, columns, odd, .. } = s;
+    let &Sizes { columns, odd, .. } = s;
     // SAFETY: the caller's.
     unsafe {
         match W::NUMBERS {
-            2 => pairs::source_row::<W>(x, c, channels, columns, odd, v),
-            _ => transform::source_row::<W>(x, c, channels, columns, v),
+            2 => each_kind!(x, paired::<W>(x, columns, odd, v)),
+            _ => each_kind!(x, whole::<W>(x, columns, v)),
         }
         match dy.half {
             true => gradient_rows::<W, Bf16>(dy.start.cast(), s, z),
