@@ -86,7 +86,8 @@ pub(super) unsafe fn gradient_row<W: Words, N: Number>(
     }
 }
 
-/// `A y` of the gradients in column `x` of some channels; missing ones are zero.
+/// `A y` of the gradients in column `x` of some channels; missing ones are zero. Asks, for the second cache, for those of
+/// the next row of tiles.
 #[inline(always)]
 pub(super) unsafe fn gradients<W: Words, N: Number>(
     rows: [*const N; MOST],
@@ -102,6 +103,8 @@ pub(super) unsafe fn gradients<W: Words, N: Number>(
             if !rows[r].is_null() && x < width {
                 y[r] = N::load::<W::S>(rows[r].add(x * d + at), m);
             }
+            let next = (W::F::STEP + r) * width + x;
+            W::S::prefetch_far(rows[0].wrapping_add(next * d + at).cast());
         }
         W::F::gradient::<W::S>(y)
     }
