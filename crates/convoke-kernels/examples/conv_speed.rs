@@ -1,5 +1,5 @@
 //! Speed of the convolution walks as a fraction of the multiply-add loop's, on one thread and on all.
-//! `cargo run --release -p convoke-kernels --example conv_speed [threads [avx512|amx|tiles|bf16|halves|winograd|winograd-2|bf16-winograd|halves-winograd] [WORD]]`:
+//! `cargo run --release -p convoke-kernels --example conv_speed [threads [avx512|amx|tiles|bf16|halves|winograd|winograd-2|avx2-winograd|bf16-winograd|halves-winograd] [WORD]]`:
 //! an instruction set, or everything on tiles, in f32 or in bf16 (`halves`: maps too), or with fewer products where
 //! windows allow; only lines
 //! that have the word.
@@ -52,7 +52,11 @@ fn main() {
     let threads = std::env::args().nth(1).and_then(|a| a.parse().ok()).unwrap_or(1);
     let how = std::env::args().nth(2).unwrap_or_default();
     let only = std::env::args().nth(3).unwrap_or_default();
-    let isa = Isa::parse(&how).unwrap_or_else(Isa::detect);
+    let (isa, how) = match how.split_once('-').unwrap_or((&how, "")) {
+        (first, rest) if Isa::parse(first).is_some() => (Isa::parse(first), rest),
+        _ => (None, how.as_str()),
+    };
+    let isa = isa.unwrap_or_else(Isa::detect);
     let pool = Pool::new(threads);
     let cx = Ctx { pool: &pool, isa };
     let peak = peak::fma_gflops(isa, &pool);
@@ -109,7 +113,7 @@ fn main() {
             continue;
         }
         let conv = Conv::new(shape, isa, n, threads);
-        let conv = match how.as_str() {
+        let conv = match how {
             "tiles" => conv.all_in(Precision::F32),
             "bf16" | "halves" => conv.all_in(Precision::Bf16),
             "winograd" => conv.winograd(Winograd::Always(4)),

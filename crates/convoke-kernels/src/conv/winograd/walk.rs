@@ -17,8 +17,11 @@ use std::ops::Range;
 
 /// Floats of transformed tiles of a thread, sources and sums, which lie in the second cache.
 const CACHED: usize = cut(128 * 1024, 256);
-/// Tiles that pass over the filters together at least, however many channels they have.
-const FEWEST: usize = cut(112, 4);
+/// Tiles that pass over the filters together at least, however many channels they have: more where the filters are more
+/// than a share of the last cache.
+const FEWEST: [usize; 2] = [cut(28, 4), cut(112, 4)];
+/// Floats of that share.
+const SHARED: usize = cut(768 * 1024, 4 * 1024);
 
 /// A walk over maps `[n,h,w,c]`.
 #[derive(Debug, Clone)]
@@ -35,8 +38,9 @@ impl WinogradWalk {
     /// A walk over such maps; with `turned` filters backward-data's.
     pub(super) fn new(maps: Maps, isa: Isa, turned: bool) -> Self {
         let each = maps.way.places() * (maps.words() + maps.d);
-        let tiles = (CACHED / each).max(FEWEST);
-        WinogradWalk { rows: (tiles / maps.tiles().1).max(1), maps, isa, turned }
+        let walk = WinogradWalk { maps, isa, rows: 1, turned };
+        let tiles = (CACHED / each).max(FEWEST[usize::from(walk.pack_len() > SHARED)]);
+        WinogradWalk { rows: (tiles / maps.tiles().1).max(1), ..walk }
     }
 
     /// Floats of the transformed filters, `[place][panel of two vectors][word of c][lane]`.
