@@ -29,12 +29,14 @@ pub(super) struct Product {
     pub v_place: usize,
     pub v_tile: usize,
     pub u: *const f32,
+    pub u_place: usize,
     pub m: *mut f32,
     pub m_place: usize,
     pub m_tile: usize,
     pub tiles: usize,
     pub c: usize,
-    pub d: usize,
+    /// The channels of `m` that are computed, from whole panels on.
+    pub d: (usize, usize),
     /// What will be written next: it comes from main memory meanwhile.
     pub ahead: *const f32,
     pub ahead_len: usize,
@@ -47,10 +49,10 @@ pub(super) struct Product {
 #[inline(always)]
 pub(super) unsafe fn multiply<W: Words>(p: &Product) {
     let lanes = W::S::LANES;
-    let padded = p.d.next_multiple_of(lanes);
     let width = 2 * lanes;
-    let strips = 4 * p.c * width > NEAR && 4 * p.c * padded <= SECOND;
-    let whole = padded / width * width;
+    let (from, to) = (p.d.0, p.d.1.next_multiple_of(lanes));
+    let strips = 4 * p.c * width > NEAR && 4 * p.c * (to - from) <= SECOND;
+    let whole = to / width * width;
     let places = W::F::SIDE * W::F::SIDE;
     // SAFETY: the caller's.
     unsafe {
@@ -60,19 +62,19 @@ pub(super) unsafe fn multiply<W: Words>(p: &Product) {
             }
             let at = Product {
                 v: p.v.add(place * p.v_place),
-                u: p.u.add(place * p.c * padded),
+                u: p.u.add(place * p.u_place),
                 m: p.m.add(place * p.m_place),
                 ..*p
             };
             match lanes {
-                16 => panels::<W, 14, 2>(&at, 0..whole, strips),
-                8 => panels::<W, 6, 2>(&at, 0..whole, strips),
-                _ => panels::<W, 4, 2>(&at, 0..whole, strips),
+                16 => panels::<W, 14, 2>(&at, from..whole, strips),
+                8 => panels::<W, 6, 2>(&at, from..whole, strips),
+                _ => panels::<W, 4, 2>(&at, from..whole, strips),
             }
             match lanes {
-                16 => panels::<W, 28, 1>(&at, whole..padded, strips),
-                8 => panels::<W, 12, 1>(&at, whole..padded, strips),
-                _ => panels::<W, 8, 1>(&at, whole..padded, strips),
+                16 => panels::<W, 28, 1>(&at, whole..to, strips),
+                8 => panels::<W, 12, 1>(&at, whole..to, strips),
+                _ => panels::<W, 8, 1>(&at, whole..to, strips),
             }
         }
     }

@@ -117,6 +117,8 @@ pub(super) struct Finish {
     /// Its rows, laid out as an output of f32.
     pub residual: [*const f32; MOST],
     pub clamp: Option<(f32, f32)>,
+    /// The channels that are written.
+    pub channels: (usize, usize),
     pub accumulate: bool,
     /// Whether outputs go past the caches; then they lie at multiples of a vector.
     pub stream: bool,
@@ -140,8 +142,8 @@ pub(super) unsafe fn output_row<S: Simd, F: Minimal, N: Number>(
     unsafe {
         let (lo, hi) = f.clamp.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
         let (lo, hi) = (S::splat(lo), S::splat(hi));
-        for at in (0..d).step_by(S::LANES) {
-            let m = S::mask((d - at).min(S::LANES));
+        for at in (f.channels.0..f.channels.1).step_by(S::LANES) {
+            let m = S::mask((f.channels.1 - at).min(S::LANES));
             let mut bias = S::splat(0.0);
             if !f.bias.is_null() {
                 bias = S::load_first(f.bias.add(at), m);

@@ -8,7 +8,7 @@ use super::transform::{self, Finish, Tiles};
 use super::words::{Words, words};
 use super::{Maps, pitch};
 use crate::conv::Epilogue;
-use crate::gemm::{Family, Simd, fence};
+use crate::gemm::{Even, Family, Simd, fence};
 use crate::isa::simd;
 use crate::map::At;
 use crate::norm::Source;
@@ -96,7 +96,7 @@ impl WinogradWalk {
         scratch: &mut [f32],
     ) {
         let all = n * self.maps.tiles().0;
-        let rows = self.rows_of_items(all, cx.pool.threads());
+        let (rows, parts) = self.items(all, cx.pool.threads());
         let each = self.scratch_len();
         assert!(pack.len() >= self.pack_len(), "packed filters are too short");
         assert!(scratch.len() >= each * cx.pool.threads(), "scratch is too short");
@@ -111,34 +111,51 @@ impl WinogradWalk {
         let stream = !accumulate && dst.streams(len, self.maps.d);
         let finish = (accumulate, stream);
         let scratch = SharedMut::new(scratch);
-        cx.pool.run(all.div_ceil(rows), &|item, worker| {
+        cx.pool.run(all.div_ceil(rows) * parts.parts, &|item, worker| {
             // SAFETY: each worker has its own part of the scratch.
             let scratch = unsafe { scratch.slice(worker * each..(worker + 1) * each) };
+            let (item, part) = (item / parts.parts, parts.range(item % parts.parts));
             let rows = item * rows..all.min((item + 1) * rows);
-            self.item(rows, src, pack, dst, finish, epilogue, scratch);
+            let channels = (part.start * self.width(), self.maps.d.min(part.end * self.width()));
+            self.item(rows, channels, src, pack, dst, finish, epilogue, scratch);
             if stream {
                 fence();
             }
         });
     }
 
-    /// Rows of an item that keep all threads busy longest: tiles are computed in rounded numbers, and each item
-    /// reads all filters, which takes as long as `FILTERS` tiles.
-    fn rows_of_items(&self, all: usize, threads: usize) -> usize {
-        const FILTERS: usize = 5;
-        let lanes = Family::of(self.isa).lanes;
-        let step = if self.maps.d > lanes { round(lanes) / 2 } else { round(lanes) };
-        let time = |rows: usize| {
-            let tiles = (rows * self.maps.tiles().1).next_multiple_of(step);
-            all.div_ceil(rows).div_ceil(threads) * (tiles + FILTERS)
-        };
-        (1..=self.rows.min(all.max(1))).rev().min_by_key(|&rows| time(rows)).unwrap_or(1)
+    /// Channels of a panel of filters.
+    fn width(&self) -> usize {
+        2 * Family::of(self.isa).lanes
     }
 
-    /// Some rows of tiles, counted over all pictures.
+    /// Rows of an item, and the parts of its panels of filters, that keep all threads busy longest: tiles are computed in
+    /// rounded numbers, each item reads its filters, which takes as long as `FILTERS` tiles, and transforms its sources,
+    /// which takes as long as `SOURCES` numbers of a tile's output.
+    fn items(&self, all: usize, threads: usize) -> (usize, Even) {
+        const FILTERS: f64 = 5.0;
+        const SOURCES: f64 = 4.0;
+        let (lanes, panels) = (Family::of(self.isa).lanes, self.maps.d.div_ceil(self.width()));
+        let step = if self.maps.d > lanes { round(lanes) / 2 } else { round(lanes) };
+        let time = |&(rows, parts): &(usize, usize)| {
+            let tiles = rows * self.maps.tiles().1;
+            let share = panels.div_ceil(parts) as f64 / panels as f64;
+            let products = share * (tiles.next_multiple_of(step) as f64 + FILTERS);
+            let sources = SOURCES / self.maps.d as f64 * tiles as f64;
+            (all.div_ceil(rows) * parts).div_ceil(threads) as f64 * (products + sources)
+        };
+        let parts = || (0..).map(|i| 1 << i).take_while(|&parts| parts <= panels.min(threads));
+        let rows = (1..=self.rows.min(all.max(1))).rev();
+        let best = rows.flat_map(|rows| parts().map(move |parts| (rows, parts)));
+        let (rows, parts) = best.min_by(|a, b| time(a).total_cmp(&time(b))).unwrap_or((1, 1));
+        (rows, Even::parts(panels, parts))
+    }
+
+    /// Some rows of tiles, counted over all pictures, and channels of the output.
     fn item(
         &self,
         rows: Range<usize>,
+        channels: (usize, usize),
         src: Source,
         pack: &[f32],
         dst: At,
@@ -173,12 +190,13 @@ impl WinogradWalk {
             v_place,
             v_tile: v.tile,
             u: pack.as_ptr(),
+            u_place: maps.words() * Family::of(isa).padded(maps.d),
             m: m.at,
             m_place,
             m_tile: m.tile,
             tiles: rows.len() * columns,
             c: maps.words(),
-            d: maps.d,
+            d: channels,
         };
         let product = &product;
         // SAFETY: places have room for rounded tiles of padded channels, the pack for whole vectors.
@@ -195,6 +213,7 @@ impl WinogradWalk {
                 bias: epilogue.bias.map_or(std::ptr::null(), <[f32]>::as_ptr),
                 residual: of(epilogue.residual),
                 clamp: epilogue.clamp,
+                channels,
                 accumulate,
                 stream,
             };
