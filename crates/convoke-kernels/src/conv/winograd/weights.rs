@@ -32,7 +32,8 @@ const SLACK: usize = 16;
 /// `dw [3,3,c,d] = Σ over pictures and pixels of x · dy`.
 ///
 /// The work is cut by shape alone: rows of tiles into shards, which have sums of their own, and where these would be
-/// long channels into parts. What a thread transforms, it multiplies itself: caches of other cores are far.
+/// long channels into parts. What a thread transforms, it multiplies itself: caches of other cores are far. Where there is
+/// one shard, a thread takes its part's sums to the end at once.
 #[derive(Debug, Clone)]
 pub(in crate::conv) struct WinogradWeights {
     maps: Maps,
@@ -76,9 +77,19 @@ impl WinogradWeights {
         [self.channels(0).len(), self.maps.d].map(|channels| tiles * pitch(channels) + 16)
     }
 
-    /// Floats of the sums of all places of a shard.
+    /// Channels whose sums lie together: all those of a shard, or of a part where there are no others to add.
+    fn together(&self) -> usize {
+        if self.shards > 1 { self.maps.c } else { self.channels(0).len() }
+    }
+
+    /// Floats of the sums of all places that lie together.
     fn sums_len(&self) -> usize {
-        self.maps.way.places() * self.maps.c * Family::of(self.isa).padded(self.maps.d)
+        self.maps.way.places() * self.together() * Family::of(self.isa).padded(self.maps.d)
+    }
+
+    /// How many of them there are.
+    fn buffers(&self, threads: usize) -> usize {
+        if self.shards > 1 { self.shards } else { threads }
     }
 
     /// Floats of work space of a thread.
@@ -89,7 +100,7 @@ impl WinogradWeights {
 
     /// Floats of work space of all threads.
     pub fn scratch_len(&self, threads: usize) -> usize {
-        16 + self.shards * self.sums_len() + threads * self.thread_len()
+        16 + self.buffers(threads) * self.sums_len() + threads * self.thread_len()
     }
 
     pub fn run(&self, cx: Ctx, n: usize, x: Source, dy: Map, dw: &mut [f32], scratch: &mut [f32]) {
@@ -97,20 +108,35 @@ impl WinogradWeights {
         if n == 0 {
             return dw[..9 * self.maps.c * self.maps.d].fill(0.0);
         }
+        assert!(dw.len() >= 9 * self.maps.c * self.maps.d, "filters' gradient is too short");
         let skip = scratch.as_ptr().align_offset(64).min(16);
-        let (sums, threads) = scratch[skip..].split_at_mut(self.shards * self.sums_len());
-        let (sums, threads) = (SharedMut::new(sums), SharedMut::new(threads));
+        let buffers = self.buffers(cx.pool.threads());
+        let (sums, threads) = scratch[skip..].split_at_mut(buffers * self.sums_len());
+        let (sums, threads, dw) =
+            (SharedMut::new(sums), SharedMut::new(threads), SharedMut::new(dw));
         let (all, each) = (n * self.maps.tiles().0, self.thread_len());
         let shards = Even::parts(all, self.shards.min(all));
         cx.pool.run(shards.parts * self.parts.parts, &|item, worker| {
             let (shard, part) = (item / self.parts.parts, item % self.parts.parts);
             // SAFETY: each worker has its own part of the scratch.
             let own = unsafe { threads.slice(worker * each..(worker + 1) * each) };
-            // SAFETY: a shard's part of the sums; items have channels of their own.
-            let sums = unsafe { sums.as_mut_ptr().add(shard * self.sums_len()) };
-            self.item(shards.range(shard), self.channels(part), x, dy, sums, own);
+            let (rows, channels) = (shards.range(shard), self.channels(part));
+            let (buffer, first) =
+                if self.shards > 1 { (shard, 0) } else { (worker, channels.start) };
+            // SAFETY: a shard's sums, of which items have channels of their own, or a worker's.
+            let at = unsafe { sums.as_mut_ptr().add(buffer * self.sums_len()) };
+            let sums = Sums { at, first, channels: self.together(), shards: shards.parts };
+            self.item(rows, channels.clone(), x, dy, sums, own);
+            if self.shards == 1 {
+                self.finish(channels, sums, &dw);
+            }
         });
-        self.finish(cx, shards.parts, &sums, dw);
+        if self.shards > 1 {
+            let (at, channels) = (sums.as_mut_ptr(), self.maps.c);
+            let sums = Sums { at, first: 0, channels, shards: shards.parts };
+            let items = Even::new(channels, 16);
+            cx.pool.run(items.parts, &|item, _| self.finish(items.range(item), sums, &dw));
+        }
     }
 
     /// The sums of some channels over some rows of tiles, counted over all pictures.
@@ -120,7 +146,7 @@ impl WinogradWeights {
         channels: Range<usize>,
         x: Source,
         dy: Map,
-        sums: *mut f32,
+        sums: Sums,
         own: &mut [f32],
     ) {
         let (maps, isa) = (&self.maps, self.isa);
@@ -140,7 +166,7 @@ impl WinogradWeights {
                     v_tile: v.tile,
                     z: z.at.wrapping_add(place * z.place),
                     z_tile: z.tile,
-                    w: sums.wrapping_add((place * maps.c + channels.start) * padded),
+                    w: sums.of(place, channels.start, padded),
                     w_row: padded,
                     tiles,
                     c: channels.len(),
@@ -187,20 +213,34 @@ impl WinogradWeights {
         }
     }
 
-    /// The way back to filters, of the sums of all shards.
-    fn finish(&self, cx: Ctx, shards: usize, sums: &SharedMut<f32>, dw: &mut [f32]) {
-        let Maps { c, d, .. } = self.maps;
-        assert!(dw.len() >= 9 * c * d, "filters' gradient is too short");
-        let dw = SharedMut::new(dw);
-        let items = Even::new(c, 16);
-        cx.pool.run(items.parts, &|item, _| {
-            let (from, to) = (sums.as_mut_ptr().cast_const(), dw.as_mut_ptr());
-            let range = items.range(item);
-            // SAFETY: items have channels of their own.
-            unsafe {
-                words!(self.maps.way, self.isa, finish_body(from: *const f32, shards: usize, c: usize, d: usize, range: Range<usize>, to: *mut f32))
-            }
-        });
+    /// The way back to the filters of some channels, which nobody else has, of the sums of all shards.
+    fn finish(&self, range: Range<usize>, sums: Sums, dw: &SharedMut<f32>) {
+        let (Maps { c, d, .. }, dw) = (self.maps, dw.as_mut_ptr());
+        // SAFETY: the caller's channels; `dw` holds all filters.
+        unsafe {
+            words!(self.maps.way, self.isa, finish_body(sums: Sums, c: usize, d: usize, range: Range<usize>, dw: *mut f32))
+        }
+    }
+}
+
+/// Where sums `[shard][place][channel][d, whole vectors]` lie.
+#[derive(Clone, Copy)]
+struct Sums {
+    at: *mut f32,
+    /// The first channel, and their number.
+    first: usize,
+    channels: usize,
+    shards: usize,
+}
+
+// SAFETY: an address; those who read and write there promise disjoint parts.
+unsafe impl Sync for Sums {}
+
+impl Sums {
+    /// The first shard's of a place and channel, `padded` floats.
+    #[inline(always)]
+    fn of(&self, place: usize, channel: usize, padded: usize) -> *mut f32 {
+        self.at.wrapping_add((place * self.channels + channel - self.first) * padded)
     }
 }
 
@@ -254,14 +294,7 @@ unsafe fn gradient_rows<W: Words, N: Number>(dy: *const N, s: &Sizes, z: Tiles) 
 }
 
 #[inline(always)]
-unsafe fn finish_body<W: Words>(
-    sums: *const f32,
-    shards: usize,
-    c: usize,
-    d: usize,
-    range: Range<usize>,
-    dw: *mut f32,
-) {
+unsafe fn finish_body<W: Words>(sums: Sums, c: usize, d: usize, range: Range<usize>, dw: *mut f32) {
     let lanes = W::S::LANES;
     let padded = d.next_multiple_of(lanes);
     // SAFETY: the caller's.
@@ -269,8 +302,9 @@ unsafe fn finish_body<W: Words>(
         for channel in range {
             for at in (0..d).step_by(lanes) {
                 let m = W::S::mask((d - at).min(lanes));
-                let from = sums.add(channel * padded + at);
-                let window = transform::filter_gradients::<W::S, W::F>(from, c * padded, shards);
+                let from = sums.of(0, channel, padded).add(at).cast_const();
+                let place = sums.channels * padded;
+                let window = transform::filter_gradients::<W::S, W::F>(from, place, sums.shards);
                 for y in 0..3 {
                     for x in 0..3 {
                         let to = dw.add(((y * 3 + x) * c + channel) * d + at);
