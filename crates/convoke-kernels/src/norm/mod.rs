@@ -7,7 +7,7 @@ pub use backward::{Clamped, Saved, backward_data, backward_sums};
 use crate::elementwise::shards;
 use crate::gemm::{Simd, fence, streams};
 use crate::isa::simd;
-use crate::map::Number;
+use crate::map::{Number, no_bytes};
 use crate::{Bf16, CHUNK, Ctx, Isa, Map, MapMut, multiversion};
 
 /// Floats of scratch for [`statistics`] and [`backward_sums`].
@@ -40,6 +40,7 @@ pub fn statistics<'a>(
     match x.into() {
         Map::Full(x) => statistics_of(cx, x, s, momentum, epsilon, scratch),
         Map::Half(x) => statistics_of(cx, x, s, momentum, epsilon, scratch),
+        Map::Bytes(..) => no_bytes(),
     }
 }
 
@@ -219,6 +220,7 @@ pub fn apply<'a>(
         MapMut::Half(y) => {
             apply_of(cx, Bf16::of(x), scale, shift, residual.map(Bf16::of), clamp, y);
         }
+        MapMut::Bytes(..) => no_bytes(),
     }
 }
 
@@ -346,6 +348,7 @@ impl Source<'_> {
             (None, Map::Half(x)) => {
                 multiversion!(isa, widen(x: &[Bf16], out: &mut [f32]));
             }
+            (_, Map::Bytes(..)) => no_bytes(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The register tile of dot products: [`crate::gemm`]'s tile over words, its sums made in one visit.
 
 use super::super::tiles::{Int8, Kind};
+use super::finish::Finish;
 use crate::gemm::{Panel, Portable, Simd};
 use crate::map::{At, Number};
 
@@ -35,8 +36,11 @@ pub(in super::super) struct Tile {
     pub scale: *const f32,
     /// Added per lane, or null.
     pub bias: *const f32,
-    /// Added number by number, laid out as C and of its kind, or null. It may be C.
-    pub residual: *const f32,
+    /// Added number by number, laid out as C and of its kind unless [`Tile::finish`] says otherwise, or none. It may be
+    /// C.
+    pub residual: At,
+    /// What becomes of sums of integers where C, or what is added, is of bytes.
+    pub finish: Option<Finish>,
     /// Bounds of the result, or none.
     pub clamp: Option<(f32, f32)>,
     /// What is read after this tile, or null: two cache lines for each word of the sum are asked for from here on, with
@@ -47,14 +51,6 @@ pub(in super::super) struct Tile {
     pub stream: bool,
 }
 
-impl Tile {
-    /// What is added, laid out as C.
-    #[inline(always)]
-    pub fn residual(&self) -> At {
-        At { start: self.residual.cast_mut(), ..self.c }
-    }
-}
-
 /// A tile compiled for one way to multiply and one size.
 ///
 /// # Safety
@@ -63,7 +59,7 @@ impl Tile {
 pub(in super::super) type TileFn = unsafe fn(&Tile);
 
 /// Vectors of words and of their sums. All need the instruction set, and what the pointers say.
-trait Dot: Copy {
+pub(super) trait Dot: Copy {
     /// The floats that sums become.
     type Floats: Simd;
     type Words: Copy;
@@ -111,12 +107,17 @@ unsafe fn tile<
             for q in 0..Q {
                 for v in 0..V {
                     let at = r * t.c_row + q * t.c_px + v * lanes;
+                    if D::INTEGERS {
+                        D::Floats::prefetch(t.c.address(at));
+                        D::Floats::prefetch(t.residual.address(at));
+                        continue;
+                    }
                     if MASKED || !t.stream {
                         let c = t.c.start.cast::<D::Out>();
                         D::Floats::prefetch(c.wrapping_add(at).cast());
                     }
-                    if !t.residual.is_null() {
-                        let residual = t.residual.cast::<D::Out>();
+                    if !t.residual.start.is_null() {
+                        let residual = t.residual.start.cast::<D::Out>();
                         D::Floats::prefetch(residual.wrapping_add(at).cast());
                     }
                 }
@@ -152,6 +153,9 @@ unsafe fn tile<
                 b = b.wrapping_add(t.b_k);
             }
         }
+        if D::INTEGERS && let Some(finish) = t.finish {
+            return finish_sums::<D, R, Q, V>(t, finish, &sums);
+        }
         if t.stream && !MASKED {
             let c = t.c.start.cast::<D::Out>();
             for r in 0..R {
@@ -171,6 +175,27 @@ unsafe fn tile<
     }
 }
 
+/// Hands a copy of the sums to what finishes them: those whose address is given away would lie in memory all along.
+#[inline(always)]
+unsafe fn finish_sums<D: Dot, const R: usize, const Q: usize, const V: usize>(
+    t: &Tile,
+    finish: Finish,
+    sums: &[[[D::Sum; V]; Q]; R],
+) {
+    // SAFETY: the caller keeps the contract of `TileFn`.
+    unsafe {
+        let mut copy = [[[D::zero(); V]; Q]; R];
+        for r in 0..R {
+            for q in 0..Q {
+                for v in 0..V {
+                    copy[r][q][v] = sums[r][q][v];
+                }
+            }
+        }
+        (finish.run)(t, &finish, (&raw const copy).cast(), [R, Q, V]);
+    }
+}
+
 /// The way to memory of sums to which at most a residual is added.
 #[inline(always)]
 unsafe fn bare_end<D: Dot, const R: usize, const Q: usize, const V: usize, const MASKED: bool>(
@@ -179,7 +204,7 @@ unsafe fn bare_end<D: Dot, const R: usize, const Q: usize, const V: usize, const
 ) {
     // SAFETY: the caller keeps the contract of `TileFn`.
     unsafe {
-        let (c, residual) = (t.c.start.cast::<D::Out>(), t.residual.cast::<D::Out>());
+        let (c, residual) = (t.c.start.cast::<D::Out>(), t.residual.start.cast::<D::Out>());
         let lanes = D::Floats::LANES;
         for r in 0..R {
             for q in 0..Q {
@@ -236,8 +261,8 @@ unsafe fn end<D: Dot, const R: usize, const Q: usize, const V: usize, const MASK
                     if !t.bias.is_null() {
                         x = D::Floats::add(x, bias);
                     }
-                    if !t.residual.is_null() {
-                        x = D::Floats::add(x, load(t.residual.add(at)));
+                    if !t.residual.start.is_null() {
+                        x = D::Floats::add(x, load(t.residual.start.add(at)));
                     }
                     if let Some((lo, hi)) = t.clamp {
                         x = D::Floats::clamp(x, D::Floats::splat(lo), D::Floats::splat(hi));
@@ -314,7 +339,7 @@ macro_rules! tiles {
 
 /// Words of two integers of 16 bits.
 #[derive(Clone, Copy)]
-struct Words;
+pub(super) struct Words;
 
 impl Dot for Words {
     type Floats = Portable;
@@ -358,7 +383,7 @@ impl Dot for Words {
 tiles!(portable, Words, false, [(1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (3, 1), (4, 1)]);
 
 #[cfg(target_arch = "x86_64")]
-mod x86 {
+pub(super) mod x86 {
     use super::{Dot, Tile, TileFn, tile};
     use crate::gemm::{Avx2, Avx512, Avx512Bf16};
     use std::arch::x86_64::*;
@@ -367,7 +392,7 @@ mod x86 {
         ($name:ident, $floats:ty, integers $integers:literal, $v:ty, $sum:ty, $load:ident, $zero:ident,
             $splat:ident, |$s:ident, $a:ident, $b:ident| $dot:expr, |$less:ident| $out:expr) => {
             #[derive(Clone, Copy)]
-            struct $name;
+            pub(in super::super) struct $name;
 
             impl Dot for $name {
                 type Floats = $floats;

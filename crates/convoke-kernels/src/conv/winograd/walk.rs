@@ -10,7 +10,7 @@ use crate::gemm::{Family, Simd, fence};
 use crate::isa::simd;
 use crate::map::{At, Number};
 use crate::norm::Source;
-use crate::{Bf16, Ctx, Isa, MapMut, SharedMut, cut};
+use crate::{Bf16, Ctx, Isa, Map, MapMut, SharedMut, cut};
 use std::ops::Range;
 
 /// Floats of transformed tiles of a thread, sources and sums, which lie in the second cache.
@@ -209,7 +209,7 @@ impl WinogradWalk {
             };
             let finish = Finish {
                 bias: epilogue.bias.map_or(std::ptr::null(), <[f32]>::as_ptr),
-                residual: of(epilogue.residual),
+                residual: of(epilogue.residual.map(Map::full)),
                 clamp: epilogue.clamp,
                 accumulate,
                 stream,
@@ -220,7 +220,7 @@ impl WinogradWalk {
             });
             let from = Tiles { at: m.at.wrapping_add(i * columns * m.tile), ..m };
             let (width, d) = (maps.out_w, maps.d);
-            if dst.half {
+            if dst.is_half() {
                 let out = out.map(<*mut f32>::cast::<Bf16>);
                 // SAFETY: the rows lie on the map; items have rows of their own.
                 unsafe {

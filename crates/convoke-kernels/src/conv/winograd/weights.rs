@@ -239,7 +239,7 @@ unsafe fn transform_rows<W: Words>(x: [*const f32; SIDE], dy: At, s: &Sizes, v: 
             2 => pairs::source_row::<W>(x, c, channels, columns, odd, v),
             _ => transform::source_row::<W>(x, c, channels, columns, v),
         }
-        match dy.half {
+        match dy.is_half() {
             true => gradient_rows::<W, Bf16>(dy.start.cast(), s, z),
             false => gradient_rows::<W, f32>(dy.start, s, z),
         }
