@@ -465,17 +465,17 @@ impl Number for u8 {
     #[inline(always)]
     unsafe fn store_all<S: Simd>(p: *mut u8, v: S::V) {
         // SAFETY: the caller's.
-        unsafe { S::store_bytes_all(p, v) }
+        unsafe { S::store_bytes_all(p, v, 0) }
     }
     #[inline(always)]
     unsafe fn store<S: Simd>(p: *mut u8, v: S::V, m: S::M) {
         // SAFETY: the caller's.
-        unsafe { S::store_bytes(p, v, m) }
+        unsafe { S::store_bytes(p, v, 0, m) }
     }
     #[inline(always)]
     unsafe fn stream<S: Simd>(p: *mut u8, v: S::V) {
         // SAFETY: the caller's.
-        unsafe { S::store_bytes_all(p, v) }
+        unsafe { S::store_bytes_all(p, v, 0) }
     }
 }
 

@@ -45,11 +45,11 @@ pub(crate) trait Simd: Copy {
     }
     /// The first lanes from integers of 8 bits.
     unsafe fn load_bytes(p: *const u8, m: Self::M) -> Self::V;
-    /// The first lanes as integers of 8 bits: the nearest, the even one of two, at the ends of 0 ..= 255 what lies
-    /// beyond, and NaN at 0.
-    unsafe fn store_bytes(p: *mut u8, v: Self::V, m: Self::M);
+    /// The first lanes as integers of 8 bits: the nearest, the even one of two, plus that of zero; at the ends of
+    /// 0 ..= 255 what lies beyond, and NaN at 0.
+    unsafe fn store_bytes(p: *mut u8, v: Self::V, zero: u8, m: Self::M);
     /// All of them.
-    unsafe fn store_bytes_all(p: *mut u8, v: Self::V);
+    unsafe fn store_bytes_all(p: *mut u8, v: Self::V, zero: u8);
     /// The nearest whole number, the even one of two.
     unsafe fn round_even(v: Self::V) -> Self::V;
     /// `a · b + c`.
@@ -176,14 +176,14 @@ mod x86 {
             }
         }
         #[inline(always)]
-        unsafe fn store_bytes(p: *mut u8, v: __m512, m: __mmask16) {
+        unsafe fn store_bytes(p: *mut u8, v: __m512, zero: u8, m: __mmask16) {
             // SAFETY: the caller has AVX-512; lanes outside the mask are not written.
-            unsafe { _mm_mask_storeu_epi8(p.cast(), m, bytes(v)) }
+            unsafe { _mm_mask_storeu_epi8(p.cast(), m, bytes(v, zero)) }
         }
         #[inline(always)]
-        unsafe fn store_bytes_all(p: *mut u8, v: __m512) {
+        unsafe fn store_bytes_all(p: *mut u8, v: __m512, zero: u8) {
             // SAFETY: the caller has AVX-512 and room for 16 numbers.
-            unsafe { _mm_storeu_si128(p.cast(), bytes(v)) }
+            unsafe { _mm_storeu_si128(p.cast(), bytes(v, zero)) }
         }
         #[inline(always)]
         unsafe fn round_even(v: __m512) -> __m512 {
@@ -248,23 +248,25 @@ mod x86 {
         }
     }
 
-    /// As [`Simd::store_bytes`]. What is below becomes a negative integer, as does NaN, which a minimum returns that
-    /// has it in the second place.
+    /// As [`Simd::store_bytes`]. A maximum that has NaN in the first place returns the second. What no integer holds
+    /// becomes the lowest, which is a large number without a sign.
     #[inline(always)]
-    unsafe fn bytes(v: __m512) -> __m128i {
+    unsafe fn bytes(v: __m512, zero: u8) -> __m128i {
         // SAFETY: the caller has AVX-512.
         unsafe {
-            let q = _mm512_cvtps_epi32(_mm512_min_ps(_mm512_set1_ps(255.0), v));
-            _mm512_cvtepi32_epi8(_mm512_max_epi32(q, _mm512_setzero_si512()))
+            let q = _mm512_cvtps_epi32(_mm512_max_ps(v, _mm512_set1_ps(-f32::from(zero))));
+            _mm512_cvtusepi32_epi8(_mm512_add_epi32(q, _mm512_set1_epi32(i32::from(zero))))
         }
     }
 
-    /// [`bytes`] of 8 lanes, in the lower half.
+    /// [`bytes`] of 8 lanes, in the lower half. A minimum that has NaN in the second place returns it, and it becomes the
+    /// lowest integer.
     #[inline(always)]
-    unsafe fn bytes8(v: __m256) -> __m128i {
+    unsafe fn bytes8(v: __m256, zero: u8) -> __m128i {
         // SAFETY: the caller has AVX2.
         unsafe {
             let q = _mm256_cvtps_epi32(_mm256_min_ps(_mm256_set1_ps(255.0), v));
+            let q = _mm256_add_epi32(q, _mm256_set1_epi32(i32::from(zero)));
             let (low, high) = (_mm256_castsi256_si128(q), _mm256_extracti128_si256::<1>(q));
             let words = _mm_packs_epi32(low, high);
             _mm_packus_epi16(words, words)
@@ -357,18 +359,18 @@ mod x86 {
             }
         }
         #[inline(always)]
-        unsafe fn store_bytes(p: *mut u8, v: __m256, m: __m256i) {
+        unsafe fn store_bytes(p: *mut u8, v: __m256, zero: u8, m: __m256i) {
             // SAFETY: as above, of room.
             unsafe {
                 let lanes = _mm256_movemask_ps(_mm256_castsi256_ps(m)).count_ones();
-                let bytes = _mm_cvtsi128_si64(bytes8(v)).to_le_bytes();
+                let bytes = _mm_cvtsi128_si64(bytes8(v, zero)).to_le_bytes();
                 p.copy_from_nonoverlapping(bytes.as_ptr(), lanes as usize);
             }
         }
         #[inline(always)]
-        unsafe fn store_bytes_all(p: *mut u8, v: __m256) {
+        unsafe fn store_bytes_all(p: *mut u8, v: __m256, zero: u8) {
             // SAFETY: the caller has AVX2 and room for 8 numbers.
-            unsafe { _mm_storel_epi64(p.cast(), bytes8(v)) }
+            unsafe { _mm_storel_epi64(p.cast(), bytes8(v, zero)) }
         }
         #[inline(always)]
         unsafe fn round_even(v: __m256) -> __m256 {
@@ -490,18 +492,18 @@ mod arm {
             unsafe { vld1q_f32(some_of_bytes::<4>(p, lanes).as_ptr()) }
         }
         #[inline(always)]
-        unsafe fn store_bytes(p: *mut u8, v: float32x4_t, lanes: usize) {
+        unsafe fn store_bytes(p: *mut u8, v: float32x4_t, zero: u8, lanes: usize) {
             let mut buf = [0.0f32; 4];
             // SAFETY: the caller has room for `lanes <= 4` numbers at `p`.
             unsafe {
                 vst1q_f32(buf.as_mut_ptr(), v);
-                some_to_bytes(buf, p, lanes);
+                some_to_bytes(buf, zero, p, lanes);
             }
         }
         #[inline(always)]
-        unsafe fn store_bytes_all(p: *mut u8, v: float32x4_t) {
+        unsafe fn store_bytes_all(p: *mut u8, v: float32x4_t, zero: u8) {
             // SAFETY: the caller has room for 4 numbers at `p`.
-            unsafe { Self::store_bytes(p, v, 4) }
+            unsafe { Self::store_bytes(p, v, zero, 4) }
         }
         #[inline(always)]
         unsafe fn round_even(v: float32x4_t) -> float32x4_t {
@@ -582,10 +584,10 @@ unsafe fn some_of_bytes<const LANES: usize>(p: *const u8, n: usize) -> [f32; LAN
 
 /// Writes the first `n` lanes as integers of 8 bits.
 #[inline(always)]
-unsafe fn some_to_bytes<const LANES: usize>(lanes: [f32; LANES], p: *mut u8, n: usize) {
+unsafe fn some_to_bytes<const LANES: usize>(lanes: [f32; LANES], zero: u8, p: *mut u8, n: usize) {
     for (i, lane) in lanes.into_iter().enumerate().take(n) {
         // SAFETY: the caller has room for `n` numbers there.
-        unsafe { p.add(i).write(u8::round(lane)) };
+        unsafe { p.add(i).write(u8::round(lane.round_ties_even() + f32::from(zero))) };
     }
 }
 
@@ -658,14 +660,14 @@ impl Simd for Portable {
         unsafe { some_of_bytes(p, lanes) }
     }
     #[inline(always)]
-    unsafe fn store_bytes(p: *mut u8, v: [f32; 8], lanes: usize) {
+    unsafe fn store_bytes(p: *mut u8, v: [f32; 8], zero: u8, lanes: usize) {
         // SAFETY: the caller's.
-        unsafe { some_to_bytes(v, p, lanes) };
+        unsafe { some_to_bytes(v, zero, p, lanes) };
     }
     #[inline(always)]
-    unsafe fn store_bytes_all(p: *mut u8, v: [f32; 8]) {
+    unsafe fn store_bytes_all(p: *mut u8, v: [f32; 8], zero: u8) {
         // SAFETY: the caller's.
-        unsafe { some_to_bytes(v, p, 8) };
+        unsafe { some_to_bytes(v, zero, p, 8) };
     }
     #[inline(always)]
     unsafe fn round_even(v: [f32; 8]) -> [f32; 8] {

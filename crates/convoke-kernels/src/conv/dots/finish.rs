@@ -64,7 +64,7 @@ fn pick(kind: Kind, bytes: bool, more: u8) -> FinishFn {
     }
 }
 
-/// `C = act(scale · (sums − less) + bias + more)`, rounded to the nearest integer if C is bytes.
+/// `C = act(scale · sums + bias + more)`, rounded to the nearest integer if C is bytes.
 #[inline(always)]
 unsafe fn finish<D: Dot, const OUT: bool, const MORE: u8>(
     t: &Tile,
@@ -75,41 +75,43 @@ unsafe fn finish<D: Dot, const OUT: bool, const MORE: u8>(
     // SAFETY: the caller keeps the contract of `FinishFn`.
     unsafe {
         let (lanes, splat) = (D::Floats::LANES, |x| D::Floats::splat(x));
-        let (inverse, zero) = (splat(f.to.inverse), splat(f.to.zero));
+        let (inverse, zero) = (splat(f.to.inverse), f.to.zero as u8);
         let (more_scale, more_zero) = (splat(f.more.scale), splat(f.more.zero));
+        let integers = t.c.start.cast::<u8>();
+        let (floats, bytes) = (t.residual.start.cast_const(), t.residual.start.cast::<u8>());
         for v in 0..vectors {
             let used = if v + 1 == vectors { t.last } else { lanes };
-            let (whole, m) = (used == lanes, D::Floats::mask(used));
-            let less = t.less.wrapping_add(v * lanes);
+            let m = D::Floats::mask(used);
             let scale = D::Floats::load(t.scale.add(v * lanes));
             let bias = match t.bias.is_null() {
                 true => splat(0.0),
                 false => D::Floats::load_first(t.bias.add(v * lanes), m),
             };
-            for i in 0..rows * pixels {
-                let at = i / pixels * t.c_row + i % pixels * t.c_px + v * lanes;
-                let mut x = D::floats(sums.add(i * vectors + v).read(), less);
-                x = D::Floats::add(D::Floats::mul(x, scale), bias);
-                if MORE == FLOATS {
-                    x = D::Floats::add(x, D::Floats::load_first(t.residual.address(at), m));
-                }
-                if MORE == BYTES {
-                    let q = D::Floats::load_bytes(t.residual.address(at).cast(), m);
-                    let more = D::Floats::mul(D::Floats::sub(q, more_zero), more_scale);
-                    x = D::Floats::add(x, more);
-                }
-                if let Some((lo, hi)) = t.clamp {
-                    x = D::Floats::clamp(x, splat(lo), splat(hi));
-                }
-                if OUT {
-                    let whole_number = D::Floats::round_even(D::Floats::mul(x, inverse));
-                    let (q, c) = (D::Floats::add(whole_number, zero), t.c.address(at).cast());
-                    match whole {
-                        true => D::Floats::store_bytes_all(c, q),
-                        false => D::Floats::store_bytes(c, q, m),
+            let mut sums = sums.wrapping_add(v);
+            for r in 0..rows {
+                let mut at = r * t.c_row + v * lanes;
+                for _ in 0..pixels {
+                    let mut x = D::floats(sums.read());
+                    x = D::Floats::add(D::Floats::mul(x, scale), bias);
+                    if MORE == FLOATS {
+                        x = D::Floats::add(x, D::Floats::load_first(floats.wrapping_add(at), m));
                     }
-                } else {
-                    D::Floats::store_first(t.c.address(at), x, m);
+                    if MORE == BYTES {
+                        let q = D::Floats::load_bytes(bytes.wrapping_add(at), m);
+                        let more = D::Floats::mul(D::Floats::sub(q, more_zero), more_scale);
+                        x = D::Floats::add(x, more);
+                    }
+                    if let Some((lo, hi)) = t.clamp {
+                        x = D::Floats::clamp(x, splat(lo), splat(hi));
+                    }
+                    let (c, q) = (integers.wrapping_add(at), D::Floats::mul(x, inverse));
+                    match (OUT, used == lanes) {
+                        (true, true) => D::Floats::store_bytes_all(c, q, zero),
+                        (true, false) => D::Floats::store_bytes(c, q, zero, m),
+                        (false, _) => D::Floats::store_first(t.c.start.wrapping_add(at), x, m),
+                    }
+                    at += t.c_px;
+                    sums = sums.wrapping_add(vectors);
                 }
             }
         }

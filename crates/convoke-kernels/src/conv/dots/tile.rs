@@ -70,14 +70,14 @@ pub(super) trait Dot: Copy {
     const INTEGERS: bool;
     /// Whether outputs have neither bias nor bounds.
     const BARE: bool = false;
-    unsafe fn zero() -> Self::Sum;
+    /// What sums start from: zero, or of integers, whose sums have no order, what is taken from them.
+    unsafe fn start(less: *const f32) -> Self::Sum;
     unsafe fn load(p: *const u32) -> Self::Words;
     /// One word in every lane.
     unsafe fn splat(p: *const u32) -> Self::Words;
     /// `sum + a · b`, number by number of each lane's word.
     unsafe fn dot(sum: Self::Sum, a: Self::Words, b: Self::Words) -> Self::Sum;
-    /// `sum − less`, which only integers have.
-    unsafe fn floats(sum: Self::Sum, less: *const f32) -> <Self::Floats as Simd>::V;
+    unsafe fn floats(sum: Self::Sum) -> <Self::Floats as Simd>::V;
 }
 
 /// `C [R,Q,V·LANES] = act(scale · (sum over taps, k of A [R,Q] · B [V·LANES] − less) + bias + residual)`.
@@ -101,17 +101,19 @@ unsafe fn tile<
     unsafe {
         let lanes = D::Floats::LANES;
         let a_px = if UNIT { 1 } else { t.a_px };
-        let mut sums = [[[D::zero(); V]; Q]; R];
+        let mut start = [D::start(t.less); V];
+        for v in 1..V {
+            start[v] = D::start(t.less.wrapping_add(v * lanes));
+        }
+        let mut sums = [[start; Q]; R];
         // What the end of the tile reads and writes comes from main memory while the sums are made.
-        for r in 0..R {
+        if D::INTEGERS && t.finish.is_some() {
+            ask_for_pixels::<D, R, Q>(t);
+        }
+        for r in 0..if D::INTEGERS && t.finish.is_some() { 0 } else { R } {
             for q in 0..Q {
                 for v in 0..V {
                     let at = r * t.c_row + q * t.c_px + v * lanes;
-                    if D::INTEGERS {
-                        D::Floats::prefetch(t.c.address(at));
-                        D::Floats::prefetch(t.residual.address(at));
-                        continue;
-                    }
                     if MASKED || !t.stream {
                         let c = t.c.start.cast::<D::Out>();
                         D::Floats::prefetch(c.wrapping_add(at).cast());
@@ -162,7 +164,7 @@ unsafe fn tile<
                 for q in 0..Q {
                     for v in 0..V {
                         let p = c.add(r * t.c_row + q * t.c_px + v * lanes);
-                        D::Out::stream::<D::Floats>(p, D::floats(sums[r][q][v], t.less));
+                        D::Out::stream::<D::Floats>(p, D::floats(sums[r][q][v]));
                     }
                 }
             }
@@ -171,6 +173,20 @@ unsafe fn tile<
         match D::BARE {
             true => bare_end::<D, R, Q, V, MASKED>(t, &sums),
             false => end::<D, R, Q, V, MASKED>(t, &sums),
+        }
+    }
+}
+
+/// Asks for what [`finish_sums`] reads and writes: bytes of all vectors of a pixel lie in one cache line, mostly.
+#[inline(always)]
+unsafe fn ask_for_pixels<D: Dot, const R: usize, const Q: usize>(t: &Tile) {
+    for r in 0..R {
+        for q in 0..Q {
+            let at = r * t.c_row + q * t.c_px;
+            D::Floats::prefetch(t.c.address(at));
+            if !t.residual.start.is_null() {
+                D::Floats::prefetch(t.residual.address(at));
+            }
         }
     }
 }
@@ -184,7 +200,7 @@ unsafe fn finish_sums<D: Dot, const R: usize, const Q: usize, const V: usize>(
 ) {
     // SAFETY: the caller keeps the contract of `TileFn`.
     unsafe {
-        let mut copy = [[[D::zero(); V]; Q]; R];
+        let mut copy = *sums;
         for r in 0..R {
             for q in 0..Q {
                 for v in 0..V {
@@ -211,7 +227,7 @@ unsafe fn bare_end<D: Dot, const R: usize, const Q: usize, const V: usize, const
                 for v in 0..V {
                     let used = if MASKED && v == V - 1 { t.last } else { lanes };
                     let (at, m) = (r * t.c_row + q * t.c_px + v * lanes, D::Floats::mask(used));
-                    let mut x = D::floats(sums[r][q][v], t.less);
+                    let mut x = D::floats(sums[r][q][v]);
                     if !residual.is_null() {
                         let more = D::Out::load::<D::Floats>(residual.add(at), m);
                         x = D::Floats::add(x, more);
@@ -237,7 +253,7 @@ unsafe fn end<D: Dot, const R: usize, const Q: usize, const V: usize, const MASK
         for r in 0..R {
             for q in 0..Q {
                 for v in 0..V {
-                    let x = D::floats(sums[r][q][v], t.less.wrapping_add(v * lanes));
+                    let x = D::floats(sums[r][q][v]);
                     floats[r][q][v] = x;
                     if D::INTEGERS {
                         floats[r][q][v] =
@@ -349,8 +365,9 @@ impl Dot for Words {
     const INTEGERS: bool = true;
 
     #[inline(always)]
-    unsafe fn zero() -> [i32; 8] {
-        [0; 8]
+    unsafe fn start(less: *const f32) -> [i32; 8] {
+        // SAFETY: the caller's.
+        unsafe { less.cast::<[i32; 8]>().read_unaligned() }.map(i32::wrapping_neg)
     }
     #[inline(always)]
     unsafe fn load(p: *const u32) -> [u32; 8] {
@@ -368,15 +385,13 @@ impl Dot for Words {
         let halves = |x: u32| (i32::from(x as i16), i32::from((x >> 16) as i16));
         for lane in 0..8 {
             let ((a0, a1), (b0, b1)) = (halves(a[lane]), halves(b[lane]));
-            sum[lane] += a0 * b0 + a1 * b1;
+            sum[lane] = sum[lane].wrapping_add(a0 * b0 + a1 * b1);
         }
         sum
     }
     #[inline(always)]
-    unsafe fn floats(sum: [i32; 8], less: *const f32) -> [f32; 8] {
-        // SAFETY: the caller's.
-        let less = unsafe { less.cast::<[i32; 8]>().read_unaligned() };
-        std::array::from_fn(|lane| sum[lane].wrapping_sub(less[lane]) as f32)
+    unsafe fn floats(sum: [i32; 8]) -> [f32; 8] {
+        sum.map(|s| s as f32)
     }
 }
 
@@ -389,8 +404,8 @@ pub(super) mod x86 {
     use std::arch::x86_64::*;
 
     macro_rules! dot {
-        ($name:ident, $floats:ty, integers $integers:literal, $v:ty, $sum:ty, $load:ident, $zero:ident,
-            $splat:ident, |$s:ident, $a:ident, $b:ident| $dot:expr, |$less:ident| $out:expr) => {
+        ($name:ident, $floats:ty, integers $integers:literal, $v:ty, $sum:ty, $load:ident, |$less:ident| $start:expr,
+            $splat:ident, |$s:ident, $a:ident, $b:ident| $dot:expr, $out:expr) => {
             #[derive(Clone, Copy)]
             pub(in super::super) struct $name;
 
@@ -402,9 +417,9 @@ pub(super) mod x86 {
                 const INTEGERS: bool = $integers;
 
                 #[inline(always)]
-                unsafe fn zero() -> $sum {
+                unsafe fn start($less: *const f32) -> $sum {
                     // SAFETY: the caller's.
-                    unsafe { $zero() }
+                    unsafe { $start }
                 }
                 #[inline(always)]
                 unsafe fn load(p: *const u32) -> $v {
@@ -423,7 +438,7 @@ pub(super) mod x86 {
                 }
                 #[inline(always)]
                 #[allow(unused_unsafe)]
-                unsafe fn floats($s: $sum, $less: *const f32) -> <$floats as crate::gemm::Simd>::V {
+                unsafe fn floats($s: $sum) -> <$floats as crate::gemm::Simd>::V {
                     // SAFETY: the caller's.
                     unsafe { $out }
                 }
@@ -445,10 +460,10 @@ pub(super) mod x86 {
         __m512i,
         __m512,
         _mm512_loadu_si512,
-        _mm512_setzero_ps,
+        |_less| _mm512_setzero_ps(),
         _mm512_set1_epi32,
         |s, a, b| _mm512_dpbf16_ps(s, pairs(a), pairs(b)),
-        |_less| s
+        s
     );
     /// [`Bf16`] with outputs of bf16, as the instruction rounds them. Of what may be done to outputs they have as little
     /// as training needs: with more, the compiler keeps sums in memory.
@@ -464,9 +479,9 @@ pub(super) mod x86 {
         const BARE: bool = true;
 
         #[inline(always)]
-        unsafe fn zero() -> __m512 {
+        unsafe fn start(less: *const f32) -> __m512 {
             // SAFETY: the caller's, here and below.
-            unsafe { Bf16::zero() }
+            unsafe { Bf16::start(less) }
         }
         #[inline(always)]
         unsafe fn load(p: *const u32) -> __m512i {
@@ -484,7 +499,7 @@ pub(super) mod x86 {
             unsafe { Bf16::dot(sum, a, b) }
         }
         #[inline(always)]
-        unsafe fn floats(sum: __m512, _: *const f32) -> __m512 {
+        unsafe fn floats(sum: __m512) -> __m512 {
             sum
         }
     }
@@ -498,12 +513,10 @@ pub(super) mod x86 {
                 __m512i,
                 __m512i,
                 _mm512_loadu_si512,
-                _mm512_setzero_si512,
+                |less| _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_loadu_si512(less.cast())),
                 _mm512_set1_epi32,
                 |$s, $a, $b| $dot,
-                |less| {
-                    _mm512_cvtepi32_ps(_mm512_sub_epi32($s, _mm512_loadu_si512(less.cast())))
-                }
+                _mm512_cvtepi32_ps($s)
             );
         };
         (256 $name:ident, |$s:ident, $a:ident, $b:ident| $dot:expr) => {
@@ -514,12 +527,10 @@ pub(super) mod x86 {
                 __m256i,
                 __m256i,
                 _mm256_loadu_si256,
-                _mm256_setzero_si256,
+                |less| _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_loadu_si256(less.cast())),
                 _mm256_set1_epi32,
                 |$s, $a, $b| $dot,
-                |less| {
-                    _mm256_cvtepi32_ps(_mm256_sub_epi32($s, _mm256_loadu_si256(less.cast())))
-                }
+                _mm256_cvtepi32_ps($s)
             );
         };
     }
