@@ -108,7 +108,7 @@ unsafe fn tile<
         let mut sums = [[start; Q]; R];
         // What the end of the tile reads and writes comes from main memory while the sums are made.
         if D::INTEGERS && t.finish.is_some() {
-            ask_for_pixels::<D, R, Q>(t);
+            ask_for_next::<D, R, Q>(t);
         }
         for r in 0..if D::INTEGERS && t.finish.is_some() { 0 } else { R } {
             for q in 0..Q {
@@ -177,12 +177,13 @@ unsafe fn tile<
     }
 }
 
-/// Asks for what [`finish_sums`] reads and writes: bytes of all vectors of a pixel lie in one cache line, mostly.
+/// Asks for what the end of the tile over the next pixels will read and write: sums of few products take less time than
+/// main memory. Bytes of all vectors of a pixel lie in one cache line, mostly.
 #[inline(always)]
-unsafe fn ask_for_pixels<D: Dot, const R: usize, const Q: usize>(t: &Tile) {
+unsafe fn ask_for_next<D: Dot, const R: usize, const Q: usize>(t: &Tile) {
     for r in 0..R {
         for q in 0..Q {
-            let at = r * t.c_row + q * t.c_px;
+            let at = r * t.c_row + (Q + q) * t.c_px;
             D::Floats::prefetch(t.c.address(at));
             if !t.residual.start.is_null() {
                 D::Floats::prefetch(t.residual.address(at));
