@@ -88,10 +88,9 @@ impl<'a> Map<'a> {
         unsafe {
             match form {
                 Form::Full => Map::Full(buffer),
-                Form::Half => Map::Half(std::slice::from_raw_parts(
-                    buffer.as_ptr().cast(),
-                    2 * buffer.len(),
-                )),
+                Form::Half => {
+                    Map::Half(std::slice::from_raw_parts(buffer.as_ptr().cast(), 2 * buffer.len()))
+                }
                 Form::Bytes(range) => Map::Bytes(
                     std::slice::from_raw_parts(buffer.as_ptr().cast(), 4 * buffer.len()),
                     range,

@@ -4,7 +4,7 @@
 //! variance of the batch in training, running ones in prediction. Running statistics move by
 //! `running += momentum · (batch − running)` with the unbiased variance (PyTorch `BatchNorm2d`).
 
-use super::{Narrow, Init, ParamSpec, Rule, one};
+use super::{Init, Narrow, ParamSpec, Rule, one};
 use crate::plan::arena::{Buf, Kind, Memory};
 use crate::plan::lower::{Lower, PendingNorm};
 use crate::plan::op::{Exec, Op};

@@ -3,7 +3,7 @@
 //! `x [n,h,w,c] · filters [kh,kw,c/groups,d] -> y [n,ho,wo,d]`, a cross-correlation as in every
 //! framework (LeCun et al. 1998; PyTorch `Conv2d`).
 
-use super::{Narrow, Init, ParamSpec, Reach, Rule, WeightInit, depthwise, linear, one};
+use super::{Init, Narrow, ParamSpec, Reach, Rule, WeightInit, depthwise, linear, one};
 use crate::plan::lower::Lower;
 use crate::plan::unit::Unit;
 use crate::{Error, Hw, Padding, Result, Shape, Window};

@@ -94,12 +94,12 @@ impl Op for Forward {
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let (scale, shift) = self.norm.map_or((Buf::NONE, Buf::NONE), |n| (n.scale, n.shift));
         let bias = self.bias.unwrap_or(Buf::NONE);
-        let form = m.form(self.x);
+        let [form_x, form_y] = [self.x, self.y].map(|b| m.form(b));
         let [x, w, y, bias, scale, shift] =
             m.get([self.x, self.weight, self.y, bias, scale, shift]);
         let epilogue = kernels::Epilogue { bias: self.bias.map(|_| &*bias), clamp: self.clamp };
         let norm = self.norm.map(|n| n.over(scale, shift));
-        let (source, y) = (Source { x: Map::of(x, form), norm }, MapMut::of(y, form));
+        let (source, y) = (Source { x: Map::of(x, form_x), norm }, MapMut::of(y, form_y));
         kernels::forward(e.cx, &self.s, e.n, source, w, y, epilogue);
     }
 }

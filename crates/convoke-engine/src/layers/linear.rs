@@ -1,7 +1,7 @@
 //! How convolution and dense layers lower: pack the filters, run the walks.
 
 use super::lanes;
-use crate::layers::{BatchNorm, Narrow, Layer};
+use crate::layers::{BatchNorm, Layer, Narrow};
 use crate::plan::Precision;
 use crate::plan::arena::{Buf, Kind, Memory};
 use crate::plan::lower::{Lower, PendingNorm};

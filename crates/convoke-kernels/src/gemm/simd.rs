@@ -188,9 +188,7 @@ mod x86 {
         #[inline(always)]
         unsafe fn round_even(v: __m512) -> __m512 {
             // SAFETY: the caller has AVX-512F.
-            unsafe {
-                _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v)
-            }
+            unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v) }
         }
         #[inline(always)]
         unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {

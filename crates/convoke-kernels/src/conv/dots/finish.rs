@@ -146,8 +146,8 @@ finishes!(portable, Words);
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::super::tile::x86::{Vnni256, Vnni512, Words256, Words512};
     use super::super::tile::Tile;
+    use super::super::tile::x86::{Vnni256, Vnni512, Words256, Words512};
     use super::{BYTES, FLOATS, Finish, FinishFn, NOTHING, finish};
 
     finishes!(

@@ -155,7 +155,9 @@ unsafe fn tile<
                 b = b.wrapping_add(t.b_k);
             }
         }
-        if D::INTEGERS && let Some(finish) = t.finish {
+        if D::INTEGERS
+            && let Some(finish) = t.finish
+        {
             return finish_sums::<D, R, Q, V>(t, finish, &sums);
         }
         if t.stream && !MASKED {

@@ -282,7 +282,8 @@ impl DotWalk {
             assert!(same && src.norm.is_none(), "bytes of another range");
         }
         let finish = Finish::new(self.kind, dst.read(), epilogue.residual);
-        let implied = matches!(dst, MapMut::Bytes(_, to) if epilogue.clamp.is_some_and(|c| to.clamps(c)));
+        let implied =
+            matches!(dst, MapMut::Bytes(_, to) if epilogue.clamp.is_some_and(|c| to.clamps(c)));
         let epilogue = Epilogue { clamp: epilogue.clamp.filter(|_| !implied), ..epilogue };
         let dst = dst.at(0);
         assert!(!accumulate || epilogue.residual.is_none(), "adds to one map");
