@@ -64,6 +64,42 @@ fn pick(kind: Kind, bytes: bool, more: u8) -> FinishFn {
     }
 }
 
+/// Asks for what the end of the tile over the next pixels will read and write: sums of few products take less time than
+/// main memory. Bytes of all vectors of a pixel lie in one cache line, mostly.
+#[inline(always)]
+pub(super) fn ask_for_next<D: Dot, const R: usize, const Q: usize>(t: &Tile) {
+    for r in 0..R {
+        for q in 0..Q {
+            let at = r * t.c_row + (Q + q) * t.c_px;
+            D::Floats::prefetch(t.c.address(at));
+            if !t.residual.start.is_null() {
+                D::Floats::prefetch(t.residual.address(at));
+            }
+        }
+    }
+}
+
+/// Hands a copy of the sums to what finishes them: those whose address is given away would lie in memory all along.
+#[inline(always)]
+pub(super) unsafe fn finish_sums<D: Dot, const R: usize, const Q: usize, const V: usize>(
+    t: &Tile,
+    finish: Finish,
+    sums: &[[[D::Sum; V]; Q]; R],
+) {
+    // SAFETY: the caller keeps the contract of `TileFn`.
+    unsafe {
+        let mut copy = *sums;
+        for r in 0..R {
+            for q in 0..Q {
+                for v in 0..V {
+                    copy[r][q][v] = sums[r][q][v];
+                }
+            }
+        }
+        (finish.run)(t, &finish, (&raw const copy).cast(), [R, Q, V]);
+    }
+}
+
 /// `C = act(scale · sums + bias + more)`, rounded to the nearest integer if C is bytes.
 #[inline(always)]
 unsafe fn finish<D: Dot, const OUT: bool, const MORE: u8>(

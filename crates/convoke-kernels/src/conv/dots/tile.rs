@@ -1,7 +1,7 @@
 //! The register tile of dot products: [`crate::gemm`]'s tile over words, its sums made in one visit.
 
 use super::super::tiles::{Int8, Kind};
-use super::finish::Finish;
+use super::finish::{Finish, ask_for_next, finish_sums};
 use crate::gemm::{Panel, Portable, Simd};
 use crate::map::{At, Number};
 
@@ -107,23 +107,9 @@ unsafe fn tile<
         }
         let mut sums = [[start; Q]; R];
         // What the end of the tile reads and writes comes from main memory while the sums are made.
-        if D::INTEGERS && t.finish.is_some() {
-            ask_for_next::<D, R, Q>(t);
-        }
-        for r in 0..if D::INTEGERS && t.finish.is_some() { 0 } else { R } {
-            for q in 0..Q {
-                for v in 0..V {
-                    let at = r * t.c_row + q * t.c_px + v * lanes;
-                    if MASKED || !t.stream {
-                        let c = t.c.start.cast::<D::Out>();
-                        D::Floats::prefetch(c.wrapping_add(at).cast());
-                    }
-                    if !t.residual.start.is_null() {
-                        let residual = t.residual.start.cast::<D::Out>();
-                        D::Floats::prefetch(residual.wrapping_add(at).cast());
-                    }
-                }
-            }
+        match D::INTEGERS && t.finish.is_some() {
+            true => ask_for_next::<D, R, Q>(t),
+            false => ask::<D, R, Q, V, MASKED>(t),
         }
         let mut ahead = t.ahead;
         for tap in 0..t.ntaps {
@@ -179,39 +165,22 @@ unsafe fn tile<
     }
 }
 
-/// Asks for what the end of the tile over the next pixels will read and write: sums of few products take less time than
-/// main memory. Bytes of all vectors of a pixel lie in one cache line, mostly.
+/// Asks for what the end of the tile reads and writes.
 #[inline(always)]
-unsafe fn ask_for_next<D: Dot, const R: usize, const Q: usize>(t: &Tile) {
+fn ask<D: Dot, const R: usize, const Q: usize, const V: usize, const MASKED: bool>(t: &Tile) {
+    let (c, residual) = (t.c.start.cast::<D::Out>(), t.residual.start.cast::<D::Out>());
     for r in 0..R {
         for q in 0..Q {
-            let at = r * t.c_row + (Q + q) * t.c_px;
-            D::Floats::prefetch(t.c.address(at));
-            if !t.residual.start.is_null() {
-                D::Floats::prefetch(t.residual.address(at));
-            }
-        }
-    }
-}
-
-/// Hands a copy of the sums to what finishes them: those whose address is given away would lie in memory all along.
-#[inline(always)]
-unsafe fn finish_sums<D: Dot, const R: usize, const Q: usize, const V: usize>(
-    t: &Tile,
-    finish: Finish,
-    sums: &[[[D::Sum; V]; Q]; R],
-) {
-    // SAFETY: the caller keeps the contract of `TileFn`.
-    unsafe {
-        let mut copy = *sums;
-        for r in 0..R {
-            for q in 0..Q {
-                for v in 0..V {
-                    copy[r][q][v] = sums[r][q][v];
+            for v in 0..V {
+                let at = r * t.c_row + q * t.c_px + v * D::Floats::LANES;
+                if MASKED || !t.stream {
+                    D::Floats::prefetch(c.wrapping_add(at).cast());
+                }
+                if !residual.is_null() {
+                    D::Floats::prefetch(residual.wrapping_add(at).cast());
                 }
             }
         }
-        (finish.run)(t, &finish, (&raw const copy).cast(), [R, Q, V]);
     }
 }
 
