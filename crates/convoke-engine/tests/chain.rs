@@ -58,6 +58,12 @@ fn ranges() -> Ranges {
     watch.ranges(&net)
 }
 
+fn near(a: &[f32], b: &[f32]) {
+    let size = |x: Vec<f32>| x.iter().map(|x| x * x).sum::<f32>().sqrt();
+    let off = size(a.iter().zip(b).map(|(a, b)| a - b).collect()) / size(a.to_vec());
+    assert!(off < 0.01, "off by {off}");
+}
+
 #[test]
 fn chains_give_the_bits_of_their_parts() {
     let (_, within) = network();
@@ -73,12 +79,20 @@ fn chains_give_the_bits_of_their_parts() {
             let (apart, none) = predict(&options(6, 2, &within), 6);
             assert_eq!(none, 0);
             assert!(apart.iter().all(|v| v.is_finite()) && apart[0] != apart[1]);
+            // Where so many threads share a picture, the convolution before runs by itself.
+            let (alone, fewer) = predict(&options(1, 32, &[]), 1);
+            assert_eq!(fewer, 2);
             for threads in [1, 2, 3] {
                 let (together, chained) = predict(&options(6, threads, &[]), 6);
                 assert_eq!(chained, 3);
-                assert_eq!(apart, together, "{isa:?} {precision:?} {threads} threads");
+                assert_eq!(alone, together[..7], "{isa:?} {precision:?} {threads} threads");
+                // Kept places are f32, of which a depthwise convolution makes other numbers than of bytes.
+                match precision {
+                    Precision::Int8 => near(&apart, &together),
+                    _ => assert_eq!(apart, together, "{isa:?} {precision:?} {threads} threads"),
+                }
                 let (part, _) = predict(&options(6, threads, &[]), 2);
-                assert_eq!(part, apart[..14], "{isa:?} {precision:?} {threads} threads, 2 of 6");
+                assert_eq!(part, together[..14], "{isa:?} {precision:?} {threads} threads, 2 of 6");
             }
         }
     }

@@ -1,11 +1,10 @@
 //! Speed of the convolution walks as a fraction of the multiply-add loop's, on one thread and on all.
-//! `cargo run --release -p convoke-kernels --example conv_speed [threads [avx512|amx|tiles|bf16|halves|winograd|winograd-2|avx2-winograd|bf16-winograd|halves-winograd] [WORD]]`:
-//! an instruction set, or everything on tiles, in f32 or in bf16 (`halves`: maps too), or with fewer products where
-//! windows allow; only lines
-//! that have the word.
+//! `cargo run --release -p convoke-kernels --example conv_speed [threads [avx512|amx|tiles|bf16|halves|int8|bytes|winograd|winograd-2|avx2-winograd|bf16-winograd|halves-winograd] [WORD]]`:
+//! an instruction set, or everything on tiles, in f32 or in bf16 (`halves`: maps too), forward in integers (`bytes`:
+//! maps too), or with fewer products where windows allow; only lines that have the word.
 
-use convoke_kernels::conv::{Conv, ConvShape, Epilogue, Precision, Winograd};
-use convoke_kernels::{Bf16, Ctx, Isa, Map, MapMut, Pool, peak};
+use convoke_kernels::conv::{Conv, ConvShape, Epilogue, Precision, Range8, Winograd};
+use convoke_kernels::{Bf16, Ctx, Form, Isa, Map, MapMut, Pool, peak};
 use std::time::Instant;
 
 fn best(mut f: impl FnMut()) -> f64 {
@@ -31,12 +30,15 @@ fn numbers(n: usize) -> Vec<f32> {
 }
 
 /// A map of these numbers, two of bf16 in each float where it is `half`; and as many floats as it takes to align it.
-fn map(numbers: Vec<f32>, half: bool) -> Vec<f32> {
+fn map(numbers: Vec<f32>, form: Form) -> Vec<f32> {
     let mut map = vec![0.0f32; numbers.len() + 16];
-    match MapMut::of(aligned(&mut map), half) {
+    match MapMut::of(aligned(&mut map), form) {
         MapMut::Full(map) => map[..numbers.len()].copy_from_slice(&numbers),
         MapMut::Half(map) => {
             map.iter_mut().zip(&numbers).for_each(|(m, &x)| *m = Bf16::new(x));
+        }
+        MapMut::Bytes(map, range) => {
+            map.iter_mut().zip(&numbers).for_each(|(m, &x)| *m = range.quantize(x));
         }
     }
     map
@@ -113,18 +115,24 @@ fn main() {
             continue;
         }
         let conv = Conv::new(shape, isa, n, threads);
+        let range = Range8::new(-1.0, 1.0).expect("a range");
         let conv = match how {
             "tiles" => conv.all_in(Precision::F32),
             "bf16" | "halves" => conv.all_in(Precision::Bf16),
-            "winograd" => conv.winograd(Winograd::Always(4)),
+            "int8" | "bytes" => conv.int8(range, None),
             "winograd-2" => conv.winograd(Winograd::Always(2)),
+            "winograd" => conv.winograd(Winograd::Always(4)),
             "bf16-winograd" | "halves-winograd" => {
                 conv.precision(Precision::Bf16).winograd(Winograd::Always(2))
             }
             _ => conv,
         };
-        let half = how.starts_with("halves");
-        let numbers_of = |len: usize| map(numbers(len), half);
+        let form = match how {
+            "halves" | "halves-winograd" => Form::Half,
+            "bytes" => Form::Bytes(range),
+            _ => Form::Full,
+        };
+        let numbers_of = |len: usize| map(numbers(len), form);
         let (mut x, mut y) = (numbers_of(n * shape.x_len()), numbers_of(n * shape.y_len()));
         let (x, y) = (aligned(&mut x), aligned(&mut y));
         let w = numbers(shape.filter_len());
@@ -138,16 +146,18 @@ fn main() {
         let flops = 2.0 * n as f64 * shape.macs() as f64;
         let share = |seconds: f64| 100.0 * flops / seconds / 1e9 / peak;
         let e = Epilogue::default();
+        // Integers are for forward alone.
+        let back_form = if form == Form::Full || form == Form::Half { form } else { Form::Full };
         let f = best(|| {
-            let (x, y) = (Map::of(x, half), MapMut::of(y, half));
+            let (x, y) = (Map::of(x, form), MapMut::of(y, form));
             conv.forward(cx, n, x.into(), &pack, y, e, &mut scratch)
         });
         let b = best(|| {
-            let (dy, dx) = (Map::of(y, half), MapMut::of(x, half));
+            let (dy, dx) = (Map::of(y, back_form), MapMut::of(x, back_form));
             conv.backward_data(cx, n, dy, &back, dx, false, &mut scratch)
         });
         let g = best(|| {
-            let (x, dy) = (Map::of(x, half), Map::of(y, half));
+            let (x, dy) = (Map::of(x, back_form), Map::of(y, back_form));
             conv.backward_weights(cx, n, x.into(), dy, &mut dw, &mut scratch)
         });
         println!("{name:<34} {:>8.0} {:>8.0} {:>8.0}", share(f), share(b), share(g));

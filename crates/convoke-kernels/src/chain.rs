@@ -7,7 +7,7 @@
 
 use crate::conv::{Conv, ConvShape, Epilogue};
 use crate::gemm::Even;
-use crate::{Ctx, Isa, Pool, SharedMut, cut, depthwise};
+use crate::{Ctx, Form, Isa, Map, MapMut, Pool, SharedMut, cut, depthwise};
 use std::ops::Range;
 
 /// Floats of what lies between, for each thread: 896 KB; fewer where there is no widened map, of which every band
@@ -20,6 +20,8 @@ pub struct Chain {
     s: ConvShape,
     expand: Option<Conv>,
     project: Option<Conv>,
+    /// What the widened rows and those between are in memory.
+    between: [Form; 2],
     /// Output rows of a band.
     rows: usize,
     batch: usize,
@@ -48,18 +50,20 @@ pub struct Link<'a> {
 
 impl Chain {
     /// `expand`: channels before the depthwise convolution `s`, `project`: channels after it, where there
-    /// is a 1×1 convolution at that end; `ends` give both their precision. `threads` change no number.
+    /// is a 1×1 convolution at that end; `ends` give both their precision, `between` says what the maps before and
+    /// after the depthwise convolution would be. `threads` change no number.
     pub fn new(
         expand: Option<usize>,
         s: ConvShape,
         project: Option<usize>,
         isa: Isa,
         ends: [&dyn Fn(Conv) -> Conv; 2],
+        between: [Form; 2],
         batch: usize,
         threads: usize,
     ) -> Self {
         let span = (s.kh - 1) * s.dh + 1;
-        let (wide, out) = (s.w * s.c, s.ow * s.c);
+        let (wide, out) = (between[0].floats(s.w * s.c), between[1].floats(s.ow * s.c));
         let row = expand.map_or(0, |_| s.sh * wide) + project.map_or(0, |_| out);
         let shared = expand.map_or(0, |_| span.saturating_sub(s.sh) * wide);
         let band = if expand.is_some() { BAND } else { NARROW_BAND };
@@ -71,6 +75,7 @@ impl Chain {
         Chain {
             expand: expand.map(|c| ends[0](one(s.w, c, s.c, ((rows - 1) * s.sh + span).min(s.h)))),
             project: project.map(|d| ends[1](one(s.ow, s.c, d, rows))),
+            between,
             s,
             rows,
             batch,
@@ -104,8 +109,8 @@ impl Chain {
         let inputs = ((self.rows - 1) * s.sh + span).min(s.h);
         let scratch = |c: &Option<Conv>| c.as_ref().map_or(0, Conv::forward_scratch_len);
         [
-            self.expand.as_ref().map_or(0, |_| inputs * s.w * s.c),
-            self.project.as_ref().map_or(0, |_| self.rows * s.ow * s.c),
+            self.expand.as_ref().map_or(0, |_| self.between[0].floats(inputs * s.w * s.c)),
+            self.project.as_ref().map_or(0, |_| self.between[1].floats(self.rows * s.ow * s.c)),
             scratch(&self.expand).max(scratch(&self.project)),
         ]
         .map(|n| n.next_multiple_of(16))
@@ -118,37 +123,38 @@ impl Chain {
 
     /// `y [n,oh,ow,d] = clamp(project(…) + residual)` of `x [n,h,w,c]`; `links` are those of expand,
     /// depthwise and project, empty where there is none.
-    pub fn run(
+    pub fn run<'a>(
         &self,
         cx: Ctx,
         n: usize,
-        x: &[f32],
+        x: impl Into<Map<'a>>,
         links: [Link; 3],
-        residual: Option<&[f32]>,
-        y: &mut [f32],
+        residual: Option<Map<'a>>,
+        y: impl Into<MapMut<'a>>,
         scratch: &mut [f32],
     ) {
-        let s = &self.s;
+        let (s, x, mut y) = (&self.s, x.into(), y.into());
         let (from, to) = (self.x_row(), self.y_row());
         assert!(n <= self.batch, "{n} samples but planned for {}", self.batch);
-        assert!(x.len() >= n * s.h * from && y.len() >= n * s.oh * to, "maps are too short");
+        assert!(x.len() >= n * s.h * from && y.read().len() >= n * s.oh * to, "maps are too short");
         assert!(residual.is_none_or(|r| r.len() >= n * s.oh * to), "residual is too short");
         let each: usize = self.lens().iter().sum();
         assert!(scratch.len() >= each * cx.pool.threads(), "scratch is too short");
         // Parts of a picture compute the rows that they share twice, so there are only as many as needed.
         let wanted = cx.pool.threads().div_ceil(n.max(1));
         let parts = Even::parts(s.oh, if n >= cx.pool.threads() { 1 } else { wanted.min(s.oh) });
-        let (y, scratch) = (SharedMut::new(y), SharedMut::new(scratch));
+        let (y, scratch) = (y.shared(), SharedMut::new(scratch));
         cx.pool.run(n * parts.parts, &|item, worker| {
             let (p, rows) = (item / parts.parts, parts.range(item % parts.parts));
             // SAFETY: each worker has its own part of the scratch, each item its own output rows.
             let (mine, y) = unsafe {
                 let first = (p * s.oh + rows.start) * to;
                 let mine = scratch.slice(worker * each..(worker + 1) * each);
-                (mine, y.slice(first..first + rows.len() * to))
+                (mine, y.part(first..first + rows.len() * to))
             };
-            let residual = residual.map(|r| &r[(p * s.oh + rows.start) * to..][..y.len()]);
-            let x = &x[p * s.h * from..][..s.h * from];
+            let first = (p * s.oh + rows.start) * to;
+            let residual = residual.map(|r| r.part(first..first + rows.len() * to));
+            let x = x.part(p * s.h * from..(p + 1) * s.h * from);
             let alone = Ctx { pool: &self.alone, isa: cx.isa };
             self.part(alone, rows, x, links, residual, y, mine);
         });
@@ -169,16 +175,18 @@ impl Chain {
         &self,
         cx: Ctx,
         rows: Range<usize>,
-        x: &[f32],
+        x: Map,
         [first, middle, last]: [Link; 3],
-        residual: Option<&[f32]>,
-        y: &mut [f32],
+        residual: Option<Map>,
+        mut y: MapMut,
         scratch: &mut [f32],
     ) {
         let s = &self.s;
         let [a, b, _] = self.lens();
         let (wide, rest) = scratch.split_at_mut(a);
         let (between, scratch) = rest.split_at_mut(b);
+        let mut wide = MapMut::of(wide, self.between[0]);
+        let mut between = MapMut::of(between, self.between[1]);
         let (line, out) = (s.w * s.c, s.ow * s.c);
         let (from, to) = (self.x_row(), self.y_row());
         let bands = Even::new(rows.len(), self.rows);
@@ -192,33 +200,29 @@ impl Chain {
                     have = inputs.start..inputs.start;
                 }
                 let known = have.end.clamp(inputs.start, inputs.end);
-                wide.copy_within(
-                    (inputs.start - have.start) * line..(known - have.start) * line,
-                    0,
-                );
-                let new =
-                    &mut wide[(known - inputs.start) * line..(inputs.end - inputs.start) * line];
+                wide.to_front((inputs.start - have.start) * line..(known - have.start) * line);
+                let new = (known - inputs.start) * line..(inputs.end - inputs.start) * line;
+                let new = wide.reborrow().part(new);
                 let e = Epilogue { bias: first.bias, residual: None, clamp: first.clamp };
-                let (n, x) = (inputs.end - known, &x[known * from..inputs.end * from]);
+                let (n, x) = (inputs.end - known, x.part(known * from..inputs.end * from));
                 expand.forward(cx, n, x.into(), first.filters, new, e, scratch);
                 have = inputs.clone();
             }
             let x = match self.expand {
-                Some(_) => &wide[..inputs.len() * line],
-                None => &x[inputs.start * line..inputs.end * line],
+                Some(_) => wide.read().part(0..inputs.len() * line),
+                None => x.part(inputs.start * line..inputs.end * line),
             };
             let e = depthwise::Epilogue { bias: middle.bias, clamp: middle.clamp };
-            let y = &mut y[part.start * to..part.end * to];
+            let y = y.reborrow().part(part.start * to..part.end * to);
             let Some(project) = &self.project else {
                 depthwise::forward_rows(cx.isa, s, outputs, x, middle.filters, y, e);
                 continue;
             };
-            let between = &mut between[..part.len() * out];
-            depthwise::forward_rows(cx.isa, s, outputs, x, middle.filters, between, e);
-            let residual = residual.map(|r| &r[part.start * to..part.end * to]);
+            let mut between = between.reborrow().first(part.len() * out);
+            depthwise::forward_rows(cx.isa, s, outputs, x, middle.filters, between.reborrow(), e);
+            let residual = residual.map(|r| r.part(part.start * to..part.end * to));
             let e = Epilogue { bias: last.bias, residual, clamp: last.clamp };
-            let between = &*between;
-            project.forward(cx, part.len(), between.into(), last.filters, y, e, scratch);
+            project.forward(cx, part.len(), between.read().into(), last.filters, y, e, scratch);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Copies, sums and column sums: what joins and biases need.
 
-use crate::map::Number;
+use crate::map::{Number, no_bytes};
 use crate::{CHUNK, Ctx, Map, MapMut, SharedMut, multiversion};
 
 /// `x`, or zero where it is too small to move any weight. Losses and optimizers drop such numbers, because
@@ -18,6 +18,7 @@ pub fn copy<'a>(cx: Ctx, src: impl Into<Map<'a>>, dst: impl Into<MapMut<'a>>) {
     match dst.into() {
         MapMut::Full(dst) => copy_of(cx, Number::of(src), dst),
         MapMut::Half(dst) => copy_of(cx, Number::of(src), dst),
+        MapMut::Bytes(dst, _) => copy_of(cx, Number::of(src), dst),
     }
 }
 
@@ -44,6 +45,7 @@ pub fn add_assign<'a>(cx: Ctx, dst: impl Into<MapMut<'a>>, src: impl Into<Map<'a
     match dst.into() {
         MapMut::Full(dst) => add_assign_of(cx, dst, Number::of(src)),
         MapMut::Half(dst) => add_assign_of(cx, dst, Number::of(src)),
+        MapMut::Bytes(..) => no_bytes(),
     }
 }
 

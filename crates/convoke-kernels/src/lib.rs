@@ -39,7 +39,7 @@ pub mod shortcut;
 pub mod upsample;
 
 pub use isa::{Ctx, Isa};
-pub use map::{Bf16, Map, MapMut};
+pub use map::{Bf16, Form, Map, MapMut};
 pub use pool::{Pool, SharedMut};
 
 /// Floats that a thread claims at once where numbers or rows are independent: 64 KB, long enough to make a claim

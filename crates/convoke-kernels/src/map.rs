@@ -1,6 +1,8 @@
-//! Maps as they lie in memory: numbers of 32 bits, or of 16 ([`Bf16`]), as which training in bf16 keeps what lies
-//! between its convolutions and norms.
+//! Maps as they lie in memory: numbers of 32 bits, of 16 ([`Bf16`]), as which training in bf16 keeps what lies
+//! between its convolutions and norms, or of 8, as which prediction in integers keeps what lies between its layers.
 
+use crate::SharedMut;
+use crate::conv::Range8;
 use crate::gemm::Simd;
 use std::ops::Range;
 
@@ -29,6 +31,29 @@ impl Bf16 {
 /// The bit of a NaN that its upper half keeps.
 pub(crate) const QUIET: u32 = 0x0040_0000;
 
+/// What the numbers of a map are in memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub enum Form {
+    /// f32.
+    #[default]
+    Full,
+    /// bf16.
+    Half,
+    /// Integers of 8 bits that stand for the values of a range.
+    Bytes(Range8),
+}
+
+impl Form {
+    /// Floats of a buffer that holds so many numbers.
+    pub fn floats(self, numbers: usize) -> usize {
+        match self {
+            Form::Full => numbers,
+            Form::Half => numbers.div_ceil(2),
+            Form::Bytes(_) => numbers.div_ceil(4),
+        }
+    }
+}
+
 /// A map to read.
 #[derive(Debug, Clone, Copy)]
 pub enum Map<'a> {
@@ -36,6 +61,8 @@ pub enum Map<'a> {
     Full(&'a [f32]),
     /// Of bf16.
     Half(&'a [Bf16]),
+    /// Of integers of 8 bits, and the range that they stand for.
+    Bytes(&'a [u8], Range8),
 }
 
 /// A map to write.
@@ -45,16 +72,31 @@ pub enum MapMut<'a> {
     Full(&'a mut [f32]),
     /// Of bf16.
     Half(&'a mut [Bf16]),
+    /// Of integers of 8 bits, and the range that they stand for.
+    Bytes(&'a mut [u8], Range8),
+}
+
+/// Integers only predict: what trains has no maps of them.
+pub(crate) fn no_bytes() -> ! {
+    panic!("this kernel takes no maps of bytes")
 }
 
 impl<'a> Map<'a> {
-    /// A buffer as a map: as it is, or `half`, two numbers in the place of each float.
-    pub fn of(buffer: &'a [f32], half: bool) -> Self {
-        if !half {
-            return Map::Full(buffer);
+    /// A buffer as a map: as it is, or with two or four numbers in the place of each float.
+    pub fn of(buffer: &'a [f32], form: Form) -> Self {
+        // SAFETY: two numbers of 16 bits or four of 8 lie in each float, which is aligned for them.
+        unsafe {
+            match form {
+                Form::Full => Map::Full(buffer),
+                Form::Half => {
+                    Map::Half(std::slice::from_raw_parts(buffer.as_ptr().cast(), 2 * buffer.len()))
+                }
+                Form::Bytes(range) => Map::Bytes(
+                    std::slice::from_raw_parts(buffer.as_ptr().cast(), 4 * buffer.len()),
+                    range,
+                ),
+            }
         }
-        // SAFETY: two numbers of 16 bits lie in each float, which is aligned for them.
-        Map::Half(unsafe { std::slice::from_raw_parts(buffer.as_ptr().cast(), 2 * buffer.len()) })
     }
 
     /// Numbers.
@@ -63,6 +105,7 @@ impl<'a> Map<'a> {
         match self {
             Map::Full(x) => x.len(),
             Map::Half(x) => x.len(),
+            Map::Bytes(x, _) => x.len(),
         }
     }
 
@@ -71,6 +114,7 @@ impl<'a> Map<'a> {
         match self {
             Map::Full(x) => Map::Full(&x[range]),
             Map::Half(x) => Map::Half(&x[range]),
+            Map::Bytes(x, of) => Map::Bytes(&x[range], of),
         }
     }
 
@@ -78,15 +122,16 @@ impl<'a> Map<'a> {
     pub(crate) fn full(self) -> &'a [f32] {
         match self {
             Map::Full(x) => x,
-            Map::Half(_) => panic!("this kernel reads f32"),
+            Map::Half(_) | Map::Bytes(..) => panic!("this kernel reads f32"),
         }
     }
 
     /// Where its numbers lie; the address may be past them.
     pub(crate) fn at(self, index: usize) -> At {
         match self {
-            Map::Full(x) => At { start: x.as_ptr().cast_mut(), half: false },
-            Map::Half(x) => At { start: x.as_ptr().cast_mut().cast(), half: true },
+            Map::Full(x) => At { start: x.as_ptr().cast_mut(), size: 4 },
+            Map::Half(x) => At { start: x.as_ptr().cast_mut().cast(), size: 2 },
+            Map::Bytes(x, _) => At { start: x.as_ptr().cast_mut().cast(), size: 1 },
         }
         .plus(index)
     }
@@ -94,21 +139,31 @@ impl<'a> Map<'a> {
 
 impl<'a> MapMut<'a> {
     /// As [`Map::of`].
-    pub fn of(buffer: &'a mut [f32], half: bool) -> Self {
-        if !half {
-            return MapMut::Full(buffer);
+    pub fn of(buffer: &'a mut [f32], form: Form) -> Self {
+        let (start, len) = (buffer.as_mut_ptr(), buffer.len());
+        // SAFETY: as in `Map::of`; whatever such numbers are, they make floats.
+        unsafe {
+            match form {
+                Form::Full => MapMut::Full(buffer),
+                Form::Half => MapMut::Half(std::slice::from_raw_parts_mut(start.cast(), 2 * len)),
+                Form::Bytes(range) => {
+                    MapMut::Bytes(std::slice::from_raw_parts_mut(start.cast(), 4 * len), range)
+                }
+            }
         }
-        // SAFETY: as in `Map::of`; every pair of such numbers is a float.
-        MapMut::Half(unsafe {
-            std::slice::from_raw_parts_mut(buffer.as_mut_ptr().cast(), 2 * buffer.len())
-        })
     }
 
     /// Its first numbers.
     pub fn first(self, len: usize) -> Self {
+        self.part(0..len)
+    }
+
+    /// As [`Map::part`].
+    pub fn part(self, range: Range<usize>) -> Self {
         match self {
-            MapMut::Full(x) => MapMut::Full(&mut x[..len]),
-            MapMut::Half(x) => MapMut::Half(&mut x[..len]),
+            MapMut::Full(x) => MapMut::Full(&mut x[range]),
+            MapMut::Half(x) => MapMut::Half(&mut x[range]),
+            MapMut::Bytes(x, of) => MapMut::Bytes(&mut x[range], of),
         }
     }
 
@@ -117,6 +172,25 @@ impl<'a> MapMut<'a> {
         match self {
             MapMut::Full(x) => MapMut::Full(x),
             MapMut::Half(x) => MapMut::Half(x),
+            MapMut::Bytes(x, range) => MapMut::Bytes(x, *range),
+        }
+    }
+
+    /// Moves a range of its numbers to its front.
+    pub(crate) fn to_front(&mut self, range: Range<usize>) {
+        match self {
+            MapMut::Full(x) => x.copy_within(range, 0),
+            MapMut::Half(x) => x.copy_within(range, 0),
+            MapMut::Bytes(x, _) => x.copy_within(range, 0),
+        }
+    }
+
+    /// For several threads that write at once, each its own part.
+    pub(crate) fn shared(&mut self) -> Shared<'_> {
+        match self {
+            MapMut::Full(x) => Shared::Full(SharedMut::new(x)),
+            MapMut::Half(x) => Shared::Half(SharedMut::new(x)),
+            MapMut::Bytes(x, range) => Shared::Bytes(SharedMut::new(x), *range),
         }
     }
 
@@ -125,6 +199,7 @@ impl<'a> MapMut<'a> {
         match self {
             MapMut::Full(x) => Map::Full(x),
             MapMut::Half(x) => Map::Half(x),
+            MapMut::Bytes(x, range) => Map::Bytes(x, *range),
         }
     }
 
@@ -132,17 +207,42 @@ impl<'a> MapMut<'a> {
     pub(crate) fn full(self) -> &'a mut [f32] {
         match self {
             MapMut::Full(x) => x,
-            MapMut::Half(_) => panic!("this kernel writes f32"),
+            MapMut::Half(_) | MapMut::Bytes(..) => panic!("this kernel writes f32"),
         }
     }
 
     /// As [`Map::at`].
     pub(crate) fn at(&mut self, index: usize) -> At {
         match self {
-            MapMut::Full(x) => At { start: x.as_mut_ptr(), half: false },
-            MapMut::Half(x) => At { start: x.as_mut_ptr().cast(), half: true },
+            MapMut::Full(x) => At { start: x.as_mut_ptr(), size: 4 },
+            MapMut::Half(x) => At { start: x.as_mut_ptr().cast(), size: 2 },
+            MapMut::Bytes(x, _) => At { start: x.as_mut_ptr().cast(), size: 1 },
         }
         .plus(index)
+    }
+}
+
+/// A [`MapMut`] as several threads write it, see [`SharedMut`].
+pub(crate) enum Shared<'a> {
+    Full(SharedMut<'a, f32>),
+    Half(SharedMut<'a, Bf16>),
+    Bytes(SharedMut<'a, u8>, Range8),
+}
+
+impl Shared<'_> {
+    /// A range of its numbers.
+    ///
+    /// # Safety
+    /// As [`SharedMut::slice`].
+    pub unsafe fn part(&self, range: Range<usize>) -> MapMut<'_> {
+        // SAFETY: the caller's.
+        unsafe {
+            match self {
+                Shared::Full(x) => MapMut::Full(x.slice(range)),
+                Shared::Half(x) => MapMut::Half(x.slice(range)),
+                Shared::Bytes(x, of) => MapMut::Bytes(x.slice(range), *of),
+            }
+        }
     }
 }
 
@@ -169,7 +269,8 @@ from!(
 pub(crate) struct At {
     /// In the place of a number's address, whatever its size.
     pub start: *mut f32,
-    pub half: bool,
+    /// Bytes of a number.
+    pub size: usize,
 }
 
 // SAFETY: an address; those who read and write there promise disjoint parts.
@@ -178,6 +279,19 @@ unsafe impl Sync for At {}
 unsafe impl Send for At {}
 
 impl At {
+    /// No place.
+    pub const NONE: At = At::full(std::ptr::null_mut());
+
+    /// A place among floats.
+    pub const fn full(start: *mut f32) -> Self {
+        At { start, size: 4 }
+    }
+
+    /// Whether numbers are bf16.
+    pub fn is_half(self) -> bool {
+        self.size == 2
+    }
+
     /// The place some numbers further on.
     #[inline(always)]
     pub fn plus(self, numbers: usize) -> Self {
@@ -187,28 +301,28 @@ impl At {
     /// The address of that place.
     #[inline(always)]
     pub fn address(self, numbers: usize) -> *mut f32 {
-        match self.half {
-            true => self.start.cast::<Bf16>().wrapping_add(numbers).cast(),
-            false => self.start.wrapping_add(numbers),
-        }
+        self.start.wrapping_byte_add(numbers * self.size)
     }
 
     /// As many bytes as these numbers take, in floats.
     pub fn floats(self, numbers: usize) -> usize {
-        if self.half { numbers.div_ceil(2) } else { numbers }
+        (numbers * self.size).div_ceil(4)
     }
 
     /// Whether a map of `len` numbers from here on is written past the caches, see [`crate::gemm::streams`].
     pub fn streams(self, len: usize, pitch: usize) -> bool {
-        match self.half {
-            true => crate::gemm::streams(self.start.cast::<Bf16>(), len, pitch),
-            false => crate::gemm::streams(self.start, len, pitch),
+        match self.size {
+            4 => crate::gemm::streams(self.start, len, pitch),
+            2 => crate::gemm::streams(self.start.cast::<Bf16>(), len, pitch),
+            _ => false,
         }
     }
 }
 
 /// What maps are made of.
 pub(crate) trait Number: Copy + Default + Send + Sync {
+    /// Whether they stand for values of a range.
+    const INTEGERS: bool = false;
     /// The numbers of a map of them.
     fn of(map: Map<'_>) -> &[Self];
     /// The same to write.
@@ -279,13 +393,13 @@ impl Number for Bf16 {
     fn of(map: Map<'_>) -> &[Bf16] {
         match map {
             Map::Half(x) => x,
-            Map::Full(_) => panic!("maps of one call are of one kind"),
+            Map::Full(_) | Map::Bytes(..) => panic!("maps of one call are of one kind"),
         }
     }
     fn of_mut(map: MapMut<'_>) -> &mut [Bf16] {
         match map {
             MapMut::Half(x) => x,
-            MapMut::Full(_) => panic!("maps of one call are of one kind"),
+            MapMut::Full(_) | MapMut::Bytes(..) => panic!("maps of one call are of one kind"),
         }
     }
     #[inline(always)]
@@ -315,6 +429,52 @@ impl Number for Bf16 {
     unsafe fn stream<S: Simd>(p: *mut Bf16, v: S::V) {
         // SAFETY: the caller's.
         unsafe { S::stream_half(p, v) }
+    }
+}
+
+/// An integer from 0 to 255 as such; whoever reads and writes it knows what it stands for.
+impl Number for u8 {
+    const INTEGERS: bool = true;
+    fn of(map: Map<'_>) -> &[u8] {
+        match map {
+            Map::Bytes(x, _) => x,
+            Map::Full(_) | Map::Half(_) => panic!("maps of one call are of one kind"),
+        }
+    }
+    fn of_mut(map: MapMut<'_>) -> &mut [u8] {
+        match map {
+            MapMut::Bytes(x, _) => x,
+            MapMut::Full(_) | MapMut::Half(_) => panic!("maps of one call are of one kind"),
+        }
+    }
+    #[inline(always)]
+    fn get(self) -> f32 {
+        f32::from(self)
+    }
+    #[inline(always)]
+    fn round(x: f32) -> u8 {
+        // What leaves the range is put at its ends, and NaN at the lower.
+        x.round_ties_even() as u8
+    }
+    #[inline(always)]
+    unsafe fn load<S: Simd>(p: *const u8, m: S::M) -> S::V {
+        // SAFETY: the caller's.
+        unsafe { S::load_bytes(p, m) }
+    }
+    #[inline(always)]
+    unsafe fn store_all<S: Simd>(p: *mut u8, v: S::V) {
+        // SAFETY: the caller's.
+        unsafe { S::store_bytes_all(p, v, 0) }
+    }
+    #[inline(always)]
+    unsafe fn store<S: Simd>(p: *mut u8, v: S::V, m: S::M) {
+        // SAFETY: the caller's.
+        unsafe { S::store_bytes(p, v, 0, m) }
+    }
+    #[inline(always)]
+    unsafe fn stream<S: Simd>(p: *mut u8, v: S::V) {
+        // SAFETY: the caller's.
+        unsafe { S::store_bytes_all(p, v, 0) }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Max, mean and global mean pooling of `x [n,h,w,c]`.
 
-use crate::map::Number;
+use crate::map::{Number, no_bytes};
 use crate::{Ctx, Map, MapMut, SharedMut, multiversion};
 
 /// Sizes of a pooling, padding in numbers.
@@ -57,7 +57,7 @@ fn windows(
 }
 
 /// `y [n,oh,ow,c]`, and in `arg` the window place of each maximum (the first of equals). NaN wins. Both maps are of
-/// one kind.
+/// one kind; for bytes, of one range, nothing is written to `arg`, which is for what trains.
 pub fn max_forward<'a>(
     cx: Ctx,
     s: &PoolShape,
@@ -70,6 +70,44 @@ pub fn max_forward<'a>(
     match y.into() {
         MapMut::Full(y) => max_forward_of(cx, s, n, Number::of(x), y, arg),
         MapMut::Half(y) => max_forward_of(cx, s, n, Number::of(x), y, arg),
+        MapMut::Bytes(y, _) => max_of_bytes(cx, s, n, Number::of(x), y),
+    }
+}
+
+/// Channels of a pixel that are compared at a time, and stay in a register.
+const TOGETHER: usize = 64;
+
+fn max_of_bytes(cx: Ctx, s: &PoolShape, n: usize, x: &[u8], y: &mut [u8]) {
+    let line = s.ow * s.c;
+    cx.pool.for_chunks_mut(&mut y[..n * s.oh * line], line, |row, y, _| {
+        let (s, oy) = (*s, row % s.oh);
+        let x = &x[row / s.oh * s.h * s.w * s.c..][..s.h * s.w * s.c];
+        multiversion!(cx.isa, max_row_of_bytes(s: PoolShape, oy: usize, x: &[u8], y: &mut [u8]));
+    });
+}
+
+#[inline(always)]
+fn max_row_of_bytes(s: PoolShape, oy: usize, x: &[u8], y: &mut [u8]) {
+    let rows = places(oy, s.sh, s.top, s.kh, s.h);
+    for (ox, y) in y.chunks_exact_mut(s.c).enumerate() {
+        let cols = places(ox, s.sw, s.left, s.kw, s.w);
+        let mut at = 0;
+        while at < s.c {
+            let n = TOGETHER.min(s.c - at);
+            let mut most = [0; TOGETHER];
+            for kh in rows.clone() {
+                for kw in cols.clone() {
+                    let pixel = (oy * s.sh + kh - s.top) * s.w + ox * s.sw + kw - s.left;
+                    let x = &x[pixel * s.c + at..][..n];
+                    match <&[u8; TOGETHER]>::try_from(x) {
+                        Ok(x) => most.iter_mut().zip(x).for_each(|(m, &x)| *m = x.max(*m)),
+                        Err(_) => most.iter_mut().zip(x).for_each(|(m, &x)| *m = x.max(*m)),
+                    }
+                }
+            }
+            y[at..at + n].copy_from_slice(&most[..n]);
+            at += n;
+        }
     }
 }
 
@@ -135,6 +173,7 @@ pub fn max_backward<'a>(
     match dx.into() {
         MapMut::Full(dx) => max_backward_of(cx, s, n, Number::of(dy), arg, dx, accumulate),
         MapMut::Half(dx) => max_backward_of(cx, s, n, Number::of(dy), arg, dx, accumulate),
+        MapMut::Bytes(..) => no_bytes(),
     }
 }
 
@@ -289,6 +328,12 @@ pub fn global_mean_forward<'a>(
     match x.into() {
         Map::Full(x) => global_mean_forward_of(cx, pixels, c, x, y),
         Map::Half(x) => global_mean_forward_of(cx, pixels, c, x, y),
+        Map::Bytes(x, range) => {
+            // Sums of integers are exact.
+            global_mean_forward_of(cx, pixels, c, x, y);
+            let (zero, scale) = (f32::from(range.zero()), range.scale());
+            y.iter_mut().for_each(|y| *y = (*y - zero) * scale);
+        }
     }
 }
 
@@ -332,6 +377,7 @@ pub fn global_mean_backward<'a>(
     match dx.into() {
         MapMut::Full(dx) => global_mean_backward_of(cx, pixels, c, dy, dx, accumulate),
         MapMut::Half(dx) => global_mean_backward_of(cx, pixels, c, dy, dx, accumulate),
+        MapMut::Bytes(..) => no_bytes(),
     }
 }
 

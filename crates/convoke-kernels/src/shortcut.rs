@@ -1,7 +1,7 @@
 //! Strided subsampling with zero channels on both sides, and its reverse.
 
-use crate::map::Number;
-use crate::{CHUNK, Ctx, Map, MapMut};
+use crate::map::{Number, no_bytes};
+use crate::{Bf16, CHUNK, Ctx, Map, MapMut};
 
 /// `x [n,h,w,c] -> y [n, ceil(h/sh), ceil(w/sw), d]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,16 +31,18 @@ impl ShortcutShape {
     }
 }
 
-/// `y [n,ho,wo,d]`: every stride-th pixel of `x [n,h,w,c]`, missing channels zero. Both maps are of one kind.
+/// `y [n,ho,wo,d]`: every stride-th pixel of `x [n,h,w,c]`, missing channels zero. Both maps are of one kind
+/// and one range.
 pub fn forward<'a>(cx: Ctx, s: ShortcutShape, x: impl Into<Map<'a>>, y: impl Into<MapMut<'a>>) {
     let x = x.into();
     match y.into() {
-        MapMut::Full(y) => forward_of(cx, s, Number::of(x), y),
-        MapMut::Half(y) => forward_of(cx, s, Number::of(x), y),
+        MapMut::Full(y) => forward_of(cx, s, Number::of(x), y, 0.0),
+        MapMut::Half(y) => forward_of(cx, s, Number::of(x), y, Bf16::default()),
+        MapMut::Bytes(y, range) => forward_of(cx, s, Number::of(x), y, range.zero()),
     }
 }
 
-fn forward_of<N: Number>(cx: Ctx, s: ShortcutShape, x: &[N], y: &mut [N]) {
+fn forward_of<N: Number>(cx: Ctx, s: ShortcutShape, x: &[N], y: &mut [N], zero: N) {
     let ((ho, wo), (sh, sw), front) = (s.out(), s.stride, s.front());
     assert!(s.d >= s.c && y.len().is_multiple_of(ho * wo * s.d), "y is no batch of maps");
     assert!(x.len() >= y.len() / (ho * wo * s.d) * s.h * s.w * s.c, "x is too short");
@@ -50,9 +52,9 @@ fn forward_of<N: Number>(cx: Ctx, s: ShortcutShape, x: &[N], y: &mut [N]) {
             let (n, oy) = ((i * rows + r) / ho, (i * rows + r) % ho);
             let line = &x[(n * s.h + oy * sh) * s.w * s.c..][..s.w * s.c];
             for (to, from) in row.chunks_exact_mut(s.d).zip(line.chunks_exact(s.c).step_by(sw)) {
-                to[..front].fill(N::default());
+                to[..front].fill(zero);
                 to[front..front + s.c].copy_from_slice(from);
-                to[front + s.c..].fill(N::default());
+                to[front + s.c..].fill(zero);
             }
         }
     });
@@ -70,6 +72,7 @@ pub fn backward<'a>(
     match dx.into() {
         MapMut::Full(dx) => backward_of(cx, s, Number::of(dy), dx, accumulate),
         MapMut::Half(dx) => backward_of(cx, s, Number::of(dy), dx, accumulate),
+        MapMut::Bytes(..) => no_bytes(),
     }
 }
 

@@ -7,7 +7,7 @@ use common::numbers;
 use convoke_kernels::chain::{Chain, Link};
 use convoke_kernels::conv::{Conv, ConvShape};
 use convoke_kernels::reference::conv as reference;
-use convoke_kernels::{Ctx, Isa, Pool};
+use convoke_kernels::{Ctx, Form, Isa, Pool};
 
 #[derive(Debug, Clone, Copy)]
 struct Case {
@@ -90,7 +90,8 @@ fn run(case: Case, i: &Inputs, isa: Isa, threads: usize) -> Vec<f32> {
     let Case { n, expand, s, project } = case;
     let pool = Pool::new(threads);
     let cx = Ctx { pool: &pool, isa };
-    let chain = Chain::new(expand, s, project, isa, [&|c| c, &|c| c], n, threads);
+    let full = [Form::Full; 2];
+    let chain = Chain::new(expand, s, project, isa, [&|c| c, &|c| c], full, n, threads);
     let pack = |conv: Option<&Conv>, w: &[f32]| {
         let Some(conv) = conv else { return Vec::new() };
         let mut pack = vec![f32::NAN; conv.forward_pack_len()];
@@ -106,7 +107,7 @@ fn run(case: Case, i: &Inputs, isa: Isa, threads: usize) -> Vec<f32> {
     });
     let mut y = vec![f32::NAN; i.residual.len()];
     let mut scratch = vec![f32::NAN; chain.scratch_len()];
-    let residual = project.is_some().then_some(&i.residual[..]);
+    let residual = project.is_some().then_some((&i.residual).into());
     chain.run(cx, n, &i.x, links, residual, &mut y, &mut scratch);
     y
 }

@@ -175,8 +175,11 @@ fn the_epilogue_adds_bias_and_residual_and_clamps() {
         conv.pack_forward(cx, &w, &mut pack);
         let mut y = vec![f32::NAN; n * s.y_len()];
         let mut scratch = vec![0.0; conv.forward_scratch_len()];
-        let epilogue =
-            Epilogue { bias: Some(&bias), residual: Some(&residual), clamp: Some((0.0, 1.5)) };
+        let epilogue = Epilogue {
+            bias: Some(&bias),
+            residual: Some((&residual).into()),
+            clamp: Some((0.0, 1.5)),
+        };
         conv.forward(cx, n, (&x).into(), &pack, &mut y, epilogue, &mut scratch);
         close(&format!("{isa:?}"), &y, &want, 27);
     }

@@ -4,6 +4,8 @@
 #![cfg(all(unix, not(miri)))]
 #![allow(clippy::duplicate_mod, reason = "each file of tests brings what they share")]
 
+#[path = "bytes.rs"]
+mod bytes;
 #[path = "chain.rs"]
 mod chain;
 #[path = "conv.rs"]

@@ -110,8 +110,11 @@ fn run(way: Int8, n: usize, s: &ConvShape, i: &Input, threads: usize) -> Vec<f32
     conv.pack_forward(cx, &i.w, &mut pack);
     let mut y = vec![f32::NAN; n * s.y_len()];
     let mut scratch = vec![f32::NAN; conv.forward_scratch_len()];
-    let epilogue =
-        Epilogue { bias: Some(&i.bias), residual: Some(&i.residual), clamp: Some((0.0, 6.0)) };
+    let epilogue = Epilogue {
+        bias: Some(&i.bias),
+        residual: Some((&i.residual).into()),
+        clamp: Some((0.0, 6.0)),
+    };
     conv.forward(cx, n, (&i.x).into(), &pack, &mut y, epilogue, &mut scratch);
     y
 }

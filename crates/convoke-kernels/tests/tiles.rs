@@ -204,8 +204,11 @@ fn epilogue_accumulation_norm_and_small_batches() {
         conv.pack_forward(cx, &w, &mut pack);
         let forward = |source: Source| {
             let (mut y, mut scratch) = (nan(few * s.y_len()), nan(conv.forward_scratch_len()));
-            let epilogue =
-                Epilogue { bias: Some(&bias), residual: Some(&more), clamp: Some((0.0, 1.5)) };
+            let epilogue = Epilogue {
+                bias: Some(&bias),
+                residual: Some((&more).into()),
+                clamp: Some((0.0, 1.5)),
+            };
             conv.forward(cx, few, source, &pack, &mut y, epilogue, &mut scratch);
             y
         };

@@ -206,8 +206,11 @@ fn norm_bias_residual_bounds_and_accumulation() {
         conv.pack_forward(cx, &w, &mut pack);
         let mut y = vec![f32::NAN; n * s.y_len()];
         let mut scratch = vec![f32::NAN; conv.forward_scratch_len()];
-        let epilogue =
-            Epilogue { bias: Some(&bias), residual: Some(&residual), clamp: Some((0.0, 1.5)) };
+        let epilogue = Epilogue {
+            bias: Some(&bias),
+            residual: Some((&residual).into()),
+            clamp: Some((0.0, 1.5)),
+        };
         let norm = Some(Pending { scale: &scale, shift: &shift, clamp: (0.0, 0.7) });
         conv.forward(cx, n, Source { x: (&x).into(), norm }, &pack, &mut y, epilogue, &mut scratch);
         close(&format!("{isa:?} {side} y"), &y, &want, 180);

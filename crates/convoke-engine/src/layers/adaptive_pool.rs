@@ -2,7 +2,7 @@
 //! is the mean of rows `floor(i · h / H) .. ceil((i + 1) · h / H)`, columns likewise. It lets the dense layers of
 //! AlexNet and VGG take a picture of any size; at the size they were made for it changes nothing.
 
-use super::{Reach, Rule, one};
+use super::{Narrow, Reach, Rule, one};
 use crate::plan::arena::{Buf, Memory};
 use crate::plan::lower::Lower;
 use crate::plan::op::{Exec, Op};
@@ -31,6 +31,11 @@ impl Rule for AdaptiveMeanPool {
 
     fn reach(&self) -> Reach {
         Reach::Parts(self.size)
+    }
+
+    fn bytes(&self, unit: &Unit, b: &Lower) -> Result<Narrow> {
+        let same = b.shape(b.net.node(unit.main).inputs[0]) == b.shape(unit.main);
+        Ok(if same { Narrow::Alike } else { Narrow::None })
     }
 
     fn forward(&self, unit: &Unit, b: &mut Lower) -> Result<()> {

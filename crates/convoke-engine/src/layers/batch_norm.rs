@@ -4,7 +4,7 @@
 //! variance of the batch in training, running ones in prediction. Running statistics move by
 //! `running += momentum · (batch − running)` with the unbiased variance (PyTorch `BatchNorm2d`).
 
-use super::{Halves, Init, ParamSpec, Rule, one};
+use super::{Init, Narrow, ParamSpec, Rule, one};
 use crate::plan::arena::{Buf, Kind, Memory};
 use crate::plan::lower::{Lower, PendingNorm};
 use crate::plan::op::{Exec, Op};
@@ -61,8 +61,8 @@ impl Rule for BatchNorm {
         ]
     }
 
-    fn halves(&self, _: &Unit, _: &Lower) -> Result<Halves> {
-        Ok(Halves::Alike)
+    fn halves(&self, _: &Unit, _: &Lower) -> Result<Narrow> {
+        Ok(Narrow::Alike)
     }
 
     fn forward(&self, unit: &Unit, b: &mut Lower) -> Result<()> {
@@ -202,7 +202,7 @@ impl Op for Measure {
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let Batch { mean, invstd, scale, shift } = self.batch;
-        let ((rm, rv), half) = (self.running, m.is_half(self.x));
+        let ((rm, rv), form) = (self.running, m.form(self.x));
         let [x, mean_now, invstd_now, rm, rv, scratch] =
             m.get([self.x, mean, invstd, rm, rv, self.scratch]);
         let s = Statistics {
@@ -211,7 +211,7 @@ impl Op for Measure {
             running_mean: rm,
             running_var: rv,
         };
-        let x = Map::of(x, half).part(0..e.n * self.len);
+        let x = Map::of(x, form).part(0..e.n * self.len);
         norm::statistics(e.cx, x, s, self.momentum, self.epsilon, scratch);
         let [mean, invstd, scale, shift, gamma, beta] =
             m.get([mean, invstd, scale, shift, self.gamma, self.beta]);
@@ -271,15 +271,15 @@ impl Op for Apply {
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let Batch { scale, shift, .. } = self.batch;
-        let (len, c, half) = (e.n * self.len, self.c, m.is_half(self.x));
+        let (len, c, form) = (e.n * self.len, self.c, m.form(self.x));
         let apart = self.residual.filter(|&r| r != self.x).unwrap_or(Buf::NONE);
         let [x, y, scale, shift, apart] = m.get([self.x, self.y, scale, shift, apart]);
-        let x = Map::of(x, half).part(0..len);
+        let x = Map::of(x, form).part(0..len);
         let residual = self.residual.map(|r| match r == self.x {
             true => x,
-            false => Map::of(apart, half).part(0..len),
+            false => Map::of(apart, form).part(0..len),
         });
-        let y = MapMut::of(y, half).first(len);
+        let y = MapMut::of(y, form).first(len);
         norm::apply(e.cx, x, &scale[..c], &shift[..c], residual, self.clamp, y);
     }
 }
@@ -339,12 +339,12 @@ impl Op for Sums {
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let b = self.0;
-        let (len, half) = (e.n * b.len, m.is_half(b.x));
+        let (len, form) = (e.n * b.len, m.form(b.x));
         let go = |[x, mean, invstd, gamma, dgamma, dbeta, dy, scratch]: [&mut [f32]; 8],
                   clamped| {
             let (mean, invstd, gamma) = (&mean[..b.c], &invstd[..b.c], &*gamma);
-            let saved = Saved { x: Map::of(x, half).part(0..len), clamped, mean, invstd, gamma };
-            let dy = MapMut::of(dy, half).first(len);
+            let saved = Saved { x: Map::of(x, form).part(0..len), clamped, mean, invstd, gamma };
+            let dy = MapMut::of(dy, form).first(len);
             norm::backward_sums(e.cx, saved, dy, dgamma, dbeta, scratch);
         };
         let [f0, f1, f2, f3, f4, f5, f6, f7] = b.fixed();
@@ -353,7 +353,7 @@ impl Op for Sums {
             Mask::Output { y, max } => {
                 let [s0, s1, s2, s3, s4, s5, s6, s7, y] =
                     m.get([f0, f1, f2, f3, f4, f5, f6, f7, y]);
-                let clamped = Clamped::Output { y: Map::of(y, half).part(0..len), max };
+                let clamped = Clamped::Output { y: Map::of(y, form).part(0..len), max };
                 go([s0, s1, s2, s3, s4, s5, s6, s7], clamped);
             }
             Mask::Anew { scale, shift, max } => {
@@ -377,14 +377,14 @@ impl Op for Data {
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let b = self.0;
-        let (len, half) = (e.n * b.len, m.is_half(b.x));
+        let (len, form) = (e.n * b.len, m.form(b.x));
         let go = |[x, mean, invstd, gamma, dgamma, dbeta, dy, scratch]: [&mut [f32]; 8],
                   clamped,
                   dx: Option<&mut [f32]>| {
             let (mean, invstd, gamma) = (&mean[..b.c], &invstd[..b.c], &*gamma);
-            let saved = Saved { x: Map::of(x, half).part(0..len), clamped, mean, invstd, gamma };
-            let dy = MapMut::of(dy, half).first(len);
-            let dx = dx.map(|dx| MapMut::of(dx, half).first(len));
+            let saved = Saved { x: Map::of(x, form).part(0..len), clamped, mean, invstd, gamma };
+            let dy = MapMut::of(dy, form).first(len);
+            let dx = dx.map(|dx| MapMut::of(dx, form).first(len));
             norm::backward_data(e.cx, saved, dy, dgamma, dbeta, dx, scratch);
         };
         let [f0, f1, f2, f3, f4, f5, f6, f7] = b.fixed();

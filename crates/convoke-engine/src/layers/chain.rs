@@ -11,6 +11,7 @@ use crate::plan::unit::Unit;
 use crate::{NodeId, Result};
 use convoke_kernels::chain::{Chain, Link};
 use convoke_kernels::conv::ConvShape;
+use convoke_kernels::{Map, MapMut};
 
 /// Bytes of a batch's map from which it pays not to write it.
 const LARGE: usize = 1 << 18;
@@ -31,7 +32,8 @@ pub(crate) fn forward(units: &[Unit], b: &mut Lower) -> Result<usize> {
     };
     let ends: [&dyn Fn(_) -> _; 2] =
         [&|conv| precise(expand, conv), &|conv| precise(project, conv)];
-    let chain = Chain::new(before, s, after, b.isa, ends, b.batch(), b.threads());
+    let between = [b.net.node(middle.main).inputs[0], middle.output].map(|place| b.form(place));
+    let chain = Chain::new(before, s, after, b.isa, ends, between, b.batch(), b.threads());
     let first = expand.unwrap_or(middle);
     let last = project.unwrap_or(middle);
     let x = b.value(b.net.node(first.main).inputs[0])?;
@@ -151,15 +153,17 @@ impl Op for Forward {
         let [f0, f1, f2] = self.filters.map(of);
         let [b0, b1, b2] = self.biases.map(of);
         let all = [self.x, self.y, self.scratch, apart, f0, f1, f2, b0, b1, b2];
+        let [form_x, form_y, more] = [self.x, self.y, of(self.residual)].map(|b| m.form(b));
         let [x, y, scratch, apart, f0, f1, f2, b0, b1, b2] = m.get(all);
-        let (x, apart) = (&*x, &*apart);
+        let (x, apart) = (Map::of(x, form_x), &*apart);
         let link = |i: usize, filters, bias| Link {
             filters,
             bias: self.biases[i].map(|_| bias),
             clamp: self.clamps[i],
         };
         let links = [link(0, &*f0, &*b0), link(1, f1, b1), link(2, f2, b2)];
-        let residual = self.residual.map(|r| if r == self.x { x } else { apart });
+        let residual = self.residual.map(|r| if r == self.x { x } else { Map::of(apart, more) });
+        let y = MapMut::of(y, form_y);
         self.chain.run(e.cx, e.n, x, links, residual, y, scratch);
     }
 }

@@ -3,7 +3,7 @@
 //! `x [n,h,w,c] · filters [kh,kw,c/groups,d] -> y [n,ho,wo,d]`, a cross-correlation as in every
 //! framework (LeCun et al. 1998; PyTorch `Conv2d`).
 
-use super::{Halves, Init, ParamSpec, Reach, Rule, WeightInit, depthwise, linear, one};
+use super::{Init, Narrow, ParamSpec, Reach, Rule, WeightInit, depthwise, linear, one};
 use crate::plan::lower::Lower;
 use crate::plan::unit::Unit;
 use crate::{Error, Hw, Padding, Result, Shape, Window};
@@ -185,13 +185,23 @@ impl Rule for Conv {
         Reach::Window(self.window())
     }
 
-    fn halves(&self, unit: &Unit, b: &Lower) -> Result<Halves> {
+    fn halves(&self, unit: &Unit, b: &Lower) -> Result<Narrow> {
         let shape = self.sizes(unit, b)?;
         match is_depthwise(&shape) {
             // The gradients of a bias and of an activation are read in f32.
-            true if self.bias || unit.act.is_some() => Ok(Halves::None),
-            true => Ok(Halves::Alike),
+            true if self.bias || unit.act.is_some() => Ok(Narrow::None),
+            true => Ok(Narrow::Alike),
             false => linear::halves(unit, b, shape, self.bias),
+        }
+    }
+
+    fn bytes(&self, unit: &Unit, b: &Lower) -> Result<Narrow> {
+        let shape = self.sizes(unit, b)?;
+        match is_depthwise(&shape) {
+            // A residual is added by a call of its own.
+            true if unit.residual.is_some() => Ok(Narrow::None),
+            true => Ok(Narrow::Both),
+            false => Ok(linear::bytes(unit, b, shape)),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Dense (fully connected) layer: `x [n, in] · weight [in, out] + bias -> y [n, out]`.
 //! A map `h × w × c` on its input is read as one vector in that order.
 
-use super::{Init, ParamSpec, Reach, Rule, WeightInit, linear, one};
+use super::{Init, Narrow, ParamSpec, Reach, Rule, WeightInit, linear, one};
 use crate::plan::lower::Lower;
 use crate::plan::unit::Unit;
 use crate::{Error, Result, Shape};
@@ -72,6 +72,11 @@ impl Rule for Dense {
 
     fn reach(&self) -> Reach {
         Reach::Whole
+    }
+
+    fn bytes(&self, unit: &Unit, b: &Lower) -> Result<Narrow> {
+        let shape = ConvShape::dense(b.shape(b.net.node(unit.main).inputs[0]).len(), self.units);
+        Ok(linear::bytes(unit, b, shape))
     }
 
     fn forward(&self, unit: &Unit, b: &mut Lower) -> Result<()> {

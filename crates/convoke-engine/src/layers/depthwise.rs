@@ -94,12 +94,12 @@ impl Op for Forward {
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let (scale, shift) = self.norm.map_or((Buf::NONE, Buf::NONE), |n| (n.scale, n.shift));
         let bias = self.bias.unwrap_or(Buf::NONE);
-        let half = m.is_half(self.x);
+        let [form_x, form_y] = [self.x, self.y].map(|b| m.form(b));
         let [x, w, y, bias, scale, shift] =
             m.get([self.x, self.weight, self.y, bias, scale, shift]);
         let epilogue = kernels::Epilogue { bias: self.bias.map(|_| &*bias), clamp: self.clamp };
         let norm = self.norm.map(|n| n.over(scale, shift));
-        let (source, y) = (Source { x: Map::of(x, half), norm }, MapMut::of(y, half));
+        let (source, y) = (Source { x: Map::of(x, form_x), norm }, MapMut::of(y, form_y));
         kernels::forward(e.cx, &self.s, e.n, source, w, y, epilogue);
     }
 }
@@ -126,11 +126,11 @@ impl Op for BackwardWeights {
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let (scale, shift) = self.norm.map_or((Buf::NONE, Buf::NONE), |n| (n.scale, n.shift));
-        let half = m.is_half(self.x);
+        let form = m.form(self.x);
         let [x, dy, dw, scratch, scale, shift] =
             m.get([self.x, self.dy, self.dw, self.scratch, scale, shift]);
         let norm = self.norm.map(|n| n.over(scale, shift));
-        let (source, dy) = (Source { x: Map::of(x, half), norm }, Map::of(dy, half));
+        let (source, dy) = (Source { x: Map::of(x, form), norm }, Map::of(dy, form));
         kernels::backward_weights(e.cx, &self.s, e.n, source, dy, dw, scratch);
     }
 }
@@ -154,9 +154,9 @@ impl Op for BackwardData {
     }
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
-        let half = m.is_half(self.dx);
+        let form = m.form(self.dx);
         let [dy, w, dx] = m.get([self.dy, self.weight, self.dx]);
-        let (dy, dx) = (Map::of(dy, half), MapMut::of(dx, half));
+        let (dy, dx) = (Map::of(dy, form), MapMut::of(dx, form));
         kernels::backward_data(e.cx, &self.s, e.n, dy, w, dx, self.accumulate);
     }
 }

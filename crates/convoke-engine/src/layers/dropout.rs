@@ -1,7 +1,7 @@
 //! Dropout (Srivastava et al. 2014), inverted: in training each number is zeroed with probability
 //! `rate` and the others are divided by `1 − rate`; prediction changes nothing.
 
-use super::{Rule, one};
+use super::{Narrow, Rule, one};
 use crate::plan::arena::{Buf, Memory};
 use crate::plan::lower::Lower;
 use crate::plan::op::{Exec, Op};
@@ -30,6 +30,10 @@ pub struct StochasticDepth {
 impl Rule for Dropout {
     fn output(&self, name: &str, inputs: &[Shape]) -> Result<Shape> {
         output(self.rate, name, inputs)
+    }
+
+    fn bytes(&self, _: &Unit, _: &Lower) -> Result<Narrow> {
+        Ok(Narrow::Alike)
     }
 
     fn forward(&self, unit: &Unit, b: &mut Lower) -> Result<()> {

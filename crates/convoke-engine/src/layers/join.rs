@@ -1,6 +1,6 @@
 //! Where branches meet, and where a map becomes a vector.
 
-use super::{Rule, one};
+use super::{Narrow, Rule, one};
 use crate::plan::arena::{Buf, Memory};
 use crate::plan::lower::Lower;
 use crate::plan::op::{Exec, Op};
@@ -167,6 +167,10 @@ impl Op for Place {
 impl Rule for Flatten {
     fn output(&self, name: &str, inputs: &[Shape]) -> Result<Shape> {
         Ok(Shape::vector(one(name, inputs)?.len()))
+    }
+
+    fn bytes(&self, _: &Unit, _: &Lower) -> Result<Narrow> {
+        Ok(Narrow::Alike)
     }
 
     fn forward(&self, unit: &Unit, b: &mut Lower) -> Result<()> {

@@ -1,7 +1,7 @@
 //! How convolution and dense layers lower: pack the filters, run the walks.
 
 use super::lanes;
-use crate::layers::{BatchNorm, Halves, Layer};
+use crate::layers::{BatchNorm, Layer, Narrow};
 use crate::plan::Precision;
 use crate::plan::arena::{Buf, Kind, Memory};
 use crate::plan::lower::{Lower, PendingNorm};
@@ -78,15 +78,24 @@ pub(super) fn backward(unit: &Unit, b: &mut Lower, shape: ConvShape, bias: bool)
 }
 
 /// Which maps of the unit may be bf16: those of its walks, where bf16 is what they multiply.
-pub(super) fn halves(unit: &Unit, b: &Lower, shape: ConvShape, bias: bool) -> Result<Halves> {
+pub(super) fn halves(unit: &Unit, b: &Lower, shape: ConvShape, bias: bool) -> Result<Narrow> {
     let from = b.net.node(unit.main).inputs[0];
     // Where the input has a norm to apply, it is no dense layer's.
     let conv = planned(b, shape, from, false);
     Ok(match conv.takes_halves() {
-        false => Halves::None,
-        true if bias || unit.act.is_some() => Halves::Input,
-        true => Halves::Any,
+        false => Narrow::None,
+        true if bias || unit.act.is_some() => Narrow::Input,
+        true => Narrow::Any,
     })
+}
+
+/// Which maps of the unit may be integers of 8 bits: all, where these are what it multiplies.
+pub(super) fn bytes(unit: &Unit, b: &Lower, shape: ConvShape) -> Narrow {
+    let from = b.net.node(unit.main).inputs[0];
+    match planned(b, shape, from, false).takes_bytes() {
+        true => Narrow::Any,
+        false => Narrow::None,
+    }
 }
 
 /// The convolution's walks. In training weights change with every step, so those of large dense layers
@@ -284,19 +293,19 @@ impl Op for Forward {
         let apart = or_none(self.residual.filter(|&r| r != self.x));
         let (scale, shift) = self.norm.map_or((Buf::NONE, Buf::NONE), |n| (n.scale, n.shift));
         let (bias, fixed) = (or_none(self.bias), [self.x, self.pack, self.y, self.scratch]);
-        let [half_x, half_y] = [self.x, self.y].map(|b| m.is_half(b));
+        let [form_x, form_y] = [self.x, self.y].map(|b| m.form(b));
+        let more = m.form(or_none(self.residual));
         let [x, pack, y, scratch] = fixed;
         let [x, pack, y, scratch, bias, apart, scale, shift] =
             m.get([x, pack, y, scratch, bias, apart, scale, shift]);
-        let (whole, apart) = (&*x, &*apart);
+        let (x, apart) = (Map::of(x, form_x), &*apart);
         let epilogue = Epilogue {
             bias: self.bias.map(|_| &*bias),
-            residual: self.residual.map(|r| if r == self.x { whole } else { apart }),
+            residual: self.residual.map(|r| if r == self.x { x } else { Map::of(apart, more) }),
             clamp: self.clamp,
         };
-        let x = Map::of(whole, half_x);
         let source = Source { x, norm: self.norm.map(|n| n.over(scale, shift)) };
-        self.conv.forward(e.cx, e.n, source, pack, MapMut::of(y, half_y), epilogue, scratch);
+        self.conv.forward(e.cx, e.n, source, pack, MapMut::of(y, form_y), epilogue, scratch);
     }
 }
 
@@ -322,11 +331,11 @@ impl Op for BackwardWeights {
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let (scale, shift) = self.norm.map_or((Buf::NONE, Buf::NONE), |n| (n.scale, n.shift));
-        let [half_x, half_dy] = [self.x, self.dy].map(|b| m.is_half(b));
+        let [form_x, form_dy] = [self.x, self.dy].map(|b| m.form(b));
         let [x, dy, dw, scratch, scale, shift] =
             m.get([self.x, self.dy, self.dw, self.scratch, scale, shift]);
         let norm = self.norm.map(|n| n.over(scale, shift));
-        let (source, dy) = (Source { x: Map::of(x, half_x), norm }, Map::of(dy, half_dy));
+        let (source, dy) = (Source { x: Map::of(x, form_x), norm }, Map::of(dy, form_dy));
         self.conv.backward_weights(e.cx, e.n, source, dy, dw, scratch);
     }
 }
@@ -351,9 +360,9 @@ impl Op for BackwardData {
     }
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
-        let [half_dy, half_dx] = [self.dy, self.dx].map(|b| m.is_half(b));
+        let [form_dy, form_dx] = [self.dy, self.dx].map(|b| m.form(b));
         let [dy, pack, dx, scratch] = m.get([self.dy, self.pack, self.dx, self.scratch]);
-        let (dy, dx) = (Map::of(dy, half_dy), MapMut::of(dx, half_dx));
+        let (dy, dx) = (Map::of(dy, form_dy), MapMut::of(dx, form_dx));
         self.conv.backward_data(e.cx, e.n, dy, pack, dx, self.accumulate, scratch);
     }
 }

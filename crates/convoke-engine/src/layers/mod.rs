@@ -146,17 +146,19 @@ pub enum Reach {
     Repeated(Hw),
 }
 
-/// Which maps of a unit may be bf16 where that is trained in.
+/// Which maps of a unit may be narrower than f32: bf16 where that is trained in, integers of 8 bits where these predict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Halves {
+pub(crate) enum Narrow {
     /// None of them.
     None,
     /// The input alone.
     Input,
-    /// Input and output, each as it comes.
+    /// Input and output (integers: and what is added), each as it comes.
     Any,
-    /// All of them or none.
+    /// All of them or none, integers of one range.
     Alike,
+    /// The same, integers of a range each.
+    Both,
 }
 
 /// What every layer tells about itself. All shapes are per sample.
@@ -188,8 +190,13 @@ pub(crate) trait Rule {
     }
 
     /// Which of the unit's maps may be bf16.
-    fn halves(&self, _unit: &Unit, _b: &Lower) -> Result<Halves> {
-        Ok(Halves::None)
+    fn halves(&self, _unit: &Unit, _b: &Lower) -> Result<Narrow> {
+        Ok(Narrow::None)
+    }
+
+    /// Which of the unit's maps may be integers of 8 bits.
+    fn bytes(&self, _unit: &Unit, _b: &Lower) -> Result<Narrow> {
+        Ok(Narrow::None)
     }
 
     /// Emits the calls of the forward pass.

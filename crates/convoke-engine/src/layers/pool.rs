@@ -3,14 +3,14 @@
 //! `x [n,h,w,c] -> y [n,ho,wo,c]`; padding never wins a maximum (PyTorch `MaxPool2d`), and counts in
 //! a mean only when asked (`count_include_pad`).
 
-use super::{Halves, Reach, Rule, one};
+use super::{Narrow, Reach, Rule, one};
 use crate::plan::arena::{Buf, Kind, Memory};
 use crate::plan::lower::Lower;
 use crate::plan::op::{Exec, Op};
 use crate::plan::unit::Unit;
 use crate::{Error, Hw, Padding, Result, Shape, Window};
 use convoke_kernels::pool2d::{self, PoolShape};
-use convoke_kernels::{Map, MapMut};
+use convoke_kernels::{Form, Map, MapMut};
 use serde::{Deserialize, Serialize};
 
 fn valid() -> Padding {
@@ -162,16 +162,24 @@ impl Rule for MaxPool {
         Reach::Window(self.window())
     }
 
-    fn halves(&self, _: &Unit, _: &Lower) -> Result<Halves> {
-        Ok(Halves::Alike)
+    fn halves(&self, _: &Unit, _: &Lower) -> Result<Narrow> {
+        Ok(Narrow::Alike)
+    }
+
+    fn bytes(&self, _: &Unit, _: &Lower) -> Result<Narrow> {
+        Ok(Narrow::Alike)
     }
 
     fn forward(&self, unit: &Unit, b: &mut Lower) -> Result<()> {
         let s = sizes(self.window(), unit, b)?;
         let x = b.value(b.net.node(unit.main).inputs[0])?;
         let y = b.make(unit.output);
-        // One byte a maximum: its place in the window.
-        let arg = b.own(unit.main, "places", Kind::Step, b.map_len(unit.output).div_ceil(4));
+        // One byte a maximum: its place in the window. Maps of bytes, which do not train, have none.
+        let places = match b.form(unit.output) {
+            Form::Bytes(_) => 0,
+            Form::Full | Form::Half => b.map_len(unit.output).div_ceil(4),
+        };
+        let arg = b.own(unit.main, "places", Kind::Step, places);
         b.emit(unit.main, "forward", MaxForward { s, x, y, arg });
         Ok(())
     }
@@ -200,9 +208,9 @@ impl Op for MaxForward {
     }
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
-        let half = m.is_half(self.x);
+        let form = m.form(self.x);
         let [x, y, arg] = m.get([self.x, self.y, self.arg]);
-        let (x, y) = (Map::of(x, half), MapMut::of(y, half));
+        let (x, y) = (Map::of(x, form), MapMut::of(y, form));
         pool2d::max_forward(e.cx, &self.s, e.maps(), x, y, bytemuck::cast_slice_mut(arg));
     }
 }
@@ -222,9 +230,9 @@ impl Op for MaxBackward {
     }
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
-        let half = m.is_half(self.dx);
+        let form = m.form(self.dx);
         let [dy, arg, dx] = m.get([self.dy, self.arg, self.dx]);
-        let (dy, dx) = (Map::of(dy, half), MapMut::of(dx, half));
+        let (dy, dx) = (Map::of(dy, form), MapMut::of(dx, form));
         let arg = bytemuck::cast_slice(arg);
         pool2d::max_backward(e.cx, &self.s, e.maps(), dy, arg, dx, self.accumulate);
     }
@@ -306,8 +314,12 @@ impl Rule for GlobalMeanPool {
         Reach::Whole
     }
 
-    fn halves(&self, _: &Unit, _: &Lower) -> Result<Halves> {
-        Ok(Halves::Input)
+    fn halves(&self, _: &Unit, _: &Lower) -> Result<Narrow> {
+        Ok(Narrow::Input)
+    }
+
+    fn bytes(&self, _: &Unit, _: &Lower) -> Result<Narrow> {
+        Ok(Narrow::Input)
     }
 
     fn forward(&self, unit: &Unit, b: &mut Lower) -> Result<()> {
@@ -347,9 +359,9 @@ impl Op for GlobalForward {
     }
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
-        let half = m.is_half(self.x);
+        let form = m.form(self.x);
         let [x, y] = m.get([self.x, self.y]);
-        let (x, y) = (Map::of(x, half), &mut y[..e.maps() * self.c]);
+        let (x, y) = (Map::of(x, form), &mut y[..e.maps() * self.c]);
         pool2d::global_mean_forward(e.cx, self.pixels, self.c, x, y);
     }
 }
@@ -369,9 +381,9 @@ impl Op for GlobalBackward {
     }
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
-        let half = m.is_half(self.dx);
+        let form = m.form(self.dx);
         let [dy, dx] = m.get([self.dy, self.dx]);
-        let dx = MapMut::of(dx, half).first(e.maps() * self.pixels * self.c);
+        let dx = MapMut::of(dx, form).first(e.maps() * self.pixels * self.c);
         pool2d::global_mean_backward(e.cx, self.pixels, self.c, dy, dx, self.accumulate);
     }
 }

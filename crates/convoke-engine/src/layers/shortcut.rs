@@ -4,7 +4,7 @@
 //! zero, half of them in front and half behind. The paper leaves their place open; this is where the
 //! known CIFAR weights (Idelbayev, pytorch_resnet_cifar10) have them.
 
-use super::{Halves, Reach, Rule, one};
+use super::{Narrow, Reach, Rule, one};
 use crate::plan::arena::{Buf, Memory};
 use crate::plan::lower::Lower;
 use crate::plan::op::{Exec, Op};
@@ -48,8 +48,12 @@ impl Rule for Shortcut {
         })
     }
 
-    fn halves(&self, _: &Unit, _: &Lower) -> Result<Halves> {
-        Ok(Halves::Alike)
+    fn halves(&self, _: &Unit, _: &Lower) -> Result<Narrow> {
+        Ok(Narrow::Alike)
+    }
+
+    fn bytes(&self, _: &Unit, _: &Lower) -> Result<Narrow> {
+        Ok(Narrow::Alike)
     }
 
     fn forward(&self, unit: &Unit, b: &mut Lower) -> Result<()> {
@@ -93,9 +97,9 @@ impl Op for Pick {
     }
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
-        let half = m.is_half(self.src);
+        let form = m.form(self.src);
         let [src, dst] = m.get([self.src, self.dst]);
-        let (src, dst) = (Map::of(src, half), MapMut::of(dst, half).first(e.n * self.len));
+        let (src, dst) = (Map::of(src, form), MapMut::of(dst, form).first(e.n * self.len));
         shortcut::forward(e.cx, self.shape, src, dst);
     }
 }
@@ -116,9 +120,9 @@ impl Op for Spread {
     }
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
-        let half = m.is_half(self.src);
+        let form = m.form(self.src);
         let [src, dst] = m.get([self.src, self.dst]);
-        let (src, dst) = (Map::of(src, half), MapMut::of(dst, half).first(e.n * self.len));
+        let (src, dst) = (Map::of(src, form), MapMut::of(dst, form).first(e.n * self.len));
         shortcut::backward(e.cx, self.shape, src, dst, self.accumulate);
     }
 }

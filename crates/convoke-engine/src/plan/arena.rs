@@ -3,6 +3,7 @@
 //! Persistent buffers lie in sections, one behind the other in the order they were asked for.
 //! Buffers of a step are placed largest first into the lowest gap that is free over their lifetime.
 
+use convoke_kernels::Form;
 use std::ops::Range;
 
 /// A buffer of the plan.
@@ -42,16 +43,16 @@ pub(crate) struct BufSpec {
     pub kind: Kind,
     /// Floats.
     pub len: usize,
-    /// Whether it is a map of bf16, two numbers in each float.
-    pub half: bool,
+    /// What its numbers are, if it is a map.
+    pub form: Form,
 }
 
 /// Places of all buffers, in floats.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Layout {
     pub places: Vec<Range<usize>>,
-    /// Which buffers are maps of bf16.
-    pub halves: Vec<bool>,
+    /// What the numbers of each are.
+    pub forms: Vec<Form>,
     pub sections: Vec<(Kind, Range<usize>)>,
     pub len: usize,
 }
@@ -63,8 +64,8 @@ impl Layout {
     /// Places the buffers; `calls` lists the buffers of each call in running order, `remade` those that a call makes
     /// for the second time: until then, what they held is needed no longer than it is touched.
     pub fn new(bufs: &[BufSpec], calls: &[Vec<Buf>], remade: &[(Buf, usize)]) -> Self {
-        let halves = bufs.iter().map(|b| b.half).collect();
-        let mut layout = Layout { places: vec![0..0; bufs.len()], halves, ..Layout::default() };
+        let forms = bufs.iter().map(|b| b.form).collect();
+        let mut layout = Layout { places: vec![0..0; bufs.len()], forms, ..Layout::default() };
         use Kind::*;
         for kind in [Param, State, Grad, Moment, Pack, Pinned, Scratch] {
             let start = layout.len;
@@ -148,9 +149,9 @@ impl Memory<'_> {
         self.ranges(bufs.map(|b| self.layout.places.get(b.0).cloned().unwrap_or(0..0)))
     }
 
-    /// Whether a buffer is a map of bf16.
-    pub fn is_half(&self, buf: Buf) -> bool {
-        self.layout.halves.get(buf.0).is_some_and(|&half| half)
+    /// What the numbers of a map are.
+    pub fn form(&self, buf: Buf) -> Form {
+        self.layout.forms.get(buf.0).copied().unwrap_or_default()
     }
 
     /// Whole sections as slices.
@@ -172,7 +173,7 @@ mod tests {
     use super::*;
 
     fn step(len: usize) -> BufSpec {
-        BufSpec { name: String::new(), kind: Kind::Step, len, half: false }
+        BufSpec { name: String::new(), kind: Kind::Step, len, form: Form::Full }
     }
 
     #[test]
@@ -214,7 +215,7 @@ mod tests {
 
     #[test]
     fn parameters_lie_without_gaps() {
-        let p = |len| BufSpec { name: String::new(), kind: Kind::Param, len, half: false };
+        let p = |len| BufSpec { name: String::new(), kind: Kind::Param, len, form: Form::Full };
         let l = Layout::new(&[p(3), p(5)], &[], &[]);
         assert_eq!(l.places, vec![0..3, 3..8]);
         assert_eq!(l.section(Kind::Param), 0..8);

@@ -4,7 +4,7 @@ use super::arena::{Buf, Kind, Layout};
 use super::lower::Lower;
 use super::op::{Call, Phase};
 use super::{Loss, MemoryReport, Mode, PlanOptions, Precision};
-use super::{halves, lanes, ops, remake, unit};
+use super::{bytes, halves, lanes, ops, remake, unit};
 use crate::layers::{self, Rule};
 use crate::network::{Network, NodeId, Param};
 use crate::{Error, Result, loss, optimizer};
@@ -41,7 +41,10 @@ pub(super) fn layer_by_layer(b: &mut Lower, targets: Option<Buf>) -> Result<()> 
         keep.extend(net.heads().iter().map(|h| h.place));
     }
     let units = unit::join(net, b.backward(), &keep);
-    b.keep_halves(halves::of(&units, b)?);
+    b.keep_in(match options.precision {
+        Precision::Int8 => bytes::of(&units, b)?,
+        _ => halves::of(&units, b)?,
+    });
     let mut next = 0;
     while let Some(u) = units.get(next) {
         next += match layers::chain(&units[next..], b)? {

@@ -9,12 +9,13 @@ use super::compile::rule;
 use super::lower::Lower;
 use super::unit::Unit;
 use super::{Mode, Precision};
-use crate::layers::Halves;
+use crate::layers::Narrow;
 use crate::{NodeId, Result};
+use convoke_kernels::Form;
 use convoke_kernels::conv::Conv;
 
-/// Places whose maps are bf16.
-pub(super) fn of(units: &[Unit], b: &Lower) -> Result<Vec<bool>> {
+/// What the map of each place is.
+pub(super) fn of(units: &[Unit], b: &Lower) -> Result<Vec<Form>> {
     let (net, options) = (b.net, b.options);
     let nodes = net.nodes().len();
     let bf16 = options.precision == Precision::Bf16
@@ -22,7 +23,7 @@ pub(super) fn of(units: &[Unit], b: &Lower) -> Result<Vec<bool>> {
         && b.lanes() == 1
         && Conv::has_products(b.isa, options.precision.into());
     if !bf16 {
-        return Ok(vec![false; nodes]);
+        return Ok(vec![Form::Full; nodes]);
     }
     let mut halves = vec![true; nodes];
     let mut full = |places: &[NodeId]| places.iter().for_each(|p| halves[p.index()] = false);
@@ -33,13 +34,13 @@ pub(super) fn of(units: &[Unit], b: &Lower) -> Result<Vec<bool>> {
     for unit in units {
         let inputs = &net.node(unit.main).inputs;
         match rule(net, unit.main)?.halves(unit, b)? {
-            Halves::Any => {}
-            Halves::Input => full(&[unit.output]),
-            Halves::Alike => {
+            Narrow::Any => {}
+            Narrow::Input => full(&[unit.output]),
+            Narrow::Alike | Narrow::Both => {
                 let residual = unit.residual.into_iter();
                 alike.push(inputs.iter().copied().chain(residual).chain([unit.output]).collect());
             }
-            Halves::None => {
+            Narrow::None => {
                 full(inputs);
                 full(&[unit.output]);
                 full(unit.residual.as_slice());
@@ -47,11 +48,11 @@ pub(super) fn of(units: &[Unit], b: &Lower) -> Result<Vec<bool>> {
         }
     }
     spread(&alike, &mut halves);
-    Ok(halves)
+    Ok(halves.into_iter().map(|half| if half { Form::Half } else { Form::Full }).collect())
 }
 
-/// Where one place of a group is f32, all are.
-fn spread(groups: &[Vec<NodeId>], halves: &mut [bool]) {
+/// Where one place of a group is no narrow one, none is.
+pub(super) fn spread(groups: &[Vec<NodeId>], halves: &mut [bool]) {
     loop {
         let mut changed = false;
         // There and back: what a chain of groups says travels through all of it.

@@ -10,7 +10,7 @@ use super::ops;
 use super::{Mode, PlanOptions};
 use crate::network::{Network, NodeId, Param};
 use crate::{Error, Result, Shape};
-use convoke_kernels::{Isa, norm};
+use convoke_kernels::{Form, Isa, norm};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -49,8 +49,8 @@ pub(crate) struct Lower<'a> {
     values: Vec<Option<Buf>>,
     pending: HashMap<NodeId, PendingNorm>,
     grads: Vec<Option<Buf>>,
-    /// Places whose maps and gradients are bf16, see [`super::halves`].
-    halves: Vec<bool>,
+    /// What the maps of places, and their gradients, are: see [`super::halves`] and [`super::bytes`].
+    forms: Vec<Form>,
     /// How many places still need what a gradient buffer holds.
     holders: HashMap<Buf, usize>,
     needs_grad: Vec<bool>,
@@ -72,7 +72,7 @@ impl<'a> Lower<'a> {
                 name: "scratch".into(),
                 kind: Kind::Scratch,
                 len: 0,
-                half: false,
+                form: Form::Full,
             }],
             calls: Vec::new(),
             params: net.params(),
@@ -82,7 +82,7 @@ impl<'a> Lower<'a> {
             values: vec![None; nodes],
             pending: HashMap::new(),
             grads: vec![None; nodes],
-            halves: vec![false; nodes],
+            forms: vec![Form::Full; nodes],
             holders: HashMap::new(),
             needs_grad: vec![false; nodes],
             named: HashMap::new(),
@@ -122,9 +122,14 @@ impl<'a> Lower<'a> {
         self.bufs.iter_mut().filter(|b| b.kind == Kind::Grad).for_each(|b| b.kind = Kind::Step);
     }
 
-    /// Keeps the maps of these places, and their gradients, in bf16.
-    pub fn keep_halves(&mut self, places: Vec<bool>) {
-        self.halves = places;
+    /// Keeps the maps of places, and their gradients, so.
+    pub fn keep_in(&mut self, forms: Vec<Form>) {
+        self.forms = forms;
+    }
+
+    /// What the map of a place is.
+    pub fn form(&self, id: NodeId) -> Form {
+        self.forms[id.0]
     }
 
     /// Samples that share a pixel's numbers; 1 where each has a map of its own.
@@ -199,7 +204,7 @@ impl<'a> Lower<'a> {
     }
 
     fn buffer_of(&mut self, name: &str, kind: Kind, len: usize) -> Buf {
-        self.buffer(BufSpec { name: name.into(), kind, len, half: false })
+        self.buffer(BufSpec { name: name.into(), kind, len, form: Form::Full })
     }
 
     fn buffer(&mut self, spec: BufSpec) -> Buf {
@@ -207,11 +212,11 @@ impl<'a> Lower<'a> {
         Buf(self.bufs.len() - 1)
     }
 
-    /// A buffer for the map of a place or its gradient, f32 or bf16 as the place is.
+    /// A buffer for the map of a place or its gradient, in the form of the place.
     fn map_of(&mut self, name: &str, kind: Kind, id: NodeId) -> Buf {
-        let (len, half) = (self.map_len(id), self.halves[id.0]);
-        let len = if half { len.div_ceil(2) } else { len };
-        self.buffer(BufSpec { name: name.into(), kind, len, half })
+        let form = self.form(id);
+        let len = form.floats(self.map_len(id));
+        self.buffer(BufSpec { name: name.into(), kind, len, form })
     }
 
     /// A buffer that a layer keeps under a name, from forward to backward or for good.

@@ -1,10 +1,11 @@
 //! From a network to a plan: everything is decided before anything runs.
 //!
 //! The passes, in order, each in its file: `unit` joins layers that run as one call; `halves` says which maps are
-//! bf16 where that is trained in; `lower` emits forward calls, the loss, backward calls and the update; `arena` gives
+//! bf16 where that is trained in, `bytes` which are integers of 8 bits where these predict; `lower` emits forward calls, the loss, backward calls and the update; `arena` gives
 //! every buffer its place.
 
 pub(crate) mod arena;
+mod bytes;
 mod compile;
 mod halves;
 mod lanes;
@@ -156,8 +157,8 @@ pub enum Precision {
     /// errors are then twice those of direct sums in bf16.
     Bf16,
     /// Convolutions and dense layers sum products of 8-bit integers, maps by the ranges of
-    /// [`PlanOptions::ranges`], filters each by a scale of their own; what lies between stays in 32 bits. Only to
-    /// predict. Layers whose input has no known range, grouped convolutions and networks that run with pictures
+    /// [`PlanOptions::ranges`], filters each by a scale of their own; what lies between layers that take them is kept
+    /// in such integers too, without matrix tiles. Only to predict. Layers whose input has no known range, grouped convolutions and networks that run with pictures
     /// in the lanes stay as [`Precision::F32`].
     Int8,
 }

@@ -18,10 +18,10 @@ impl Op for Copy {
     }
 
     fn run(&self, m: &mut Memory, x: &mut Exec) {
-        let half = m.is_half(self.src);
+        let form = m.form(self.src);
         let [src, dst] = m.get([self.src, self.dst]);
         let len = x.n * self.len;
-        let (src, dst) = (Map::of(src, half).part(0..len), MapMut::of(dst, half).first(len));
+        let (src, dst) = (Map::of(src, form).part(0..len), MapMut::of(dst, form).first(len));
         elementwise::copy(x.cx, src, dst);
     }
 }
@@ -40,10 +40,10 @@ impl Op for AddTo {
     }
 
     fn run(&self, m: &mut Memory, x: &mut Exec) {
-        let half = m.is_half(self.src);
+        let form = m.form(self.src);
         let [src, dst] = m.get([self.src, self.dst]);
         let len = x.n * self.len;
-        let (src, dst) = (Map::of(src, half).part(0..len), MapMut::of(dst, half).first(len));
+        let (src, dst) = (Map::of(src, form).part(0..len), MapMut::of(dst, form).first(len));
         elementwise::add_assign(x.cx, dst, src);
     }
 }

@@ -1,11 +1,13 @@
 //! What values maps take: watched on real input, so that 8-bit integers can stand for them.
 
+use super::unit;
 use crate::layers::Layer;
 use crate::{Network, NodeId, PlanOptions, Session};
 use convoke_kernels::conv::Range8;
 use std::collections::BTreeMap;
 
-/// The range of each map that a convolution or dense layer reads, by the name of the layer that makes it.
+/// The range of each map that a convolution or dense layer reads, or that another one makes to be added, by the name of
+/// the layer that makes it.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Ranges(BTreeMap<String, (f32, f32)>);
 
@@ -38,11 +40,16 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// The maps that convolutions and dense layers of a network read.
+    /// The maps that convolutions and dense layers of a network read, and those that they make to be added to another's.
     pub fn new(net: &Network) -> Self {
         let reads = |l: &Option<Layer>| matches!(l, Some(Layer::Conv(_) | Layer::Dense(_)));
         let mut ids: Vec<NodeId> =
             net.iter().filter(|(_, n)| reads(&n.layer)).map(|(_, n)| n.inputs[0]).collect();
+        let units = unit::join(net, false, &[]);
+        let made = |place: &NodeId| {
+            units.iter().any(|u| u.output == *place && reads(&net.node(u.main).layer))
+        };
+        ids.extend(units.iter().filter_map(|u| u.residual).filter(made));
         ids.sort_by_key(|id| id.index());
         ids.dedup();
         Watch { maps: ids.into_iter().map(|id| (id, Histogram::default())).collect() }

@@ -20,6 +20,7 @@ use crate::{Ctx, Isa, Map, MapMut};
 use dense::Dense;
 use narrow::{Narrow, NarrowWalk, NarrowWeights};
 use tiles::Kind;
+pub(crate) use tiles::Steps;
 pub(crate) use tiles::present as tiles_present;
 pub use tiles::{Int8, Precision, Range8};
 use walk::Walk;
@@ -110,8 +111,9 @@ impl ConvShape {
 pub struct Epilogue<'a> {
     /// One number per filter `[d]`.
     pub bias: Option<&'a [f32]>,
-    /// Added number by number, shaped as the output.
-    pub residual: Option<&'a [f32]>,
+    /// Added number by number, shaped as the output. Only where outputs are of integers ([`Conv::takes_bytes`]) it may
+    /// be another kind of map than f32.
+    pub residual: Option<Map<'a>>,
     /// Lower and upper bound (ReLU is `(0, inf)`).
     pub clamp: Option<(f32, f32)>,
 }
@@ -338,7 +340,16 @@ impl Conv {
                 || narrow.weights.as_ref().is_some_and(NarrowWeights::takes_halves))
     }
 
-    /// `y [n,oh,ow,d] = epilogue(x [n,h,w,c] ∗ filters)`; only maps of f32 have a residual added.
+    /// Whether [`Conv::forward`] reads, adds and writes maps of bytes as well, any of them. Those that it reads are of
+    /// the range of [`Conv::int8`].
+    pub fn takes_bytes(&self) -> bool {
+        self.dense.is_none()
+            && self.winograd.forward.is_none()
+            && self.narrow.forward.as_ref().is_some_and(NarrowWalk::takes_bytes)
+    }
+
+    /// `y [n,oh,ow,d] = epilogue(x [n,h,w,c] ∗ filters)`; maps of bf16 have no residual added. Bytes are what f32 would
+    /// be, rounded once.
     pub fn forward<'a>(
         &self,
         cx: Ctx,

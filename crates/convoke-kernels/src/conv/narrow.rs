@@ -97,6 +97,11 @@ impl NarrowWalk {
         matches!(self, NarrowWalk::Dots(_)) && !self.is_int8()
     }
 
+    /// Whether its maps may be bytes in memory.
+    pub fn takes_bytes(&self) -> bool {
+        matches!(self, NarrowWalk::Dots(_)) && self.is_int8()
+    }
+
     fn cost(&self, batch: usize) -> f64 {
         either!(NarrowWalk, self, cost(batch))
     }

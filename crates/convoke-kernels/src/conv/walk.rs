@@ -3,7 +3,7 @@
 use super::{ConvShape, Epilogue};
 use crate::gemm::{Even, Family, LINE, Panel, Start, Tap, Tile, fence, streams};
 use crate::norm::Source;
-use crate::{Ctx, Isa, SharedMut, cut};
+use crate::{Ctx, Isa, Map, SharedMut, cut};
 use std::ops::Range;
 
 /// One place of the window: its offset on the source map, and the filter place it reads.
@@ -521,7 +521,7 @@ impl Walk {
             last: panel.last(),
             start: Start::Zero,
             bias: of(epilogue.bias),
-            residual: of(epilogue.residual),
+            residual: of(epilogue.residual.map(Map::full)),
             clamp: epilogue.clamp.filter(|_| last),
             ahead: std::ptr::null(),
             ahead_k: LINE,

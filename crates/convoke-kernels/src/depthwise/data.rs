@@ -4,7 +4,7 @@ use super::{BLOCK, chunks, each_column};
 use crate::conv::ConvShape;
 use crate::gemm::{Simd, fence, streams};
 use crate::isa::simd;
-use crate::map::Number;
+use crate::map::{Number, no_bytes};
 use crate::{Ctx, Map, MapMut};
 use std::ops::Range;
 
@@ -51,6 +51,7 @@ pub fn backward_data<'a>(
     match dx.into() {
         MapMut::Full(dx) => backward_data_of(cx, s, n, Number::of(dy), filters, dx, accumulate),
         MapMut::Half(dx) => backward_data_of(cx, s, n, Number::of(dy), filters, dx, accumulate),
+        MapMut::Bytes(..) => no_bytes(),
     }
 }
 

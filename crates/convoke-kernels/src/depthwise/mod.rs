@@ -7,12 +7,12 @@ mod weights;
 pub use data::backward_data;
 pub use weights::{backward_weights, scratch_len};
 
-use crate::conv::ConvShape;
+use crate::conv::{ConvShape, Steps};
 use crate::gemm::{Even, LINE, Simd, fence, streams};
 use crate::isa::simd;
 use crate::map::Number;
 use crate::norm::{Look, Pending, Source};
-use crate::{Ctx, Isa, MapMut, SharedMut, cut};
+use crate::{Bf16, Ctx, Isa, Map, MapMut, SharedMut, cut};
 use std::ops::Range;
 
 /// Channels that the blocks of a row pass over together: so few that pixels and filters of a block and of the next stay
@@ -38,8 +38,38 @@ struct Row<'a> {
     e: Epilogue<'a>,
     /// The norm of the input, applied as it is read.
     norm: Option<Pending<'a>>,
+    /// What integers of the input stand for, and those of the output.
+    steps: [Steps; 2],
     /// Whether it goes past the caches.
     stream: bool,
+}
+
+impl Row<'_> {
+    /// What a vector of sums starts from, and what is added to it in the end: the bias is one or the other.
+    #[inline(always)]
+    unsafe fn bias<S: Simd, N: Number>(&self, at: usize, m: S::M) -> [S::V; 2] {
+        // SAFETY: the caller has the instruction set and biases for the lanes.
+        unsafe {
+            let zero = S::splat(0.0);
+            let bias = self.e.bias.map_or(zero, |b| S::load_first(b.as_ptr().add(at), m));
+            if N::INTEGERS { [zero, bias] } else { [bias, zero] }
+        }
+    }
+
+    /// A sum as it is written. That of integers is scaled first, and is rounded as a reader would.
+    #[inline(always)]
+    unsafe fn end<S: Simd, N: Number>(&self, sum: S::V, bias: S::V) -> S::V {
+        let (lo, hi) = self.e.clamp.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
+        let [from, to] = self.steps;
+        // SAFETY: the caller has the instruction set.
+        unsafe {
+            if !N::INTEGERS {
+                return S::clamp(sum, S::splat(lo), S::splat(hi));
+            }
+            let v = S::clamp(S::fma(sum, S::splat(from.scale), bias), S::splat(lo), S::splat(hi));
+            S::add(S::round_even(S::mul(v, S::splat(to.inverse))), S::splat(to.zero))
+        }
+    }
 }
 
 /// Stores the channels from `at` on. Whole vectors go without a mask, with which they could not be read back before
@@ -63,19 +93,35 @@ pub(crate) fn inputs(s: &ConvShape, outputs: Range<usize>) -> Range<usize> {
     on_band(s, outputs).0
 }
 
-/// Output rows of one picture, from the input rows `x` under them (see [`inputs`]).
+/// Output rows of one picture, from the input rows `x` under them (see [`inputs`]). Maps are as in [`forward`].
 pub(crate) fn forward_rows(
     isa: Isa,
     s: &ConvShape,
     outputs: Range<usize>,
-    x: &[f32],
+    x: Map,
     filters: &[f32],
-    y: &mut [f32],
+    y: MapMut,
     e: Epilogue,
+) {
+    let row = Row { e, norm: None, steps: steps(x, y.read()), stream: false };
+    match y {
+        MapMut::Full(y) => rows_of(isa, s, outputs, f32::of(x), filters, y, row),
+        MapMut::Half(y) => rows_of(isa, s, outputs, Bf16::of(x), filters, y, row),
+        MapMut::Bytes(y, _) => rows_of(isa, s, outputs, u8::of(x), filters, y, row),
+    }
+}
+
+fn rows_of<N: Number>(
+    isa: Isa,
+    s: &ConvShape,
+    outputs: Range<usize>,
+    x: &[N],
+    filters: &[f32],
+    y: &mut [N],
+    e: Row,
 ) {
     let (inputs, s) = on_band(s, outputs.clone());
     assert!(x.len() >= inputs.len() * s.w * s.c && filters.len() >= s.filter_len(), "too short");
-    let e = Row { e, norm: None, stream: false };
     for (oy, y) in outputs.zip(y.chunks_exact_mut(s.ow * s.c)) {
         // SAFETY: `x` holds the rows that `s` tells of, `y` is one output row, filters are whole.
         unsafe {
@@ -84,7 +130,16 @@ pub(crate) fn forward_rows(
     }
 }
 
-/// `y = epilogue(x ∗ filters)`, a norm applied to `x` as it is read. Both maps are of one kind.
+/// What integers of both maps stand for.
+fn steps(x: Map, y: Map) -> [Steps; 2] {
+    [x, y].map(|map| match map {
+        Map::Bytes(_, range) => range.steps(),
+        Map::Full(_) | Map::Half(_) => Steps { zero: 0.0, scale: 1.0, inverse: 1.0 },
+    })
+}
+
+/// `y = epilogue(x ∗ filters)`, a norm applied to `x` as it is read. Both maps are of one kind; bytes, which have no
+/// norm, may be of two ranges: products of integers are summed in f32, scaled, and rounded once.
 pub fn forward<'a>(
     cx: Ctx,
     s: &ConvShape,
@@ -95,9 +150,15 @@ pub fn forward<'a>(
     e: Epilogue,
 ) {
     check_norm(s, x);
-    match y.into() {
-        MapMut::Full(y) => forward_of(cx, s, n, (Number::of(x.x), x.norm), filters, y, e),
-        MapMut::Half(y) => forward_of(cx, s, n, (Number::of(x.x), x.norm), filters, y, e),
+    let y = y.into();
+    let row = Row { e, norm: x.norm, steps: steps(x.x, y.read()), stream: false };
+    match y {
+        MapMut::Full(y) => forward_of(cx, s, n, f32::of(x.x), filters, y, row),
+        MapMut::Half(y) => forward_of(cx, s, n, Bf16::of(x.x), filters, y, row),
+        MapMut::Bytes(y, _) => {
+            assert!(x.norm.is_none(), "bytes have no norm to apply");
+            forward_of(cx, s, n, u8::of(x.x), filters, y, row);
+        }
     }
 }
 
@@ -105,21 +166,21 @@ fn forward_of<N: Number>(
     cx: Ctx,
     s: &ConvShape,
     n: usize,
-    (x, norm): (&[N], Option<Pending>),
+    x: &[N],
     filters: &[f32],
     y: &mut [N],
-    e: Epilogue,
+    e: Row,
 ) {
     let line = s.ow * s.c;
     let s = *s;
     let y = &mut y[..n * s.oh * line];
     let stream = streams(y.as_ptr(), y.len(), s.c);
     // Where memory is the limit, rows are taken together: neighbours see the same input.
-    let rows = Even::new(s.oh, if norm.is_some() { ROWS } else { 1 });
+    let rows = Even::new(s.oh, if e.norm.is_some() { ROWS } else { 1 });
     let y = SharedMut::new(y);
     cx.pool.run(n * rows.parts, &|item, _| {
         let p = item / rows.parts;
-        let e = Row { e, norm, stream };
+        let e = Row { stream, ..e };
         let x = &x[p * s.x_len()..][..s.x_len()];
         for oy in rows.range(item % rows.parts) {
             // SAFETY: every output row belongs to one item.
@@ -285,21 +346,17 @@ unsafe fn forward_block<
     x: &[N],
     filters: &[f32],
     y: &mut [N],
-    Row { e, norm, stream }: Row,
+    row: Row,
 ) {
-    let (lo, hi) = e.clamp.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
     let rows = taps(oy * s.sh, s.top, s.dh, s.kh, s.h);
     let mut at = channels.start;
     while at < channels.end {
         // SAFETY: taps lie on the map; lanes stay below `c`.
         unsafe {
             let m = S::mask((s.c - at).min(S::LANES));
-            let look = Look::<S, NORM>::new(norm, at, m);
-            let start = match e.bias {
-                Some(b) => S::load_first(b.as_ptr().add(at), m),
-                None => S::splat(0.0),
-            };
+            let look = Look::<S, NORM>::new(row.norm, row.steps[0].zero, at, m);
             ask_next_row::<S, N, STEP>(x.as_ptr(), &s, (oy, ox, at));
+            let [start, bias] = row.bias::<S, N>(at, m);
             let mut sums = [start; BLOCK];
             for kh in rows.clone() {
                 let pixel = (oy * s.sh + kh * s.dh - s.top) * s.w + ox * STEP - s.left;
@@ -320,9 +377,9 @@ unsafe fn forward_block<
             }
             let whole = at + S::LANES <= s.c;
             for (p, sum) in sums.into_iter().enumerate() {
-                let v = S::clamp(sum, S::splat(lo), S::splat(hi));
+                let v = row.end::<S, N>(sum, bias);
                 let y = y.as_mut_ptr().add((ox + p) * s.c + at);
-                if stream { N::stream::<S>(y, v) } else { store::<S, N>(y, v, m, whole) }
+                if row.stream { N::stream::<S>(y, v) } else { store::<S, N>(y, v, m, whole) }
             }
         }
         at += S::LANES;
@@ -336,9 +393,8 @@ unsafe fn forward_pixel<S: Simd, N: Number, const NORM: bool>(
     x: &[N],
     filters: &[f32],
     y: &mut [N],
-    Row { e, norm, stream }: Row,
+    row: Row,
 ) {
-    let (lo, hi) = e.clamp.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
     let rows = taps(oy * s.sh, s.top, s.dh, s.kh, s.h);
     let cols = taps(ox * s.sw, s.left, s.dw, s.kw, s.w);
     let mut at = channels.start;
@@ -346,11 +402,9 @@ unsafe fn forward_pixel<S: Simd, N: Number, const NORM: bool>(
         // SAFETY: taps lie on the map; lanes stay below `c`.
         unsafe {
             let m = S::mask((s.c - at).min(S::LANES));
-            let look = Look::<S, NORM>::new(norm, at, m);
-            let mut sum = match e.bias {
-                Some(b) => S::load_first(b.as_ptr().add(at), m),
-                None => S::splat(0.0),
-            };
+            let look = Look::<S, NORM>::new(row.norm, row.steps[0].zero, at, m);
+            let [start, bias] = row.bias::<S, N>(at, m);
+            let mut sum = start;
             for kh in rows.clone() {
                 let line = (oy * s.sh + kh * s.dh - s.top) * s.w;
                 for kw in cols.clone() {
@@ -360,9 +414,9 @@ unsafe fn forward_pixel<S: Simd, N: Number, const NORM: bool>(
                     sum = S::fma(v, f, sum);
                 }
             }
-            let v = S::clamp(sum, S::splat(lo), S::splat(hi));
+            let v = row.end::<S, N>(sum, bias);
             let y = y.as_mut_ptr().add(ox * s.c + at);
-            if stream { N::stream::<S>(y, v) } else { N::store::<S>(y, v, m) }
+            if row.stream { N::stream::<S>(y, v) } else { N::store::<S>(y, v, m) }
         }
         at += S::LANES;
     }

@@ -4,7 +4,7 @@ use super::{BLOCK, ask_next, ask_next_row, check_norm, chunks, each_column, insi
 use crate::conv::ConvShape;
 use crate::gemm::{Even, Simd};
 use crate::isa::simd;
-use crate::map::Number;
+use crate::map::{Number, no_bytes};
 use crate::norm::{Look, Pending, Source};
 use crate::{Ctx, Map};
 use std::ops::Range;
@@ -35,6 +35,7 @@ pub fn backward_weights<'a>(
     match dy.into() {
         Map::Full(dy) => weights_of(cx, s, n, (Number::of(x.x), x.norm), dy, dw, scratch),
         Map::Half(dy) => weights_of(cx, s, n, (Number::of(x.x), x.norm), dy, dw, scratch),
+        Map::Bytes(..) => no_bytes(),
     }
 }
 
@@ -149,7 +150,7 @@ unsafe fn weights_block<
         unsafe {
             let m = S::mask((s.c - at).min(S::LANES));
             let whole = at + S::LANES <= s.c;
-            let look = Look::<S, NORM>::new(norm, at, m);
+            let look = Look::<S, NORM>::new(norm, 0.0, at, m);
             ask_next_row::<S, N, STEP>(x.as_ptr(), &s, (oy, ox, at));
             let mut g = [S::splat(0.0); BLOCK];
             for (p, g) in g.iter_mut().enumerate() {
@@ -204,7 +205,7 @@ unsafe fn weights_pixel<S: Simd, N: Number, const NORM: bool>(
         unsafe {
             let m = S::mask((s.c - at).min(S::LANES));
             let whole = at + S::LANES <= s.c;
-            let look = Look::<S, NORM>::new(norm, at, m);
+            let look = Look::<S, NORM>::new(norm, 0.0, at, m);
             let g = N::load::<S>(dy.as_ptr().add(ox * s.c + at), m);
             for kh in rows.clone() {
                 let line = (oy * s.sh + kh * s.dh - s.top) * s.w;

@@ -1,6 +1,7 @@
 //! What differs per instruction set: the vector, its load, store and fused multiply-add.
 
 use crate::Bf16;
+use crate::map::Number;
 
 /// Vectors of `LANES` floats. All functions need the instruction set to be present and, where they
 /// take a pointer, `LANES` (or, masked, the first `lanes`) floats behind it.
@@ -42,6 +43,15 @@ pub(crate) trait Simd: Copy {
         // SAFETY: the caller's contract.
         unsafe { Self::store_half(p, v, Self::mask(Self::LANES)) }
     }
+    /// The first lanes from integers of 8 bits.
+    unsafe fn load_bytes(p: *const u8, m: Self::M) -> Self::V;
+    /// The first lanes as integers of 8 bits: the nearest, the even one of two, plus that of zero; at the ends of
+    /// 0 ..= 255 what lies beyond, and NaN at 0.
+    unsafe fn store_bytes(p: *mut u8, v: Self::V, zero: u8, m: Self::M);
+    /// All of them.
+    unsafe fn store_bytes_all(p: *mut u8, v: Self::V, zero: u8);
+    /// The nearest whole number, the even one of two.
+    unsafe fn round_even(v: Self::V) -> Self::V;
     /// `a · b + c`.
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
@@ -158,6 +168,29 @@ mod x86 {
             unsafe { _mm256_stream_si256(p.cast(), halves::<BF16>(v)) }
         }
         #[inline(always)]
+        unsafe fn load_bytes(p: *const u8, m: __mmask16) -> __m512 {
+            // SAFETY: the caller has AVX-512; lanes outside the mask are not read.
+            unsafe {
+                let bytes = _mm_maskz_loadu_epi8(m, p.cast());
+                _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_bytes(p: *mut u8, v: __m512, zero: u8, m: __mmask16) {
+            // SAFETY: the caller has AVX-512; lanes outside the mask are not written.
+            unsafe { _mm_mask_storeu_epi8(p.cast(), m, bytes(v, zero)) }
+        }
+        #[inline(always)]
+        unsafe fn store_bytes_all(p: *mut u8, v: __m512, zero: u8) {
+            // SAFETY: the caller has AVX-512 and room for 16 numbers.
+            unsafe { _mm_storeu_si128(p.cast(), bytes(v, zero)) }
+        }
+        #[inline(always)]
+        unsafe fn round_even(v: __m512) -> __m512 {
+            // SAFETY: the caller has AVX-512F.
+            unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v) }
+        }
+        #[inline(always)]
         unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
             // SAFETY: the caller has AVX-512F.
             unsafe { _mm512_fmadd_ps(a, b, c) }
@@ -213,9 +246,43 @@ mod x86 {
         }
     }
 
+    /// As [`Simd::store_bytes`]. A maximum that has NaN in the first place returns the second. What no integer holds
+    /// becomes the lowest, which is a large number without a sign.
+    #[inline(always)]
+    unsafe fn bytes(v: __m512, zero: u8) -> __m128i {
+        // SAFETY: the caller has AVX-512.
+        unsafe {
+            let q = _mm512_cvtps_epi32(_mm512_max_ps(v, _mm512_set1_ps(-f32::from(zero))));
+            _mm512_cvtusepi32_epi8(_mm512_add_epi32(q, _mm512_set1_epi32(i32::from(zero))))
+        }
+    }
+
+    /// [`bytes`] of 8 lanes, in the lower half. A minimum that has NaN in the second place returns it, and it becomes the
+    /// lowest integer.
+    #[inline(always)]
+    unsafe fn bytes8(v: __m256, zero: u8) -> __m128i {
+        // SAFETY: the caller has AVX2.
+        unsafe {
+            let q = _mm256_cvtps_epi32(_mm256_min_ps(_mm256_set1_ps(255.0), v));
+            let q = _mm256_add_epi32(q, _mm256_set1_epi32(i32::from(zero)));
+            let (low, high) = (_mm256_castsi256_si128(q), _mm256_extracti128_si256::<1>(q));
+            let words = _mm_packs_epi32(low, high);
+            _mm_packus_epi16(words, words)
+        }
+    }
+
     /// AVX2 with FMA: 8 lanes, 16 registers.
     #[derive(Clone, Copy)]
     pub(crate) struct Avx2;
+
+    /// The first `n` of at most 8 bytes, zeros behind them.
+    #[inline(always)]
+    unsafe fn some_bytes(p: *const u8, n: usize) -> i64 {
+        let mut bytes = [0u8; 8];
+        // SAFETY: the caller has `n` numbers there.
+        unsafe { p.copy_to_nonoverlapping(bytes.as_mut_ptr(), n) };
+        i64::from_le_bytes(bytes)
+    }
 
     static LANE_MASKS: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
 
@@ -278,6 +345,37 @@ mod x86 {
             }
         }
         #[inline(always)]
+        unsafe fn load_bytes(p: *const u8, m: __m256i) -> __m256 {
+            // SAFETY: the caller has AVX2, and as many numbers as the mask has lanes.
+            unsafe {
+                let lanes = _mm256_movemask_ps(_mm256_castsi256_ps(m)).count_ones();
+                let bytes = match lanes {
+                    8 => _mm_loadl_epi64(p.cast()),
+                    n => _mm_cvtsi64_si128(some_bytes(p, n as usize)),
+                };
+                _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes))
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_bytes(p: *mut u8, v: __m256, zero: u8, m: __m256i) {
+            // SAFETY: as above, of room.
+            unsafe {
+                let lanes = _mm256_movemask_ps(_mm256_castsi256_ps(m)).count_ones();
+                let bytes = _mm_cvtsi128_si64(bytes8(v, zero)).to_le_bytes();
+                p.copy_from_nonoverlapping(bytes.as_ptr(), lanes as usize);
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_bytes_all(p: *mut u8, v: __m256, zero: u8) {
+            // SAFETY: the caller has AVX2 and room for 8 numbers.
+            unsafe { _mm_storel_epi64(p.cast(), bytes8(v, zero)) }
+        }
+        #[inline(always)]
+        unsafe fn round_even(v: __m256) -> __m256 {
+            // SAFETY: the caller has AVX2.
+            unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v) }
+        }
+        #[inline(always)]
         unsafe fn fma(a: __m256, b: __m256, c: __m256) -> __m256 {
             // SAFETY: the caller has FMA.
             unsafe { _mm256_fmadd_ps(a, b, c) }
@@ -323,7 +421,7 @@ pub(crate) use arm::Neon;
 
 #[cfg(target_arch = "aarch64")]
 mod arm {
-    use super::{Bf16, Simd, some_halves, some_of_halves};
+    use super::{Bf16, Simd, some_halves, some_of_bytes, some_of_halves, some_to_bytes};
     use std::arch::aarch64::*;
 
     /// NEON: 4 lanes, 32 registers.
@@ -387,6 +485,30 @@ mod arm {
             }
         }
         #[inline(always)]
+        unsafe fn load_bytes(p: *const u8, lanes: usize) -> float32x4_t {
+            // SAFETY: the caller has `lanes <= 4` numbers at `p`.
+            unsafe { vld1q_f32(some_of_bytes::<4>(p, lanes).as_ptr()) }
+        }
+        #[inline(always)]
+        unsafe fn store_bytes(p: *mut u8, v: float32x4_t, zero: u8, lanes: usize) {
+            let mut buf = [0.0f32; 4];
+            // SAFETY: the caller has room for `lanes <= 4` numbers at `p`.
+            unsafe {
+                vst1q_f32(buf.as_mut_ptr(), v);
+                some_to_bytes(buf, zero, p, lanes);
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_bytes_all(p: *mut u8, v: float32x4_t, zero: u8) {
+            // SAFETY: the caller has room for 4 numbers at `p`.
+            unsafe { Self::store_bytes(p, v, zero, 4) }
+        }
+        #[inline(always)]
+        unsafe fn round_even(v: float32x4_t) -> float32x4_t {
+            // SAFETY: NEON is part of aarch64.
+            unsafe { vrndnq_f32(v) }
+        }
+        #[inline(always)]
         unsafe fn fma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
             // SAFETY: NEON is part of aarch64.
             unsafe { vfmaq_f32(c, a, b) }
@@ -444,6 +566,26 @@ unsafe fn some_halves<const LANES: usize>(lanes: [f32; LANES], p: *mut Bf16, n: 
     for (i, lane) in lanes.into_iter().enumerate().take(n) {
         // SAFETY: the caller has room for `n` numbers there.
         unsafe { p.add(i).write(Bf16::new(lane)) };
+    }
+}
+
+/// The first `n` of some integers of 8 bits, zeros behind them.
+#[inline(always)]
+unsafe fn some_of_bytes<const LANES: usize>(p: *const u8, n: usize) -> [f32; LANES] {
+    let mut lanes = [0.0; LANES];
+    for (i, lane) in lanes.iter_mut().enumerate().take(n) {
+        // SAFETY: the caller has `n` numbers there.
+        *lane = unsafe { p.add(i).read() }.get();
+    }
+    lanes
+}
+
+/// Writes the first `n` lanes as integers of 8 bits.
+#[inline(always)]
+unsafe fn some_to_bytes<const LANES: usize>(lanes: [f32; LANES], zero: u8, p: *mut u8, n: usize) {
+    for (i, lane) in lanes.into_iter().enumerate().take(n) {
+        // SAFETY: the caller has room for `n` numbers there.
+        unsafe { p.add(i).write(u8::round(lane.round_ties_even() + f32::from(zero))) };
     }
 }
 
@@ -509,6 +651,25 @@ impl Simd for Portable {
     unsafe fn store_half(p: *mut Bf16, v: [f32; 8], lanes: usize) {
         // SAFETY: the caller's.
         unsafe { some_halves(v, p, lanes) };
+    }
+    #[inline(always)]
+    unsafe fn load_bytes(p: *const u8, lanes: usize) -> [f32; 8] {
+        // SAFETY: the caller's.
+        unsafe { some_of_bytes(p, lanes) }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(p: *mut u8, v: [f32; 8], zero: u8, lanes: usize) {
+        // SAFETY: the caller's.
+        unsafe { some_to_bytes(v, zero, p, lanes) };
+    }
+    #[inline(always)]
+    unsafe fn store_bytes_all(p: *mut u8, v: [f32; 8], zero: u8) {
+        // SAFETY: the caller's.
+        unsafe { some_to_bytes(v, zero, p, 8) };
+    }
+    #[inline(always)]
+    unsafe fn round_even(v: [f32; 8]) -> [f32; 8] {
+        lanes!(i => v[i].round_ties_even())
     }
     #[inline(always)]
     unsafe fn fma(a: [f32; 8], b: [f32; 8], c: [f32; 8]) -> [f32; 8] {

@@ -4,7 +4,7 @@ use super::{Sums, each_lanes, each_sum, together};
 use crate::elementwise::shards;
 use crate::gemm::{Simd, fence, streams};
 use crate::isa::simd;
-use crate::map::Number;
+use crate::map::{Number, no_bytes};
 use crate::{Bf16, CHUNK, Ctx, Map, MapMut, SharedMut};
 
 /// How the gradient of a clamped output is masked: it passes where the output lies between 0 and `max`.
@@ -68,6 +68,7 @@ pub fn backward_sums<'a>(
     match dy.into() {
         MapMut::Full(dy) => backward_sums_of(cx, s, dy, dgamma, dbeta, scratch),
         MapMut::Half(dy) => backward_sums_of(cx, s, dy, dgamma, dbeta, scratch),
+        MapMut::Bytes(..) => no_bytes(),
     }
 }
 
@@ -178,6 +179,7 @@ pub fn backward_data<'a>(
         MapMut::Half(dy) => {
             backward_data_of(cx, s, dy, dgamma, dbeta, dx.map(Bf16::of_mut), scratch);
         }
+        MapMut::Bytes(..) => no_bytes(),
     }
 }
 

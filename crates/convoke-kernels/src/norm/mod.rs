@@ -7,7 +7,7 @@ pub use backward::{Clamped, Saved, backward_data, backward_sums};
 use crate::elementwise::shards;
 use crate::gemm::{Simd, fence, streams};
 use crate::isa::simd;
-use crate::map::Number;
+use crate::map::{Number, no_bytes};
 use crate::{Bf16, CHUNK, Ctx, Isa, Map, MapMut, multiversion};
 
 /// Floats of scratch for [`statistics`] and [`backward_sums`].
@@ -40,6 +40,7 @@ pub fn statistics<'a>(
     match x.into() {
         Map::Full(x) => statistics_of(cx, x, s, momentum, epsilon, scratch),
         Map::Half(x) => statistics_of(cx, x, s, momentum, epsilon, scratch),
+        Map::Bytes(..) => no_bytes(),
     }
 }
 
@@ -219,6 +220,7 @@ pub fn apply<'a>(
         MapMut::Half(y) => {
             apply_of(cx, Bf16::of(x), scale, shift, residual.map(Bf16::of), clamp, y);
         }
+        MapMut::Bytes(..) => no_bytes(),
     }
 }
 
@@ -327,13 +329,16 @@ pub(crate) struct Look<S: Simd, const NORM: bool> {
     pub m: S::M,
     /// Scale, shift and bounds of the norm.
     norm: [S::V; 4],
+    /// The integer of zero.
+    zero: S::V,
 }
 
 impl<S: Simd, const NORM: bool> Look<S, NORM> {
     #[inline(always)]
-    pub unsafe fn new(norm: Option<Pending>, at: usize, m: S::M) -> Self {
+    pub unsafe fn new(norm: Option<Pending>, zero: f32, at: usize, m: S::M) -> Self {
         // SAFETY: the caller has the instruction set; a norm has a number for every channel.
         unsafe {
+            let zero = S::splat(zero);
             let norm = match norm.filter(|_| NORM) {
                 None => [S::splat(0.0); 4],
                 Some(Pending { scale, shift, clamp: (lo, hi) }) => [
@@ -343,7 +348,7 @@ impl<S: Simd, const NORM: bool> Look<S, NORM> {
                     S::splat(hi),
                 ],
             };
-            Look { m, norm }
+            Look { m, norm, zero }
         }
     }
 
@@ -354,6 +359,9 @@ impl<S: Simd, const NORM: bool> Look<S, NORM> {
         // SAFETY: the caller has the numbers that the mask selects.
         unsafe {
             let v = N::load::<S>(p, self.m);
+            if N::INTEGERS {
+                return S::sub(v, self.zero);
+            }
             if NORM { S::clamp(S::fma(v, scale, shift), lo, hi) } else { v }
         }
     }
@@ -384,6 +392,7 @@ impl Source<'_> {
             (None, Map::Half(x)) => {
                 multiversion!(isa, widen(x: &[Bf16], out: &mut [f32]));
             }
+            (_, Map::Bytes(..)) => no_bytes(),
         }
     }
 }

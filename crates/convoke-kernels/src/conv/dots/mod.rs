@@ -3,11 +3,13 @@
 //!
 //! A vector of words takes as long as one of f32, so the walks are those of f32 ([`super::walk`],
 //! [`super::weights`]) over maps that are copied, a band at a time into a thread's cache, as words of
-//! neighbouring channels, or for backward-weights of neighbouring pixels. Maps stay f32 between layers, and sums
-//! are made whole, in registers ([`tile`]).
+//! neighbouring channels, or for backward-weights of neighbouring pixels. Sums are made whole, in registers
+//! ([`tile`]). Maps are f32 in memory, or bf16, or bytes, which a pixel of one word after the other is read as it lies
+//! ([`finish`] writes them).
 //!
 //! Processors with matrix tiles take [`super::tiles`].
 
+mod finish;
 mod pack;
 mod tile;
 mod walk;

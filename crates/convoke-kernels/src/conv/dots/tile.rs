@@ -1,6 +1,7 @@
 //! The register tile of dot products: [`crate::gemm`]'s tile over words, its sums made in one visit.
 
 use super::super::tiles::{Int8, Kind};
+use super::finish::{Finish, ask_for_next, finish_sums};
 use crate::gemm::{Panel, Portable, Simd};
 use crate::map::{At, Number};
 
@@ -35,8 +36,11 @@ pub(in super::super) struct Tile {
     pub scale: *const f32,
     /// Added per lane, or null.
     pub bias: *const f32,
-    /// Added number by number, laid out as C and of its kind, or null. It may be C.
-    pub residual: *const f32,
+    /// Added number by number, laid out as C and of its kind unless [`Tile::finish`] says otherwise, or none. It may be
+    /// C.
+    pub residual: At,
+    /// What becomes of sums of integers where C, or what is added, is of bytes.
+    pub finish: Option<Finish>,
     /// Bounds of the result, or none.
     pub clamp: Option<(f32, f32)>,
     /// What is read after this tile, or null: two cache lines for each word of the sum are asked for from here on, with
@@ -47,14 +51,6 @@ pub(in super::super) struct Tile {
     pub stream: bool,
 }
 
-impl Tile {
-    /// What is added, laid out as C.
-    #[inline(always)]
-    pub fn residual(&self) -> At {
-        At { start: self.residual.cast_mut(), ..self.c }
-    }
-}
-
 /// A tile compiled for one way to multiply and one size.
 ///
 /// # Safety
@@ -63,7 +59,7 @@ impl Tile {
 pub(in super::super) type TileFn = unsafe fn(&Tile);
 
 /// Vectors of words and of their sums. All need the instruction set, and what the pointers say.
-trait Dot: Copy {
+pub(super) trait Dot: Copy {
     /// The floats that sums become.
     type Floats: Simd;
     type Words: Copy;
@@ -74,14 +70,14 @@ trait Dot: Copy {
     const INTEGERS: bool;
     /// Whether outputs have neither bias nor bounds.
     const BARE: bool = false;
-    unsafe fn zero() -> Self::Sum;
+    /// What sums start from: zero, or of integers, whose sums have no order, what is taken from them.
+    unsafe fn start(less: *const f32) -> Self::Sum;
     unsafe fn load(p: *const u32) -> Self::Words;
     /// One word in every lane.
     unsafe fn splat(p: *const u32) -> Self::Words;
     /// `sum + a · b`, number by number of each lane's word.
     unsafe fn dot(sum: Self::Sum, a: Self::Words, b: Self::Words) -> Self::Sum;
-    /// `sum − less`, which only integers have.
-    unsafe fn floats(sum: Self::Sum, less: *const f32) -> <Self::Floats as Simd>::V;
+    unsafe fn floats(sum: Self::Sum) -> <Self::Floats as Simd>::V;
 }
 
 /// `C [R,Q,V·LANES] = act(scale · (sum over taps, k of A [R,Q] · B [V·LANES] − less) + bias + residual)`.
@@ -105,22 +101,15 @@ unsafe fn tile<
     unsafe {
         let lanes = D::Floats::LANES;
         let a_px = if UNIT { 1 } else { t.a_px };
-        let mut sums = [[[D::zero(); V]; Q]; R];
+        let mut start = [D::start(t.less); V];
+        for v in 1..V {
+            start[v] = D::start(t.less.wrapping_add(v * lanes));
+        }
+        let mut sums = [[start; Q]; R];
         // What the end of the tile reads and writes comes from main memory while the sums are made.
-        for r in 0..R {
-            for q in 0..Q {
-                for v in 0..V {
-                    let at = r * t.c_row + q * t.c_px + v * lanes;
-                    if MASKED || !t.stream {
-                        let c = t.c.start.cast::<D::Out>();
-                        D::Floats::prefetch(c.wrapping_add(at).cast());
-                    }
-                    if !t.residual.is_null() {
-                        let residual = t.residual.cast::<D::Out>();
-                        D::Floats::prefetch(residual.wrapping_add(at).cast());
-                    }
-                }
-            }
+        match D::INTEGERS && t.finish.is_some() {
+            true => ask_for_next::<D, R, Q>(t),
+            false => ask::<D, R, Q, V, MASKED>(t),
         }
         let mut ahead = t.ahead;
         for tap in 0..t.ntaps {
@@ -152,13 +141,18 @@ unsafe fn tile<
                 b = b.wrapping_add(t.b_k);
             }
         }
+        if D::INTEGERS
+            && let Some(finish) = t.finish
+        {
+            return finish_sums::<D, R, Q, V>(t, finish, &sums);
+        }
         if t.stream && !MASKED {
             let c = t.c.start.cast::<D::Out>();
             for r in 0..R {
                 for q in 0..Q {
                     for v in 0..V {
                         let p = c.add(r * t.c_row + q * t.c_px + v * lanes);
-                        D::Out::stream::<D::Floats>(p, D::floats(sums[r][q][v], t.less));
+                        D::Out::stream::<D::Floats>(p, D::floats(sums[r][q][v]));
                     }
                 }
             }
@@ -171,6 +165,25 @@ unsafe fn tile<
     }
 }
 
+/// Asks for what the end of the tile reads and writes.
+#[inline(always)]
+fn ask<D: Dot, const R: usize, const Q: usize, const V: usize, const MASKED: bool>(t: &Tile) {
+    let (c, residual) = (t.c.start.cast::<D::Out>(), t.residual.start.cast::<D::Out>());
+    for r in 0..R {
+        for q in 0..Q {
+            for v in 0..V {
+                let at = r * t.c_row + q * t.c_px + v * D::Floats::LANES;
+                if MASKED || !t.stream {
+                    D::Floats::prefetch(c.wrapping_add(at).cast());
+                }
+                if !residual.is_null() {
+                    D::Floats::prefetch(residual.wrapping_add(at).cast());
+                }
+            }
+        }
+    }
+}
+
 /// The way to memory of sums to which at most a residual is added.
 #[inline(always)]
 unsafe fn bare_end<D: Dot, const R: usize, const Q: usize, const V: usize, const MASKED: bool>(
@@ -179,14 +192,14 @@ unsafe fn bare_end<D: Dot, const R: usize, const Q: usize, const V: usize, const
 ) {
     // SAFETY: the caller keeps the contract of `TileFn`.
     unsafe {
-        let (c, residual) = (t.c.start.cast::<D::Out>(), t.residual.cast::<D::Out>());
+        let (c, residual) = (t.c.start.cast::<D::Out>(), t.residual.start.cast::<D::Out>());
         let lanes = D::Floats::LANES;
         for r in 0..R {
             for q in 0..Q {
                 for v in 0..V {
                     let used = if MASKED && v == V - 1 { t.last } else { lanes };
                     let (at, m) = (r * t.c_row + q * t.c_px + v * lanes, D::Floats::mask(used));
-                    let mut x = D::floats(sums[r][q][v], t.less);
+                    let mut x = D::floats(sums[r][q][v]);
                     if !residual.is_null() {
                         let more = D::Out::load::<D::Floats>(residual.add(at), m);
                         x = D::Floats::add(x, more);
@@ -212,7 +225,7 @@ unsafe fn end<D: Dot, const R: usize, const Q: usize, const V: usize, const MASK
         for r in 0..R {
             for q in 0..Q {
                 for v in 0..V {
-                    let x = D::floats(sums[r][q][v], t.less.wrapping_add(v * lanes));
+                    let x = D::floats(sums[r][q][v]);
                     floats[r][q][v] = x;
                     if D::INTEGERS {
                         floats[r][q][v] =
@@ -236,8 +249,8 @@ unsafe fn end<D: Dot, const R: usize, const Q: usize, const V: usize, const MASK
                     if !t.bias.is_null() {
                         x = D::Floats::add(x, bias);
                     }
-                    if !t.residual.is_null() {
-                        x = D::Floats::add(x, load(t.residual.add(at)));
+                    if !t.residual.start.is_null() {
+                        x = D::Floats::add(x, load(t.residual.start.add(at)));
                     }
                     if let Some((lo, hi)) = t.clamp {
                         x = D::Floats::clamp(x, D::Floats::splat(lo), D::Floats::splat(hi));
@@ -314,7 +327,7 @@ macro_rules! tiles {
 
 /// Words of two integers of 16 bits.
 #[derive(Clone, Copy)]
-struct Words;
+pub(super) struct Words;
 
 impl Dot for Words {
     type Floats = Portable;
@@ -324,8 +337,9 @@ impl Dot for Words {
     const INTEGERS: bool = true;
 
     #[inline(always)]
-    unsafe fn zero() -> [i32; 8] {
-        [0; 8]
+    unsafe fn start(less: *const f32) -> [i32; 8] {
+        // SAFETY: the caller's.
+        unsafe { less.cast::<[i32; 8]>().read_unaligned() }.map(i32::wrapping_neg)
     }
     #[inline(always)]
     unsafe fn load(p: *const u32) -> [u32; 8] {
@@ -343,31 +357,29 @@ impl Dot for Words {
         let halves = |x: u32| (i32::from(x as i16), i32::from((x >> 16) as i16));
         for lane in 0..8 {
             let ((a0, a1), (b0, b1)) = (halves(a[lane]), halves(b[lane]));
-            sum[lane] += a0 * b0 + a1 * b1;
+            sum[lane] = sum[lane].wrapping_add(a0 * b0 + a1 * b1);
         }
         sum
     }
     #[inline(always)]
-    unsafe fn floats(sum: [i32; 8], less: *const f32) -> [f32; 8] {
-        // SAFETY: the caller's.
-        let less = unsafe { less.cast::<[i32; 8]>().read_unaligned() };
-        std::array::from_fn(|lane| sum[lane].wrapping_sub(less[lane]) as f32)
+    unsafe fn floats(sum: [i32; 8]) -> [f32; 8] {
+        sum.map(|s| s as f32)
     }
 }
 
 tiles!(portable, Words, false, [(1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (3, 1), (4, 1)]);
 
 #[cfg(target_arch = "x86_64")]
-mod x86 {
+pub(super) mod x86 {
     use super::{Dot, Tile, TileFn, tile};
     use crate::gemm::{Avx2, Avx512, Avx512Bf16};
     use std::arch::x86_64::*;
 
     macro_rules! dot {
-        ($name:ident, $floats:ty, integers $integers:literal, $v:ty, $sum:ty, $load:ident, $zero:ident,
-            $splat:ident, |$s:ident, $a:ident, $b:ident| $dot:expr, |$less:ident| $out:expr) => {
+        ($name:ident, $floats:ty, integers $integers:literal, $v:ty, $sum:ty, $load:ident, |$less:ident| $start:expr,
+            $splat:ident, |$s:ident, $a:ident, $b:ident| $dot:expr, $out:expr) => {
             #[derive(Clone, Copy)]
-            struct $name;
+            pub(in super::super) struct $name;
 
             impl Dot for $name {
                 type Floats = $floats;
@@ -377,9 +389,9 @@ mod x86 {
                 const INTEGERS: bool = $integers;
 
                 #[inline(always)]
-                unsafe fn zero() -> $sum {
+                unsafe fn start($less: *const f32) -> $sum {
                     // SAFETY: the caller's.
-                    unsafe { $zero() }
+                    unsafe { $start }
                 }
                 #[inline(always)]
                 unsafe fn load(p: *const u32) -> $v {
@@ -398,7 +410,7 @@ mod x86 {
                 }
                 #[inline(always)]
                 #[allow(unused_unsafe)]
-                unsafe fn floats($s: $sum, $less: *const f32) -> <$floats as crate::gemm::Simd>::V {
+                unsafe fn floats($s: $sum) -> <$floats as crate::gemm::Simd>::V {
                     // SAFETY: the caller's.
                     unsafe { $out }
                 }
@@ -420,10 +432,10 @@ mod x86 {
         __m512i,
         __m512,
         _mm512_loadu_si512,
-        _mm512_setzero_ps,
+        |_less| _mm512_setzero_ps(),
         _mm512_set1_epi32,
         |s, a, b| _mm512_dpbf16_ps(s, pairs(a), pairs(b)),
-        |_less| s
+        s
     );
     /// [`Bf16`] with outputs of bf16, as the instruction rounds them. Of what may be done to outputs they have as little
     /// as training needs: with more, the compiler keeps sums in memory.
@@ -439,9 +451,9 @@ mod x86 {
         const BARE: bool = true;
 
         #[inline(always)]
-        unsafe fn zero() -> __m512 {
+        unsafe fn start(less: *const f32) -> __m512 {
             // SAFETY: the caller's, here and below.
-            unsafe { Bf16::zero() }
+            unsafe { Bf16::start(less) }
         }
         #[inline(always)]
         unsafe fn load(p: *const u32) -> __m512i {
@@ -459,7 +471,7 @@ mod x86 {
             unsafe { Bf16::dot(sum, a, b) }
         }
         #[inline(always)]
-        unsafe fn floats(sum: __m512, _: *const f32) -> __m512 {
+        unsafe fn floats(sum: __m512) -> __m512 {
             sum
         }
     }
@@ -473,12 +485,10 @@ mod x86 {
                 __m512i,
                 __m512i,
                 _mm512_loadu_si512,
-                _mm512_setzero_si512,
+                |less| _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_loadu_si512(less.cast())),
                 _mm512_set1_epi32,
                 |$s, $a, $b| $dot,
-                |less| {
-                    _mm512_cvtepi32_ps(_mm512_sub_epi32($s, _mm512_loadu_si512(less.cast())))
-                }
+                _mm512_cvtepi32_ps($s)
             );
         };
         (256 $name:ident, |$s:ident, $a:ident, $b:ident| $dot:expr) => {
@@ -489,12 +499,10 @@ mod x86 {
                 __m256i,
                 __m256i,
                 _mm256_loadu_si256,
-                _mm256_setzero_si256,
+                |less| _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_loadu_si256(less.cast())),
                 _mm256_set1_epi32,
                 |$s, $a, $b| $dot,
-                |less| {
-                    _mm256_cvtepi32_ps(_mm256_sub_epi32($s, _mm256_loadu_si256(less.cast())))
-                }
+                _mm256_cvtepi32_ps($s)
             );
         };
     }

@@ -8,6 +8,7 @@
 use super::super::Epilogue;
 use super::super::tiles::{self, Kind, LONGEST};
 use super::super::walk::{Cell, Walk};
+use super::finish::Finish;
 use super::tile::{Tap, Tile, pick};
 use super::{WORD, family, words};
 use crate::gemm::{Even, Family, LINE, Panel, fence};
@@ -81,6 +82,8 @@ struct Run<'a> {
     residual: Option<At>,
     epilogue: Epilogue<'a>,
     isa: crate::Isa,
+    /// Where outputs, or what is added to them, are bytes.
+    finish: Option<Finish>,
     /// Whether outputs go past the caches.
     stream: bool,
 }
@@ -274,6 +277,14 @@ impl DotWalk {
         let out = n * base.dst_h * base.dst_w * base.filters;
         assert!(dst.read().len() >= out && epilogue.residual.is_none_or(|r| r.len() >= out));
         assert!(src.x.len() >= n * base.src_h * base.src_w * base.channels, "source is too short");
+        if let Map::Bytes(_, range) = src.x {
+            let same = matches!(self.kind, Kind::Int8(_, of) if of == range);
+            assert!(same && src.norm.is_none(), "bytes of another range");
+        }
+        let finish = Finish::new(self.kind, dst.read(), epilogue.residual);
+        let implied =
+            matches!(dst, MapMut::Bytes(_, to) if epilogue.clamp.is_some_and(|c| to.clamps(c)));
+        let epilogue = Epilogue { clamp: epilogue.clamp.filter(|_| !implied), ..epilogue };
         let dst = dst.at(0);
         assert!(!accumulate || epilogue.residual.is_none(), "adds to one map");
         let cut = self.cut(n, cx.pool.threads());
@@ -281,12 +292,12 @@ impl DotWalk {
         // Only sums as they are pass the caches, and those of integers are to be scaled.
         let Epilogue { bias, residual, clamp } = epilogue;
         let bare = bias.is_none() && residual.is_none() && clamp.is_none();
-        assert!(bare || !dst.half, "outputs of bf16 are sums as they are");
+        assert!(bare || !dst.is_half(), "outputs of bf16 are sums as they are");
         let plain = bare && !accumulate;
         let stream = plain && !self.is_int8() && dst.streams(out, base.filters);
         let scratch = SharedMut::new(scratch);
-        let residual = residual.map(|r| Map::Full(r).at(0)).or(accumulate.then_some(dst));
-        let run = Run { src, pack, dst, residual, epilogue, isa: cx.isa, stream };
+        let residual = residual.map(|r| r.at(0)).or(accumulate.then_some(dst));
+        let run = Run { src, pack, dst, residual, epilogue, isa: cx.isa, finish, stream };
         let items = cut.group.parts * cut.bands.parts * cut.chunks.parts * cut.panels.parts;
         cx.pool.run(items, &|item, worker| {
             let (item, panels) =
@@ -391,7 +402,8 @@ impl DotWalk {
             less,
             scale,
             bias: run.epilogue.bias.map_or(null, |b| b[panel.start..].as_ptr()),
-            residual: run.residual.map_or(null, |r| r.address(panel.start).cast_const()),
+            residual: run.residual.map_or(At::NONE, |r| r.plus(panel.start)),
+            finish: run.finish,
             clamp: run.epilogue.clamp,
             ahead: null,
             ahead_k: LINE,
@@ -436,10 +448,11 @@ impl DotWalk {
                         unsafe {
                             tile.a = tile.a.wrapping_offset(a);
                             tile.c = tile.c.plus(c);
-                            if !tile.residual.is_null() {
-                                tile.residual = tile.residual().address(c);
+                            if !tile.residual.start.is_null() {
+                                tile.residual = tile.residual.plus(c);
                             }
-                            pick(self.kind, rows, strip.len(), *panel, false, tile.c.half)(&tile);
+                            let half = tile.c.is_half();
+                            pick(self.kind, rows, strip.len(), *panel, false, half)(&tile);
                         }
                     }
                 }
@@ -469,8 +482,11 @@ impl DotWalk {
         line: &mut [f32],
     ) -> (*const u32, usize) {
         let (src, c) = (run.src, self.base.channels);
-        let as_it_lies = self.base.flat && src.norm.is_none() && 2 * self.step == c;
-        if let (Map::Half(_), true) = (src.x, as_it_lies) {
+        let as_it_lies = self.base.flat
+            && src.norm.is_none()
+            && self.step * WORD == c * self.kind.size()
+            && src.x.at(0).size == self.kind.size();
+        if as_it_lies {
             return (src.x.at(block.cols.start * c).start.cast_const().cast(), 0);
         }
         let picture = self.fill(block, run, band, line);
@@ -488,6 +504,10 @@ impl DotWalk {
                 // SAFETY: as below.
                 (None, Map::Half(numbers)) => unsafe {
                     return words::halves(numbers, c, self.pixel, to);
+                },
+                // SAFETY: as below.
+                (None, Map::Bytes(numbers, _)) => unsafe {
+                    return words::bytes(self.kind, numbers, c, self.pixel, to);
                 },
                 (Some(_), _) => {
                     let n = from.len();

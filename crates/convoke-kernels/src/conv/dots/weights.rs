@@ -357,7 +357,7 @@ impl DotWeights {
                         if self.merged { kh * self.channels() } else { (kh * s.kw + kw) * s.c };
                     // SAFETY: within this panel's part of dw.
                     let c = unsafe { out.add((place + m.start) * s.d + panel.start) };
-                    let c = At { start: c, half: false };
+                    let c = At::full(c);
                     let null = std::ptr::null();
                     let tile = Tile {
                         taps: taps.as_ptr(),
@@ -376,7 +376,8 @@ impl DotWeights {
                         less: null,
                         scale: null,
                         bias: null,
-                        residual: if chunk.first { null } else { c.start.cast_const() },
+                        residual: if chunk.first { At::NONE } else { c },
+                        finish: None,
                         clamp: None,
                         ahead: later.take(2 * LINE * ntaps * k),
                         ahead_k: LINE,

@@ -1,6 +1,6 @@
 //! Numbers of maps into words.
 
-use super::super::tiles::{Kind, integers, integers16, rows};
+use super::super::tiles::{Kind, Range8, integers, integers16, rows};
 use crate::gemm::Even;
 use crate::map::At;
 use crate::{Bf16, Isa};
@@ -60,6 +60,11 @@ pub(super) unsafe fn pixels(
         if pixel == channels {
             return put(kind, isa, from, to);
         }
+        if let (Kind::Int8(way, range), 3, 4) = (kind, channels, pixel)
+            && way.size() == 1
+        {
+            return threes(isa, range, from, to);
+        }
         #[cfg(target_arch = "x86_64")]
         if matches!(kind, Kind::Floats(_)) && pixel <= 16 {
             return x86::small(from.as_ptr(), from.len() / channels, channels, pixel, to.cast());
@@ -86,6 +91,50 @@ pub(super) unsafe fn halves(from: &[Bf16], channels: usize, pixel: usize, to: *m
             let to = to.cast::<Bf16>().add(i * pixel);
             from.as_ptr().copy_to_nonoverlapping(to, channels);
             to.add(channels).write_bytes(0, pixel - channels);
+        }
+    }
+}
+
+/// As [`pixels`], of a map that is integers already.
+///
+/// # Safety
+/// As [`put`], for `pixel` numbers of every pixel.
+pub(super) unsafe fn bytes(kind: Kind, from: &[u8], channels: usize, pixel: usize, to: *mut u8) {
+    let size = kind.size();
+    // SAFETY: the caller's.
+    unsafe {
+        let put = |from: &[u8], to: *mut u8| match size {
+            1 => from.as_ptr().copy_to_nonoverlapping(to, from.len()),
+            _ => {
+                let to = std::slice::from_raw_parts_mut(to.cast::<i16>(), from.len());
+                to.iter_mut().zip(from).for_each(|(t, &q)| *t = i16::from(q));
+            }
+        };
+        if pixel == channels {
+            return put(from, to);
+        }
+        for (i, from) in from.chunks_exact(channels).enumerate() {
+            let to = to.add(i * pixel * size);
+            put(from, to);
+            zeros(kind, pixel - channels, to.add(channels * size));
+        }
+    }
+}
+
+/// Pixels of three numbers as words of four bytes. A call for each of them would take longer than all else.
+///
+/// # Safety
+/// As [`pixels`].
+unsafe fn threes(isa: Isa, range: Range8, from: &[f32], to: *mut u8) {
+    const PIXELS: usize = 64;
+    let (to, last) = (to.cast::<u32>(), u32::from(range.zero()) << 24);
+    for (i, from) in from.chunks(3 * PIXELS).enumerate() {
+        let mut bytes = [0; 3 * PIXELS];
+        integers(isa, range, from, &mut bytes[..from.len()]);
+        for (k, q) in bytes[..from.len()].chunks_exact(3).enumerate() {
+            let word = u32::from_le_bytes([q[0], q[1], q[2], 0]) | last;
+            // SAFETY: the caller's; a word for each pixel, in the order of its bytes.
+            unsafe { to.add(i * PIXELS + k).write_unaligned(word.to_le()) };
         }
     }
 }
@@ -160,7 +209,7 @@ mod x86 {
     pub unsafe fn interleave(p: &Interleave) {
         // SAFETY: the caller's.
         unsafe {
-            match p.from.half {
+            match p.from.is_half() {
                 false => pairs_of(p, p.from.start.cast_const()),
                 true => pairs_of(p, p.from.start.cast::<Bf16>().cast_const()),
             }

@@ -6,7 +6,7 @@ use super::quantize::{self, Range8};
 use super::walk::TileWalk;
 use super::{Kind, SIDE, bytes, bytes_mut, chunk, floats_for, split};
 use crate::norm::Source;
-use crate::{Isa, SharedMut};
+use crate::{Isa, Map, SharedMut};
 use std::ops::Range;
 
 /// The outputs of one item, and what they are made of.
@@ -189,7 +189,7 @@ impl Item<'_> {
         // SAFETY: `to` addresses outputs of this item alone, within what `TileWalk::run` has checked.
         unsafe {
             let out = self.dst.as_mut_ptr().add(to + start);
-            let more = match residual {
+            let more = match residual.map(Map::full) {
                 Some(r) => r.as_ptr().add(to + start),
                 None if self.accumulate => out.cast_const(),
                 None => std::ptr::null(),

@@ -30,6 +30,7 @@ mod walk;
 mod weights;
 
 pub(crate) use block::present;
+pub(crate) use quantize::Steps;
 pub use quantize::{Int8, Range8};
 pub(super) use quantize::{LONGEST, bytes as integers, filter_scales, weight, words as integers16};
 pub(super) use split::{LANES, pair, row as rows, transpose as turn};

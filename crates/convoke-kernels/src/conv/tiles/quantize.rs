@@ -106,6 +106,30 @@ impl Range8 {
     pub fn quantize(self, x: f32) -> u8 {
         one(x, 1.0 / self.scale(), f32::from(self.zero()))
     }
+
+    /// The value that an integer stands for.
+    pub fn value(self, q: u8) -> f32 {
+        (f32::from(q) - f32::from(self.zero())) * self.scale()
+    }
+
+    /// Whether bounds of a value are those that its integer has anyway.
+    pub(crate) fn clamps(self, (lo, hi): (f32, f32)) -> bool {
+        (self.quantize(lo), self.quantize(hi)) == (0, 255)
+    }
+
+    /// What integers are made with and read with.
+    pub(crate) fn steps(self) -> Steps {
+        let scale = self.scale();
+        Steps { zero: f32::from(self.zero()), scale, inverse: 1.0 / scale }
+    }
+}
+
+/// How integers stand for values: `(q − zero) · scale`, and back by `inverse`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Steps {
+    pub zero: f32,
+    pub scale: f32,
+    pub inverse: f32,
 }
 
 #[inline(always)]
@@ -120,7 +144,7 @@ fn one(x: f32, inverse: f32, zero: f32) -> u8 {
 
 /// `to` = integers of `from`.
 pub(in super::super) fn bytes(isa: Isa, range: Range8, from: &[f32], to: &mut [u8]) {
-    let (inverse, zero) = (1.0 / range.scale(), f32::from(range.zero()));
+    let Steps { inverse, zero, .. } = range.steps();
     multiversion!(isa, bytes_body(inverse: f32, zero: f32, from: &[f32], to: &mut [u8]));
 }
 
@@ -133,7 +157,7 @@ fn bytes_body(inverse: f32, zero: f32, from: &[f32], to: &mut [u8]) {
 
 /// [`bytes`] as integers of 16 bits.
 pub(in super::super) fn words(isa: Isa, range: Range8, from: &[f32], to: &mut [i16]) {
-    let (inverse, zero) = (1.0 / range.scale(), f32::from(range.zero()));
+    let Steps { inverse, zero, .. } = range.steps();
     multiversion!(isa, words_body(inverse: f32, zero: f32, from: &[f32], to: &mut [i16]));
 }
 

@@ -75,7 +75,7 @@ impl Fewer {
         let (forward, backward) = (best(Maps::forward(s)), best(Maps::backward(s)));
         let narrow = &conv.narrow;
         let walk = |maps: Maps, turned, taken| {
-            (free(taken) && pays(&maps)).then(|| WinogradWalk::new(maps, isa, turned))
+            (free(taken) && pays(&maps)).then(|| WinogradWalk::new(maps, isa, batch, turned))
         };
         // In pairs, which the direct sum makes at some expense, it always does where channels fill a vector.
         let sums = pays(&forward) || pairs && s.c.min(s.d) >= 16;

@@ -27,7 +27,7 @@ pub(super) unsafe fn source_row<W: Words, N: Number, const NORM: bool>(
     unsafe {
         for at in (0..lines.channels).step_by(lanes) {
             let m = W::S::mask((lines.channels - at).min(lanes));
-            let look = Look::<W::S, NORM>::new(lines.norm, at, m);
+            let look = Look::<W::S, NORM>::new(lines.norm, 0.0, at, m);
             let mut left = [
                 column::<W::S, Two, N, NORM>(lines, (0, at), look),
                 column::<W::S, Two, N, NORM>(lines, (1, at), look),

@@ -4,8 +4,9 @@ use super::Maps;
 use super::minimal::{MOST, Minimal, Side};
 use super::transform::{Middle, TOGETHER, Tiles};
 use super::words::Words;
+use crate::Map;
 use crate::gemm::Simd;
-use crate::map::{At, Number};
+use crate::map::{At, Number, no_bytes};
 use crate::norm::{Look, Pending, Source};
 use std::ops::Range;
 
@@ -28,6 +29,9 @@ pub(super) struct Lines<'a> {
 impl<'a> Lines<'a> {
     /// The rows under row `row` of tiles, counted over all pictures, of some channels of a map.
     pub fn new(maps: &Maps, src: Source<'a>, row: usize, channels: Range<usize>) -> Self {
+        if matches!(src.x, Map::Bytes(..)) {
+            no_bytes();
+        }
         let &Maps { src_h, src_w, top, left, c, .. } = maps;
         let (picture, first) = (row / maps.tiles().0, row % maps.tiles().0 * maps.way.step());
         let line = src_w * c;
@@ -54,7 +58,7 @@ impl<'a> Lines<'a> {
 /// What to do with each kind of map.
 macro_rules! each_kind {
     ($lines:expr, $f:ident::<$w:ty>($($arg:expr),*)) => {
-        match ($lines.start.half, $lines.norm.is_some()) {
+        match ($lines.start.is_half(), $lines.norm.is_some()) {
             (false, false) => $f::<$w, f32, false>($($arg),*),
             (false, true) => $f::<$w, f32, true>($($arg),*),
             (true, false) => $f::<$w, Bf16, false>($($arg),*),
@@ -80,7 +84,7 @@ pub(super) unsafe fn source_row<W: Words, N: Number, const NORM: bool>(
     unsafe {
         for at in (0..lines.channels).step_by(lanes) {
             let m = W::S::mask((lines.channels - at).min(lanes));
-            let look = Look::<W::S, NORM>::new(lines.norm, at, m);
+            let look = Look::<W::S, NORM>::new(lines.norm, 0.0, at, m);
             for first in (0..n).step_by(TOGETHER) {
                 let tiles = TOGETHER.min(n - first);
                 for x in 0..tiles * W::F::STEP + 2 {

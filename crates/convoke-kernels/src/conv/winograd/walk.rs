@@ -12,7 +12,7 @@ use crate::gemm::{Even, Family, Simd, fence};
 use crate::isa::simd;
 use crate::map::At;
 use crate::norm::Source;
-use crate::{Bf16, Ctx, Isa, MapMut, SharedMut, cut};
+use crate::{Bf16, Ctx, Isa, Map, MapMut, SharedMut, cut};
 use std::ops::Range;
 
 /// Floats of transformed tiles of a thread, sources and sums, which lie in the second cache.
@@ -35,12 +35,13 @@ pub(in crate::conv) struct WinogradWalk {
 }
 
 impl WinogradWalk {
-    /// A walk over such maps; with `turned` filters backward-data's.
-    pub(super) fn new(maps: Maps, isa: Isa, turned: bool) -> Self {
+    /// A walk over such maps of a batch; with `turned` filters backward-data's.
+    pub(super) fn new(maps: Maps, isa: Isa, batch: usize, turned: bool) -> Self {
         let each = maps.way.places() * (maps.words() + maps.d);
         let walk = WinogradWalk { maps, isa, rows: 1, turned };
         let tiles = (CACHED / each).max(FEWEST[usize::from(walk.pack_len() > SHARED)]);
-        WinogradWalk { rows: (tiles / maps.tiles().1).max(1), ..walk }
+        let (rows, columns) = maps.tiles();
+        WinogradWalk { rows: (tiles / columns).min(batch * rows).max(1), ..walk }
     }
 
     /// Floats of the transformed filters, `[place][panel of two vectors][word of c][lane]`.
@@ -211,7 +212,7 @@ impl WinogradWalk {
             };
             let finish = Finish {
                 bias: epilogue.bias.map_or(std::ptr::null(), <[f32]>::as_ptr),
-                residual: of(epilogue.residual),
+                residual: of(epilogue.residual.map(Map::full)),
                 clamp: epilogue.clamp,
                 channels,
                 accumulate,
@@ -225,7 +226,7 @@ impl WinogradWalk {
             let (width, d) = (maps.out_w, maps.d);
             // SAFETY: the rows lie on the map; items have rows of their own.
             unsafe {
-                if dst.half {
+                if dst.is_half() {
                     let out = out.map(<*mut f32>::cast::<Bf16>);
                     words!(maps.way, isa, output_halves(from: Tiles, columns: usize, out: [*mut Bf16; MOST], width: usize, d: usize, finish: Finish))
                 } else {

@@ -269,7 +269,7 @@ unsafe fn transform_rows<W: Words>(x: Lines, dy: At, s: &Sizes, v: Tiles, z: Til
             2 => each_kind!(x, paired::<W>(x, columns, odd, v)),
             _ => each_kind!(x, whole::<W>(x, columns, v)),
         }
-        match dy.half {
+        match dy.is_half() {
             true => gradient_rows::<W, Bf16>(dy.start.cast(), s, z),
             false => gradient_rows::<W, f32>(dy.start, s, z),
         }
