@@ -200,7 +200,7 @@ impl Chain {
                     have = inputs.start..inputs.start;
                 }
                 let known = have.end.clamp(inputs.start, inputs.end);
-                wide.to_front((inputs.start - have.start) * line..(known - have.start) * line);
+                wide.move_to_front((inputs.start - have.start) * line..(known - have.start) * line);
                 let new = (known - inputs.start) * line..(inputs.end - inputs.start) * line;
                 let new = wide.reborrow().part(new);
                 let e = Epilogue { bias: first.bias, residual: None, clamp: first.clamp };

@@ -177,7 +177,7 @@ impl<'a> MapMut<'a> {
     }
 
     /// Moves a range of its numbers to its front.
-    pub(crate) fn to_front(&mut self, range: Range<usize>) {
+    pub(crate) fn move_to_front(&mut self, range: Range<usize>) {
         match self {
             MapMut::Full(x) => x.copy_within(range, 0),
             MapMut::Half(x) => x.copy_within(range, 0),

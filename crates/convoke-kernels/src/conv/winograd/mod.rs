@@ -66,8 +66,12 @@ impl Fewer {
             Winograd::Training | Winograd::Prediction => &[Way::Four, Way::Two],
         };
         let best = |maps: Maps| {
-            let cost = |way: &Way| Maps { way: *way, ..maps }.cost(isa, batch, trains);
-            let way = ways.iter().copied().min_by(|a, b| cost(a).total_cmp(&cost(b)));
+            let of = |way: Way| Maps { way, ..maps };
+            let small =
+                |way: &Way| ways.len() == 1 || *way == Way::Two || of(*way).bears(isa, batch);
+            let cost = |way: &Way| of(*way).cost(isa, batch, trains);
+            let ways = ways.iter().copied().filter(small);
+            let way = ways.min_by(|a, b| cost(a).total_cmp(&cost(b)));
             Maps { way: way.unwrap_or(Way::Two), ..maps }
         };
         let pays = |maps: &Maps| always || maps.cost(isa, batch, trains) < maps.direct(isa, batch);
@@ -173,6 +177,18 @@ impl Maps {
         let lanes = Family::of(isa).lanes;
         let vectors = |channels: usize| channels.div_ceil(lanes) as f64;
         (vectors(self.c) + vectors(self.d), self.words() as f64 * vectors(self.d))
+    }
+
+    /// Floats of the transformed filters.
+    fn filters(&self, isa: Isa) -> usize {
+        self.way.places() * self.words() * Family::of(isa).padded(self.d)
+    }
+
+    /// Whether the maps of `n` pictures are not too small beside the transformed filters, which take memory.
+    fn bears(&self, isa: Isa, n: usize) -> bool {
+        const TIMES: usize = 8;
+        let maps = self.src_h * self.src_w * self.c + self.out_h * self.out_w * self.d;
+        self.filters(isa) <= TIMES * n * maps
     }
 
     /// Vector operations of the direct sum over `n` pictures. What it does to make pairs is measured.

@@ -46,7 +46,7 @@ impl WinogradWalk {
 
     /// Floats of the transformed filters, `[place][panel of two vectors][word of c][lane]`.
     pub fn pack_len(&self) -> usize {
-        self.maps.way.places() * self.maps.words() * Family::of(self.isa).padded(self.maps.d)
+        self.maps.filters(self.isa)
     }
 
     /// Floats from one place to the next, of transformed sources and of sums.
@@ -191,7 +191,7 @@ impl WinogradWalk {
             v_place,
             v_tile: v.tile,
             u: pack.as_ptr(),
-            u_place: maps.words() * Family::of(isa).padded(maps.d),
+            u_place: maps.filters(isa) / maps.way.places(),
             m: m.at,
             m_place,
             m_tile: m.tile,
