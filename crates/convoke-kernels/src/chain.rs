@@ -146,14 +146,14 @@ impl Chain {
         let (y, scratch) = (y.shared(), SharedMut::new(scratch));
         cx.pool.run(n * parts.parts, &|item, worker| {
             let (p, rows) = (item / parts.parts, parts.range(item % parts.parts));
+            let first = (p * s.oh + rows.start) * to;
+            let outputs = first..first + rows.len() * to;
             // SAFETY: each worker has its own part of the scratch, each item its own output rows.
             let (mine, y) = unsafe {
-                let first = (p * s.oh + rows.start) * to;
                 let mine = scratch.slice(worker * each..(worker + 1) * each);
-                (mine, y.part(first..first + rows.len() * to))
+                (mine, y.part(outputs.clone()))
             };
-            let first = (p * s.oh + rows.start) * to;
-            let residual = residual.map(|r| r.part(first..first + rows.len() * to));
+            let residual = residual.map(|r| r.part(outputs));
             let x = x.part(p * s.h * from..(p + 1) * s.h * from);
             let alone = Ctx { pool: &self.alone, isa: cx.isa };
             self.part(alone, rows, x, links, residual, y, mine);

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{numbers, or_for_miri};
+use common::{everywhere, numbers, or_for_miri, shape};
 use convoke_kernels::chain::{Chain, Link};
 use convoke_kernels::conv::{Conv, ConvShape, Epilogue, Int8, Range8};
 use convoke_kernels::pool2d::{self, PoolShape};
@@ -20,24 +20,6 @@ fn values(q: &[u8], range: Range8) -> Vec<f32> {
 
 fn rounded(x: &[f32], range: Range8) -> Vec<u8> {
     x.iter().map(|&x| range.quantize(x)).collect()
-}
-
-fn everywhere(f: impl Fn(Ctx)) {
-    for isa in Isa::available() {
-        for threads in [1, 3] {
-            let pool = Pool::new(threads);
-            f(Ctx { pool: &pool, isa });
-        }
-    }
-}
-
-/// `k`×`k` windows at step `s` from `c` to `d` channels over a map of `h`×`w`.
-fn shape((h, w): (usize, usize), c: usize, d: usize, k: usize, s: usize) -> ConvShape {
-    let pad = k / 2;
-    let (oh, ow) = ((h + 2 * pad - k) / s + 1, (w + 2 * pad - k) / s + 1);
-    let (dh, dw, groups) = (1, 1, 1);
-    let (sh, sw, kh, kw, top, left) = (s, s, k, k, pad, pad);
-    ConvShape { h, w, c, kh, kw, d, sh, sw, top, left, dh, dw, groups, oh, ow }
 }
 
 fn range(lo: f32, hi: f32) -> Range8 {

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{numbers, or_for_miri};
+use common::{everywhere, numbers, or_for_miri, shape};
 use convoke_kernels::conv::{Conv, ConvShape, Epilogue, Precision, Winograd};
 use convoke_kernels::norm::{self, Clamped, Pending, Saved, Source, Statistics};
 use convoke_kernels::pool2d::{self, PoolShape};
@@ -22,39 +22,6 @@ fn both(n: usize, seed: u64) -> Both {
 
 fn rounded(full: &[f32]) -> Vec<Bf16> {
     full.iter().map(|&x| Bf16::new(x)).collect()
-}
-
-fn everywhere(f: impl Fn(Ctx)) {
-    for isa in Isa::available() {
-        for threads in [1, 3] {
-            let pool = Pool::new(threads);
-            f(Ctx { pool: &pool, isa });
-        }
-    }
-}
-
-/// `k`×`k` windows at step `s` from `c` to `d` channels over a map of `h`×`w`.
-fn shape((h, w): (usize, usize), c: usize, d: usize, k: usize, s: usize) -> ConvShape {
-    let pad = k / 2;
-    let (oh, ow) = ((h + 2 * pad - k) / s + 1, (w + 2 * pad - k) / s + 1);
-    let (dh, dw, groups) = (1, 1, 1);
-    ConvShape {
-        h,
-        w,
-        c,
-        kh: k,
-        kw: k,
-        d,
-        sh: s,
-        sw: s,
-        top: pad,
-        left: pad,
-        dh,
-        dw,
-        groups,
-        oh,
-        ow,
-    }
 }
 
 /// All passes of a convolution, with maps of bf16 or of f32.

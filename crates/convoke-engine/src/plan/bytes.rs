@@ -5,8 +5,7 @@
 //! well. Each layer says which of its maps may be ([`crate::layers::Rule::bytes`]); what the outside sees (input, output,
 //! kept places, heads) is f32, as is a place whose values are not known.
 
-use super::compile::rule;
-use super::halves::spread;
+use super::halves::{narrow, spread};
 use super::lower::Lower;
 use super::unit::Unit;
 use crate::layers::Narrow;
@@ -21,26 +20,19 @@ pub(super) fn of(units: &[Unit], b: &Lower) -> Result<Vec<Form>> {
     if b.lanes() > 1 {
         return Ok(vec![Form::Full; ranges.len()]);
     }
-    let mut bytes = vec![true; ranges.len()];
-    let mut full = |places: &[NodeId]| places.iter().for_each(|p| bytes[p.index()] = false);
-    full(&[net.input(), net.output()]);
-    full(&options.keep);
-    net.heads().iter().for_each(|h| full(&[h.place]));
     let (mut alike, mut tied) = (Vec::new(), Vec::new());
-    for unit in units {
-        let inputs = &net.node(unit.main).inputs;
-        match rule(net, unit.main)?.bytes(unit, b)? {
-            Narrow::Any => {}
-            Narrow::Input => full(&[unit.output]),
-            Narrow::Alike => alike.push([inputs[0], unit.output]),
-            Narrow::Both => tied.push(vec![inputs[0], unit.output]),
-            Narrow::None => {
-                full(inputs);
-                full(&[unit.output]);
-                full(unit.residual.as_slice());
+    let mut bytes = narrow(
+        units,
+        b,
+        |rule, unit, b| rule.bytes(unit, b),
+        |how, unit| {
+            let pair = [net.node(unit.main).inputs[0], unit.output];
+            match how {
+                Narrow::Alike => alike.push(pair),
+                _ => tied.push(pair.to_vec()),
             }
-        }
-    }
+        },
+    )?;
     share(&alike, &net.readers(), &mut ranges);
     for (bytes, range) in bytes.iter_mut().zip(&ranges) {
         *bytes &= range.is_some();

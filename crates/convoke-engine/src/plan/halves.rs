@@ -9,7 +9,7 @@ use super::compile::rule;
 use super::lower::Lower;
 use super::unit::Unit;
 use super::{Mode, Precision};
-use crate::layers::Narrow;
+use crate::layers::{Narrow, Rule};
 use crate::{NodeId, Result};
 use convoke_kernels::Form;
 use convoke_kernels::conv::Conv;
@@ -25,30 +25,47 @@ pub(super) fn of(units: &[Unit], b: &Lower) -> Result<Vec<Form>> {
     if !bf16 {
         return Ok(vec![Form::Full; nodes]);
     }
-    let mut halves = vec![true; nodes];
-    let mut full = |places: &[NodeId]| places.iter().for_each(|p| halves[p.index()] = false);
-    full(&[net.input(), net.output()]);
-    full(&options.keep);
-    net.heads().iter().for_each(|h| full(&[h.place]));
     let mut alike = Vec::new();
+    let mut halves = narrow(
+        units,
+        b,
+        |rule, unit, b| rule.halves(unit, b),
+        |_, unit| {
+            let inputs = net.node(unit.main).inputs.iter().copied();
+            alike.push(inputs.chain(unit.residual).chain([unit.output]).collect());
+        },
+    )?;
+    spread(&alike, &mut halves);
+    Ok(halves.into_iter().map(|half| if half { Form::Half } else { Form::Full }).collect())
+}
+
+/// Places that may be narrow by what layers `say` of each by itself; those that it ties to others are handed on. What the
+/// outside sees is f32.
+pub(super) fn narrow(
+    units: &[Unit],
+    b: &Lower,
+    say: fn(&dyn Rule, &Unit, &Lower) -> Result<Narrow>,
+    mut tie: impl FnMut(Narrow, &Unit),
+) -> Result<Vec<bool>> {
+    let net = b.net;
+    let mut narrow = vec![true; net.nodes().len()];
+    let mut full = |places: &[NodeId]| places.iter().for_each(|p| narrow[p.index()] = false);
+    full(&[net.input(), net.output()]);
+    full(&b.options.keep);
+    net.heads().iter().for_each(|h| full(&[h.place]));
     for unit in units {
-        let inputs = &net.node(unit.main).inputs;
-        match rule(net, unit.main)?.halves(unit, b)? {
+        match say(rule(net, unit.main)?, unit, b)? {
             Narrow::Any => {}
             Narrow::Input => full(&[unit.output]),
-            Narrow::Alike | Narrow::Both => {
-                let residual = unit.residual.into_iter();
-                alike.push(inputs.iter().copied().chain(residual).chain([unit.output]).collect());
-            }
+            tied @ (Narrow::Alike | Narrow::Both) => tie(tied, unit),
             Narrow::None => {
-                full(inputs);
+                full(&net.node(unit.main).inputs);
                 full(&[unit.output]);
                 full(unit.residual.as_slice());
             }
         }
     }
-    spread(&alike, &mut halves);
-    Ok(halves.into_iter().map(|half| if half { Form::Half } else { Form::Full }).collect())
+    Ok(narrow)
 }
 
 /// Where one place of a group is no narrow one, none is.

@@ -182,7 +182,7 @@ unsafe fn data_block<S: Simd, N: Number, const KW: usize, const STEP: usize, con
                 }
                 // Columns of outputs before the block's first.
                 let before = (KW - 1) / STEP;
-                each_column!((SPAN - 1) / STEP + (KW - 1) / STEP + 1, |column| {
+                each_column!((SPAN - 1) / STEP + before + 1, |column| {
                     let v = N::load::<S>(line.sub(before * s.c).add(column * s.c), m);
                     for (p, sum) in sums.iter_mut().enumerate() {
                         let k = (p + before * STEP).wrapping_sub(column * STEP);

@@ -2,7 +2,7 @@
 
 use super::minimal::{MOST, Minimal, Side, Two};
 use super::source::{Lines, column};
-use super::transform::{Tiles, across, gradients};
+use super::transform::{Tiles, gradients};
 use super::words::Words;
 use crate::gemm::Simd;
 use crate::map::Number;
@@ -153,4 +153,14 @@ unsafe fn both<W: Words, N: Number>(
         }
         sides
     }
+}
+
+/// Row `r` of columns.
+#[inline(always)]
+fn across<V: Copy>(columns: [[V; MOST]; MOST], r: usize) -> [V; MOST] {
+    let mut row = columns[0];
+    for x in 0..MOST {
+        row[x] = columns[x][r];
+    }
+    row
 }

@@ -36,16 +36,6 @@ impl Middle {
     }
 }
 
-/// Row `r` of columns.
-#[inline(always)]
-pub(super) fn across<V: Copy>(columns: [[V; MOST]; MOST], r: usize) -> [V; MOST] {
-    let mut row = columns[0];
-    for x in 0..MOST {
-        row[x] = columns[x][r];
-    }
-    row
-}
-
 /// A row of `n` tiles from rows of gradients of `width` pixels of `d` channels; rows that are missing are null.
 ///
 /// # Safety
