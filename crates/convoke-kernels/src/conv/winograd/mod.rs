@@ -27,7 +27,7 @@ use super::{Conv, ConvShape, Precision};
 use crate::Isa;
 use crate::gemm::Family;
 use minimal::{Four, Minimal, Two};
-use multiply::round;
+use multiply::step;
 use walk::WinogradWalk;
 use weights::WinogradWeights;
 
@@ -211,7 +211,7 @@ impl Maps {
             Way::Pairs => 140.0,
         };
         let tiles = n * self.tiles().0 * self.tiles().1;
-        let rounded = tiles.next_multiple_of(round(Family::of(isa).lanes) / 2) as f64;
+        let rounded = tiles.next_multiple_of(step(Family::of(isa).lanes, 2)) as f64;
         let filters = if pack { 3.0 * places } else { 0.0 } + FAR * places;
         sums * (rounded * places / 0.85 + filters) + transforms * maps * tiles as f64
     }

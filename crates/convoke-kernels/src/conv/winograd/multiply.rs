@@ -3,7 +3,7 @@
 use super::minimal::Minimal;
 use super::words::Words;
 use crate::cut;
-use crate::gemm::Simd;
+use crate::gemm::{Even, Simd};
 use std::ops::Range;
 
 /// Bytes of a panel of filters that stay in the nearest cache.
@@ -12,14 +12,28 @@ const NEAR: usize = cut(16 * 1024, 256);
 /// Bytes of all filters of a place that stay in the second cache.
 const SECOND: usize = 256 * 1024;
 
-/// Tiles are computed in multiples of this: those that panels of one vector take at a time, twice those of panels
-/// of two. Sums, filters and one number of the source lie in the registers.
-pub(super) fn round(lanes: usize) -> usize {
-    match lanes {
-        16 => 28,
-        8 => 12,
-        _ => 8,
+/// Most tiles that a panel of `V` vectors passes over at a time: as many sums, a panel's filters and one number of the
+/// source lie in the registers.
+const fn most(lanes: usize, vectors: usize) -> usize {
+    let two = match lanes {
+        16 => 14,
+        8 => 6,
+        _ => 4,
+    };
+    two * 2 / vectors
+}
+
+/// Tiles are computed in multiples of this, by panels of so many vectors. The last ones may be no tiles.
+pub(super) fn step(lanes: usize, vectors: usize) -> usize {
+    match (lanes, vectors) {
+        (16 | 8, 2) => 2,
+        _ => most(lanes, vectors),
     }
+}
+
+/// Room for so many tiles.
+pub(super) fn room(lanes: usize, tiles: usize) -> usize {
+    tiles.next_multiple_of(most(lanes, 1))
 }
 
 /// `m [place][tile][d] = Σ over c of v [place][tile][c] · u [place][panel][c][lane]`, where c counts words.
@@ -42,7 +56,7 @@ pub(super) struct Product {
     pub ahead_len: usize,
 }
 
-/// All places. Tiles are computed up to a multiple of [`round`], whatever lies there.
+/// All places. Tiles are computed up to a multiple of [`step`], whatever lies there.
 ///
 /// # Safety
 /// The operands lie where the product says, with room for whole vectors of `d` and rounded tiles.
@@ -66,42 +80,59 @@ pub(super) unsafe fn multiply<W: Words>(p: &Product) {
                 m: p.m.add(place * p.m_place),
                 ..*p
             };
-            match lanes {
-                16 => panels::<W, 14, 2>(&at, from..whole, strips),
-                8 => panels::<W, 6, 2>(&at, from..whole, strips),
-                _ => panels::<W, 4, 2>(&at, from..whole, strips),
+            panels::<W, 2>(&at, from..whole, strips);
+            panels::<W, 1>(&at, whole..to, strips);
+        }
+    }
+}
+
+/// Panels of `V` vectors of one place: panel by panel over all tiles, or (`by_strips`) all panels over a strip of tiles at
+/// a time, whichever keeps what is read again in the nearest cache.
+#[inline(always)]
+unsafe fn panels<W: Words, const V: usize>(p: &Product, d: Range<usize>, by_strips: bool) {
+    let lanes = W::S::LANES;
+    let step = step(lanes, V);
+    let strips = Even::new(p.tiles.div_ceil(step), most(lanes, V) / step);
+    let strip = |i: usize| {
+        let range = strips.range(i);
+        (range.start * step, range.len() * step)
+    };
+    // SAFETY: the caller's.
+    unsafe {
+        if by_strips {
+            for i in 0..strips.parts {
+                for d in d.clone().step_by(V * lanes) {
+                    strip_of::<W, V>(p, strip(i), d);
+                }
             }
-            match lanes {
-                16 => panels::<W, 28, 1>(&at, whole..to, strips),
-                8 => panels::<W, 12, 1>(&at, whole..to, strips),
-                _ => panels::<W, 8, 1>(&at, whole..to, strips),
+        } else {
+            for d in d.step_by(V * lanes) {
+                for i in 0..strips.parts {
+                    strip_of::<W, V>(p, strip(i), d);
+                }
             }
         }
     }
 }
 
-/// Panels of `V` vectors of one place: panel by panel over all tiles, or (`strips`) all panels over `T` tiles at a
-/// time, whichever keeps what is read again in the nearest cache.
+/// A strip of `n` tiles, or of a few more.
 #[inline(always)]
-unsafe fn panels<W: Words, const T: usize, const V: usize>(
-    p: &Product,
-    d: Range<usize>,
-    strips: bool,
-) {
+unsafe fn strip_of<W: Words, const V: usize>(p: &Product, (t, n): (usize, usize), d: usize) {
     // SAFETY: the caller's.
     unsafe {
-        if strips {
-            for t in (0..p.tiles).step_by(T) {
-                for d in d.clone().step_by(V * W::S::LANES) {
-                    tile::<W, T, V>(p, t, d);
-                }
-            }
-        } else {
-            for d in d.step_by(V * W::S::LANES) {
-                for t in (0..p.tiles).step_by(T) {
-                    tile::<W, T, V>(p, t, d);
-                }
-            }
+        match (W::S::LANES, V) {
+            (16, 2) => match n {
+                14 => tile::<W, 14, V>(p, t, d),
+                12 => tile::<W, 12, V>(p, t, d),
+                10 => tile::<W, 10, V>(p, t, d),
+                _ => tile::<W, 8, V>(p, t, d),
+            },
+            (16, _) => tile::<W, 28, V>(p, t, d),
+            (8, 2) if n > 4 => tile::<W, 6, V>(p, t, d),
+            (8, 2) => tile::<W, 4, V>(p, t, d),
+            (8, _) => tile::<W, 12, V>(p, t, d),
+            (_, 2) => tile::<W, 4, V>(p, t, d),
+            _ => tile::<W, 8, V>(p, t, d),
         }
     }
 }

@@ -2,7 +2,7 @@
 //! thread's second cache.
 
 use super::minimal::{MOST, Minimal};
-use super::multiply::{Product, multiply, round};
+use super::multiply::{Product, multiply, room, step};
 use super::source::{Lines, each_kind, source_row as whole};
 use super::transform::{self, Finish, Tiles};
 use super::words::{Words, words};
@@ -51,8 +51,7 @@ impl WinogradWalk {
 
     /// Floats from one place to the next, of transformed sources and of sums.
     fn places(&self) -> [usize; 2] {
-        let tiles =
-            (self.rows * self.maps.tiles().1).next_multiple_of(round(Family::of(self.isa).lanes));
+        let tiles = room(Family::of(self.isa).lanes, self.rows * self.maps.tiles().1);
         // An odd number of lines, as in `pitch`.
         [self.maps.words(), self.maps.d].map(|channels| tiles * pitch(channels) + 16)
     }
@@ -137,7 +136,7 @@ impl WinogradWalk {
         const FILTERS: f64 = 5.0;
         const SOURCES: f64 = 4.0;
         let (lanes, panels) = (Family::of(self.isa).lanes, self.maps.d.div_ceil(self.width()));
-        let step = if self.maps.d > lanes { round(lanes) / 2 } else { round(lanes) };
+        let step = step(lanes, if self.maps.d > lanes { 2 } else { 1 });
         let time = |&(rows, parts): &(usize, usize)| {
             let tiles = rows * self.maps.tiles().1;
             let share = panels.div_ceil(parts) as f64 / panels as f64;
