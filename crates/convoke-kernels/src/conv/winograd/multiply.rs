@@ -186,10 +186,12 @@ pub(super) struct Outer {
     pub z: *const f32,
     pub z_tile: usize,
     pub w: *mut f32,
-    /// Floats from one channel of `w` to the next, whole vectors.
+    /// Floats from one channel of `w` to the next.
     pub w_row: usize,
     pub tiles: usize,
     pub c: usize,
+    /// Whole vectors.
+    pub d: usize,
     /// Whether `w` holds sums already.
     pub load: bool,
 }
@@ -218,8 +220,8 @@ unsafe fn blocks<W: Words, const C: usize>(p: &Outer) {
         let tiles = from..(from + DEPTH).min(p.tiles);
         let load = p.load || from > 0;
         let mut d = 0;
-        while d < p.w_row {
-            let two = d + 2 * lanes <= p.w_row;
+        while d < p.d {
+            let two = d + 2 * lanes <= p.d;
             let width = if two { 2 * lanes } else { lanes };
             for c in (0..p.c).step_by(C) {
                 let next = if c + C < p.c { (c + C) * p.w_row + d } else { d + width };

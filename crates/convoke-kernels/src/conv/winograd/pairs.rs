@@ -93,7 +93,7 @@ unsafe fn of<W: Words>(left: [Side<W::S>; 2], right: [Side<W::S>; 2], r: usize) 
 pub(super) unsafe fn gradient_row<W: Words, N: Number>(
     rows: [*const N; MOST],
     width: usize,
-    d: usize,
+    (pixel, d): (usize, usize),
     n: usize,
     odd: bool,
     to: Tiles,
@@ -107,7 +107,7 @@ pub(super) unsafe fn gradient_row<W: Words, N: Number>(
             let mut out = to.at.add(at);
             let mut t = 0;
             while t < n {
-                let first = both::<W, N>(rows, width, d, (t, at), m);
+                let first = both::<W, N>(rows, width, pixel, (t, at), m);
                 if odd && t == 0 {
                     for r in 0..SIDE {
                         let all = Two::gradient::<W::S>(across(first, r));
@@ -119,7 +119,7 @@ pub(super) unsafe fn gradient_row<W: Words, N: Number>(
                 } else {
                     let mut second = [[zero; MOST]; MOST];
                     if t + 1 < n {
-                        second = both::<W, N>(rows, width, d, (t + 1, at), m);
+                        second = both::<W, N>(rows, width, pixel, (t + 1, at), m);
                     }
                     for r in 0..SIDE {
                         let a = Two::gradient::<W::S>(across(first, r));

@@ -36,7 +36,8 @@ impl Middle {
     }
 }
 
-/// A row of `n` tiles from rows of gradients of `width` pixels of `d` channels; rows that are missing are null.
+/// A row of `n` tiles from rows of gradients of `width` pixels, of `d` of the `pixel` channels of each; rows that are
+/// missing are null.
 ///
 /// # Safety
 /// The rows and tiles lie where the arguments say.
@@ -44,7 +45,7 @@ impl Middle {
 pub(super) unsafe fn gradient_row<W: Words, N: Number>(
     rows: [*const N; MOST],
     width: usize,
-    d: usize,
+    (pixel, d): (usize, usize),
     n: usize,
     to: Tiles,
 ) {
@@ -55,7 +56,7 @@ pub(super) unsafe fn gradient_row<W: Words, N: Number>(
             let m = W::S::mask((d - at).min(W::S::LANES));
             for t in 0..n {
                 for x in 0..W::F::STEP {
-                    let side = gradients::<W, N>(rows, width, d, (t * W::F::STEP + x, at), m);
+                    let side = gradients::<W, N>(rows, width, pixel, (t * W::F::STEP + x, at), m);
                     for r in 0..W::F::SIDE {
                         W::S::store(middle.at::<W::S>(r, x), side[r]);
                     }
