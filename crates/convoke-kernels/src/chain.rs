@@ -203,7 +203,8 @@ impl Chain {
                 wide.move_to_front((inputs.start - have.start) * line..(known - have.start) * line);
                 let new = (known - inputs.start) * line..(inputs.end - inputs.start) * line;
                 let new = wide.reborrow().part(new);
-                let e = Epilogue { bias: first.bias, residual: None, clamp: first.clamp };
+                let e =
+                    Epilogue { bias: first.bias, residual: None, clamp: first.clamp, tally: None };
                 let (n, x) = (inputs.end - known, x.part(known * from..inputs.end * from));
                 expand.forward(cx, n, x.into(), first.filters, new, e, scratch);
                 have = inputs.clone();
@@ -221,7 +222,7 @@ impl Chain {
             let mut between = between.reborrow().first(part.len() * out);
             depthwise::forward_rows(cx.isa, s, outputs, x, middle.filters, between.reborrow(), e);
             let residual = residual.map(|r| r.part(part.start * to..part.end * to));
-            let e = Epilogue { bias: last.bias, residual, clamp: last.clamp };
+            let e = Epilogue { bias: last.bias, residual, clamp: last.clamp, tally: None };
             project.forward(cx, part.len(), between.read().into(), last.filters, y, e, scratch);
         }
     }

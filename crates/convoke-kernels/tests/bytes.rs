@@ -108,7 +108,7 @@ impl Case<'_> {
         for (clamp, to) in ends {
             let bias = Some(bias).filter(|_| clamp.is_some());
             for residual in residuals {
-                let e = Epilogue { bias, residual, clamp };
+                let e = Epilogue { bias, residual, clamp, tally: None };
                 let same = residual.map(|_| Map::Full(&full_more));
                 let mut want = vec![f32::NAN; len];
                 run(of_full, (&mut want).into(), Epilogue { residual: same, ..e });
@@ -255,13 +255,13 @@ fn chains_keep_what_lies_between_in_them() {
             let point = |h, w, c, d, range| {
                 Conv::new(shape((h, w), c, d, 1, 1), cx.isa, n, threads).int8(range, None)
             };
-            let e = Epilogue { bias: Some(&bias[0]), residual: None, clamp };
+            let e = Epilogue { bias: Some(&bias[0]), residual: None, clamp, tally: None };
             let a = alone(point(s.h, s.w, c, t, lin), &filters[0], from, e, wide);
             let mut b = vec![7; n * s.y_len()];
             let e = depthwise::Epilogue { bias: Some(&bias[1]), clamp };
             let (a, to) = (Map::Bytes(&a, wide), MapMut::Bytes(&mut b, between));
             depthwise::forward(cx, &s, n, a.into(), &filters[1], to, e);
-            let e = Epilogue { bias: Some(&bias[2]), residual, clamp: None };
+            let e = Epilogue { bias: Some(&bias[2]), residual, clamp: None, tally: None };
             let b = Map::Bytes(&b, between);
             let want = alone(point(s.oh, s.ow, t, d, between), &filters[2], b, e, out);
             assert!(y == want, "{:?}, {threads} threads, {s:?}", cx.isa);

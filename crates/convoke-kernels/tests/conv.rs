@@ -179,6 +179,7 @@ fn the_epilogue_adds_bias_and_residual_and_clamps() {
             bias: Some(&bias),
             residual: Some((&residual).into()),
             clamp: Some((0.0, 1.5)),
+            tally: None,
         };
         conv.forward(cx, n, (&x).into(), &pack, &mut y, epilogue, &mut scratch);
         close(&format!("{isa:?}"), &y, &want, 27);
@@ -235,7 +236,8 @@ fn unpacked(
     assert!(conv.is_unpacked());
     let nan = |len| vec![f32::NAN; len];
     let (mut y, mut dx, mut dw) = (nan(n * s.d), first.to_vec(), nan(s.filter_len()));
-    let epilogue = Epilogue { bias: Some(bias), residual: None, clamp: Some((-3.0, 4.0)) };
+    let epilogue =
+        Epilogue { bias: Some(bias), residual: None, clamp: Some((-3.0, 4.0)), tally: None };
     conv.forward(cx, n, x.into(), w, &mut y, epilogue, &mut nan(conv.forward_scratch_len()));
     conv.backward_data(cx, n, dy, w, &mut dx, true, &mut nan(conv.backward_scratch_len()));
     let mut scratch = nan(conv.weights_scratch_len());

@@ -24,6 +24,8 @@ mod long_maps;
 mod pointwise;
 #[path = "pool.rs"]
 mod pool;
+#[path = "tally.rs"]
+mod tally;
 #[path = "tiles.rs"]
 mod tiles;
 #[path = "winograd.rs"]

@@ -114,6 +114,7 @@ fn run(way: Int8, n: usize, s: &ConvShape, i: &Input, threads: usize) -> Vec<f32
         bias: Some(&i.bias),
         residual: Some((&i.residual).into()),
         clamp: Some((0.0, 6.0)),
+        tally: None,
     };
     conv.forward(cx, n, (&i.x).into(), &pack, &mut y, epilogue, &mut scratch);
     y

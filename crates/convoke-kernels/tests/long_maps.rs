@@ -123,7 +123,12 @@ fn convolutions() {
             // Sums of bf16 only go past the caches as they are.
             let e = match how {
                 How::Bf16 => Epilogue::default(),
-                _ => Epilogue { bias: Some(&bias), residual: None, clamp: Some((0.0, 0.8)) },
+                _ => Epilogue {
+                    bias: Some(&bias),
+                    residual: None,
+                    clamp: Some((0.0, 0.8)),
+                    tally: None,
+                },
             };
             at_once_as_one_by_one(
                 &format!("{isa:?} {how:?} {k}x{k}/{step} forward"),

@@ -208,6 +208,7 @@ fn epilogue_accumulation_norm_and_small_batches() {
                 bias: Some(&bias),
                 residual: Some((&more).into()),
                 clamp: Some((0.0, 1.5)),
+                tally: None,
             };
             conv.forward(cx, few, source, &pack, &mut y, epilogue, &mut scratch);
             y

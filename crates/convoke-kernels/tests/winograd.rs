@@ -210,6 +210,7 @@ fn norm_bias_residual_bounds_and_accumulation() {
             bias: Some(&bias),
             residual: Some((&residual).into()),
             clamp: Some((0.0, 1.5)),
+            tally: None,
         };
         let norm = Some(Pending { scale: &scale, shift: &shift, clamp: (0.0, 0.7) });
         conv.forward(cx, n, Source { x: (&x).into(), norm }, &pack, &mut y, epilogue, &mut scratch);

@@ -9,11 +9,13 @@ use crate::plan::arena::{Buf, Kind, Memory};
 use crate::plan::lower::{Lower, PendingNorm};
 use crate::plan::op::{Exec, Op};
 use crate::plan::ops;
+use crate::plan::tally::{Gradient, Mask, Tally};
 use crate::plan::unit::Unit;
 use crate::{Result, Shape};
 use convoke_kernels::norm::{self, Clamped, Saved, Statistics};
 use convoke_kernels::{Map, MapMut};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Normalises each channel over batch and pixels.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -77,8 +79,9 @@ impl Rule for BatchNorm {
         let (x, residual) = (b.value(from)?, unit.residual.map(|r| b.value(r)).transpose()?);
         if measured {
             let scratch = b.scratch(norm::scratch_len(b.map_len(from) / c, c));
+            let tally = Tally::apart(x, len, c, None);
             let (epsilon, momentum) = (self.epsilon, self.momentum);
-            let op = Measure { x, batch, gamma, beta, running, epsilon, momentum, c, len, scratch };
+            let op = Measure { tally, batch, gamma, beta, running, epsilon, momentum, scratch };
             b.emit(id, "statistics", op);
         } else {
             b.prepare(
@@ -128,7 +131,10 @@ impl Rule for BatchNorm {
         };
         // Where nothing learns, the sums still mask the gradient on the way.
         if b.learns() || writes {
-            b.emit(id, "backward sums", Sums(back));
+            let gradient = Some(Gradient { x: back.x, mean: back.mean, mask });
+            let tally = Tally::apart(back.dy, len, c, gradient);
+            let Backward { invstd, dgamma, dbeta, .. } = back;
+            b.emit(id, "backward sums", Sums { tally, invstd, dgamma, dbeta, scratch });
         }
         if kept {
             // Kept statistics do not depend on x: without the sums, dx is dy times the scale.
@@ -179,17 +185,17 @@ struct Batch {
 }
 
 /// Statistics of the batch, running statistics, scale and shift.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Measure {
-    x: Buf,
+    /// Its map is the norm's input.
+    tally: Tally,
     batch: Batch,
     gamma: Buf,
     beta: Buf,
     running: (Buf, Buf),
     epsilon: f32,
     momentum: f32,
-    c: usize,
-    len: usize,
+    /// Where they are a pass of their own.
     scratch: Buf,
 }
 
@@ -197,22 +203,41 @@ impl Op for Measure {
     fn buffers(&self) -> Vec<Buf> {
         let Batch { mean, invstd, scale, shift } = self.batch;
         let (rm, rv) = self.running;
-        vec![self.x, mean, invstd, scale, shift, self.gamma, self.beta, rm, rv, self.scratch]
+        let all = [mean, invstd, scale, shift, self.gamma, self.beta, rm, rv];
+        let sums = match self.tally.is_made() {
+            true => vec![self.tally.space],
+            false => vec![self.tally.map, self.scratch],
+        };
+        all.into_iter().chain(sums).collect()
+    }
+
+    fn tally(&self) -> Option<Tally> {
+        Some(self.tally)
+    }
+
+    fn with(&self, tally: Tally) -> Arc<dyn Op> {
+        Arc::new(Measure { tally, ..self.clone() })
     }
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let Batch { mean, invstd, scale, shift } = self.batch;
-        let ((rm, rv), form) = (self.running, m.form(self.x));
-        let [x, mean_now, invstd_now, rm, rv, scratch] =
-            m.get([self.x, mean, invstd, rm, rv, self.scratch]);
+        let Tally { map, len, c, space, shards, .. } = self.tally;
+        let ((rm, rv), form) = (self.running, m.form(map));
+        let [x, mean_now, invstd_now, rm, rv, space, scratch] =
+            m.get([map, mean, invstd, rm, rv, space, self.scratch]);
         let s = Statistics {
-            mean: &mut mean_now[..self.c],
-            invstd: &mut invstd_now[..self.c],
+            mean: &mut mean_now[..c],
+            invstd: &mut invstd_now[..c],
             running_mean: rm,
             running_var: rv,
         };
-        let x = Map::of(x, form).part(0..e.n * self.len);
-        norm::statistics(e.cx, x, s, self.momentum, self.epsilon, scratch);
+        let (momentum, epsilon) = (self.momentum, self.epsilon);
+        if self.tally.is_made() {
+            norm::tallied_statistics(space, shards, s, momentum, epsilon);
+        } else {
+            let x = Map::of(x, form).part(0..e.n * len);
+            norm::statistics(e.cx, x, s, momentum, epsilon, scratch);
+        }
         let [mean, invstd, scale, shift, gamma, beta] =
             m.get([mean, invstd, scale, shift, self.gamma, self.beta]);
         norm::scale_shift(gamma, beta, mean, invstd, scale, shift);
@@ -301,14 +326,6 @@ struct Backward {
     scratch: Buf,
 }
 
-/// How the clamp's gradient is masked, see [`Clamped`].
-#[derive(Debug, Clone, Copy)]
-enum Mask {
-    No,
-    Output { y: Buf, max: f32 },
-    Anew { scale: Buf, shift: Buf, max: f32 },
-}
-
 impl Backward {
     fn fixed(&self) -> [Buf; 8] {
         [self.x, self.mean, self.invstd, self.gamma, self.dgamma, self.dbeta, self.dy, self.scratch]
@@ -325,43 +342,49 @@ impl Backward {
 }
 
 /// First pass: mask and sums.
-#[derive(Debug)]
-struct Sums(Backward);
+#[derive(Debug, Clone)]
+struct Sums {
+    /// Its map is the gradient of the norm's output.
+    tally: Tally,
+    invstd: Buf,
+    dgamma: Buf,
+    dbeta: Buf,
+    /// Where they are a pass of their own.
+    scratch: Buf,
+}
 
 impl Op for Sums {
     fn buffers(&self) -> Vec<Buf> {
-        let y = match self.0.mask {
-            Mask::Output { y, .. } => Some(y),
-            _ => None,
-        };
-        self.0.buffers().into_iter().chain(y).collect()
+        let all = [self.invstd, self.dgamma, self.dbeta];
+        if self.tally.is_made() {
+            return all.into_iter().chain([self.tally.space]).collect();
+        }
+        all.into_iter().chain([self.tally.map, self.scratch]).chain(self.tally.buffers()).collect()
+    }
+
+    fn tally(&self) -> Option<Tally> {
+        // A gradient that an output masks is written as well: that takes as long wherever it is done.
+        let masks = |g: Gradient| matches!(g.mask, Mask::Output { .. });
+        Some(self.tally).filter(|t| !t.gradient.is_some_and(masks))
+    }
+
+    fn with(&self, tally: Tally) -> Arc<dyn Op> {
+        Arc::new(Sums { tally, ..self.clone() })
     }
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
-        let b = self.0;
-        let (len, form) = (e.n * b.len, m.form(b.x));
-        let go = |[x, mean, invstd, gamma, dgamma, dbeta, dy, scratch]: [&mut [f32]; 8],
-                  clamped| {
-            let (mean, invstd, gamma) = (&mean[..b.c], &invstd[..b.c], &*gamma);
-            let saved = Saved { x: Map::of(x, form).part(0..len), clamped, mean, invstd, gamma };
-            let dy = MapMut::of(dy, form).first(len);
+        let Tally { map, len, c, space, shards, .. } = self.tally;
+        if self.tally.is_made() {
+            let [space, invstd, dgamma, dbeta] =
+                m.get([space, self.invstd, self.dgamma, self.dbeta]);
+            return norm::tallied_sums(space, shards, &invstd[..c], dgamma, dbeta);
+        }
+        let ([_, x, mean, a, b], form) = (self.tally.slots(), m.form(map));
+        let [dy, invstd, dgamma, dbeta, scratch, x, mean, a, b] =
+            m.get([map, self.invstd, self.dgamma, self.dbeta, self.scratch, x, mean, a, b]);
+        if let Some(saved) = self.tally.saved(e.n, form, [x, mean, a, b]) {
+            let (saved, dy) = (Saved { invstd, ..saved }, MapMut::of(dy, form).first(e.n * len));
             norm::backward_sums(e.cx, saved, dy, dgamma, dbeta, scratch);
-        };
-        let [f0, f1, f2, f3, f4, f5, f6, f7] = b.fixed();
-        match b.mask {
-            Mask::No => go(m.get(b.fixed()), Clamped::No),
-            Mask::Output { y, max } => {
-                let [s0, s1, s2, s3, s4, s5, s6, s7, y] =
-                    m.get([f0, f1, f2, f3, f4, f5, f6, f7, y]);
-                let clamped = Clamped::Output { y: Map::of(y, form).part(0..len), max };
-                go([s0, s1, s2, s3, s4, s5, s6, s7], clamped);
-            }
-            Mask::Anew { scale, shift, max } => {
-                let [s0, s1, s2, s3, s4, s5, s6, s7, scale, shift] =
-                    m.get([f0, f1, f2, f3, f4, f5, f6, f7, scale, shift]);
-                let clamped = Clamped::Anew { scale: &scale[..b.c], shift: &shift[..b.c], max };
-                go([s0, s1, s2, s3, s4, s5, s6, s7], clamped);
-            }
         }
     }
 }

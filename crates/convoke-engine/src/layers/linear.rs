@@ -6,9 +6,10 @@ use crate::plan::Precision;
 use crate::plan::arena::{Buf, Kind, Memory};
 use crate::plan::lower::{Lower, PendingNorm};
 use crate::plan::op::{Exec, Op};
+use crate::plan::tally::Tally;
 use crate::plan::unit::Unit;
 use crate::{NodeId, Result};
-use convoke_kernels::conv::{Conv, ConvShape, Epilogue};
+use convoke_kernels::conv::{Conv, ConvShape, Epilogue, Onto};
 use convoke_kernels::norm::Source;
 use convoke_kernels::{Map, MapMut, activation, elementwise};
 use std::sync::Arc;
@@ -25,7 +26,9 @@ pub(super) fn forward(unit: &Unit, b: &mut Lower, shape: ConvShape, bias: bool) 
     let scratch = b.scratch(conv.forward_scratch_len());
     let residual = unit.residual.map(|r| b.value(r)).transpose()?;
     let (y, clamp) = (b.make(unit.output), unit.clamp(b.net));
-    b.emit(id, "forward", Forward { conv, x, norm, pack, y, bias, residual, clamp, scratch });
+    let tally = None;
+    let op = Forward { conv, x, norm, pack, y, bias, residual, clamp, scratch, tally };
+    b.emit(id, "forward", op);
     Ok(())
 }
 
@@ -72,7 +75,9 @@ pub(super) fn backward(unit: &Unit, b: &mut Lower, shape: ConvShape, bias: bool)
         let weight = b.param(id, "weight")?;
         let pack = packed(b, id, &conv, weight, true);
         let scratch = b.scratch(conv.backward_scratch_len());
-        b.emit(id, "backward data", BackwardData { conv, dy, pack, dx, accumulate, scratch });
+        let tally = None;
+        let op = BackwardData { conv, dy, pack, dx, accumulate, scratch, tally };
+        b.emit(id, "backward data", op);
     }
     Ok(())
 }
@@ -258,7 +263,7 @@ impl Op for Fold {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Forward {
     conv: Arc<Conv>,
     x: Buf,
@@ -270,6 +275,8 @@ struct Forward {
     residual: Option<Buf>,
     clamp: Option<(f32, f32)>,
     scratch: Buf,
+    /// Sums over the output.
+    tally: Option<Tally>,
 }
 
 /// A buffer where there is one, else an empty one.
@@ -281,11 +288,21 @@ impl Op for Forward {
     fn buffers(&self) -> Vec<Buf> {
         let all = [self.x, self.pack, self.y, self.scratch];
         let norm = self.norm.iter().flat_map(|n| [n.scale, n.shift]);
-        all.into_iter().chain(self.bias).chain(self.residual).chain(norm).collect()
+        let tally = self.tally.iter().flat_map(Tally::buffers);
+        all.into_iter().chain(self.bias).chain(self.residual).chain(norm).chain(tally).collect()
     }
 
     fn macs(&self) -> u64 {
         self.conv.shape().macs()
+    }
+
+    fn shards(&self, tally: &Tally) -> usize {
+        let mine = tally.map == self.y && tally.c == self.conv.shape().d;
+        if mine { self.conv.shards()[0] } else { 0 }
+    }
+
+    fn with(&self, tally: Tally) -> Arc<dyn Op> {
+        Arc::new(Forward { tally: Some(tally), ..self.clone() })
     }
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
@@ -296,13 +313,16 @@ impl Op for Forward {
         let [form_x, form_y] = [self.x, self.y].map(|b| m.form(b));
         let more = m.form(or_none(self.residual));
         let [x, pack, y, scratch] = fixed;
-        let [x, pack, y, scratch, bias, apart, scale, shift] =
-            m.get([x, pack, y, scratch, bias, apart, scale, shift]);
+        let [t0, t1, t2, t3, t4] = Tally::slots_of(self.tally);
+        let [x, pack, y, scratch, bias, apart, scale, shift, t0, t1, t2, t3, t4] =
+            m.get([x, pack, y, scratch, bias, apart, scale, shift, t0, t1, t2, t3, t4]);
+        let tally = self.tally.map(|t| t.begin(e, form_y, [t0, t1, t2, t3, t4]));
         let (x, apart) = (Map::of(x, form_x), &*apart);
         let epilogue = Epilogue {
             bias: self.bias.map(|_| &*bias),
             residual: self.residual.map(|r| if r == self.x { x } else { Map::of(apart, more) }),
             clamp: self.clamp,
+            tally: tally.as_ref(),
         };
         let source = Source { x, norm: self.norm.map(|n| n.over(scale, shift)) };
         self.conv.forward(e.cx, e.n, source, pack, MapMut::of(y, form_y), epilogue, scratch);
@@ -340,7 +360,7 @@ impl Op for BackwardWeights {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct BackwardData {
     conv: Arc<Conv>,
     dy: Buf,
@@ -348,22 +368,39 @@ struct BackwardData {
     dx: Buf,
     accumulate: bool,
     scratch: Buf,
+    /// Sums over the gradient.
+    tally: Option<Tally>,
 }
 
 impl Op for BackwardData {
     fn buffers(&self) -> Vec<Buf> {
-        vec![self.dy, self.pack, self.dx, self.scratch]
+        let all = [self.dy, self.pack, self.dx, self.scratch];
+        all.into_iter().chain(self.tally.iter().flat_map(Tally::buffers)).collect()
     }
 
     fn macs(&self) -> u64 {
         self.conv.shape().macs()
     }
 
+    fn shards(&self, tally: &Tally) -> usize {
+        // A dense layer's channels are all numbers of a map.
+        let mine = tally.map == self.dx && tally.c == self.conv.shape().c;
+        if mine { self.conv.shards()[1] } else { 0 }
+    }
+
+    fn with(&self, tally: Tally) -> Arc<dyn Op> {
+        Arc::new(BackwardData { tally: Some(tally), ..self.clone() })
+    }
+
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let [form_dy, form_dx] = [self.dy, self.dx].map(|b| m.form(b));
-        let [dy, pack, dx, scratch] = m.get([self.dy, self.pack, self.dx, self.scratch]);
+        let [t0, t1, t2, t3, t4] = Tally::slots_of(self.tally);
+        let [dy, pack, dx, scratch, t0, t1, t2, t3, t4] =
+            m.get([self.dy, self.pack, self.dx, self.scratch, t0, t1, t2, t3, t4]);
         let (dy, dx) = (Map::of(dy, form_dy), MapMut::of(dx, form_dx));
-        self.conv.backward_data(e.cx, e.n, dy, pack, dx, self.accumulate, scratch);
+        let tally = self.tally.map(|t| t.begin(e, form_dx, [t0, t1, t2, t3, t4]));
+        let onto = Onto { accumulate: self.accumulate, tally: tally.as_ref() };
+        self.conv.backward_data(e.cx, e.n, dy, pack, dx, onto, scratch);
     }
 }
 

@@ -1,6 +1,7 @@
 //! A call of the plan: an operation bound to its buffers.
 
 use super::arena::{Buf, Memory};
+use super::tally::Tally;
 use convoke_kernels::Ctx;
 use std::fmt;
 use std::sync::Arc;
@@ -30,6 +31,22 @@ pub(crate) trait Op: fmt::Debug + Send + Sync {
     /// same numbers as before.
     fn remakes(&self) -> Option<Buf> {
         None
+    }
+    /// The sums that it makes over a map, which whoever writes the map may make for it.
+    fn tally(&self) -> Option<Tally> {
+        None
+    }
+    /// Shards of such sums, if it writes their map and can make them, else none.
+    fn shards(&self, tally: &Tally) -> usize {
+        let _ = tally;
+        0
+    }
+    /// The same call with sums that are made where the map is written, by this call if it has shards of them.
+    ///
+    /// # Panics
+    /// When it has to do with no sums.
+    fn with(&self, tally: Tally) -> Arc<dyn Op> {
+        unreachable!("{self:?} makes no sums: {tally:?}")
     }
     /// Runs it; allocates nothing.
     fn run(&self, m: &mut Memory, x: &mut Exec);

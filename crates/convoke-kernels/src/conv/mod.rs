@@ -15,7 +15,7 @@ mod walk;
 mod weights;
 mod winograd;
 
-use crate::norm::Source;
+use crate::norm::{Source, Tally};
 use crate::{Ctx, Isa, Map, MapMut};
 use dense::Dense;
 use narrow::{Narrow, NarrowWalk, NarrowWeights};
@@ -116,6 +116,23 @@ pub struct Epilogue<'a> {
     pub residual: Option<Map<'a>>,
     /// Lower and upper bound (ReLU is `(0, inf)`).
     pub clamp: Option<(f32, f32)>,
+    /// Sums over the output, made while it is written, where there are [`Conv::shards`].
+    pub tally: Option<&'a Tally<'a>>,
+}
+
+/// What becomes of a gradient that is computed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Onto<'a> {
+    /// Whether it is added to what is there.
+    pub accumulate: bool,
+    /// Sums over all of it, made while it is written, where there are [`Conv::shards`].
+    pub tally: Option<&'a Tally<'a>>,
+}
+
+impl From<bool> for Onto<'_> {
+    fn from(accumulate: bool) -> Self {
+        Onto { accumulate, tally: None }
+    }
 }
 
 /// A convolution planned for one instruction set: every walk decided.
@@ -327,6 +344,19 @@ impl Conv {
         }
     }
 
+    /// Shards of a [`Tally`] over what [`Conv::forward`] and [`Conv::backward_data`] write; none where they make none.
+    pub fn shards(&self) -> [usize; 2] {
+        let (narrow, fewer, packed) = (&self.narrow, &self.winograd, self.dense.is_none());
+        let forward = packed && fewer.forward.is_none() && narrow.forward.is_none();
+        let backward = packed && fewer.backward.is_none() && narrow.backward.is_none();
+        let shards = |walk: &Walk| if walk.tallies() { walk.shards(self.batch) } else { 0 };
+        let backward = match &self.backward[..] {
+            [one] if backward => shards(one),
+            _ => 0,
+        };
+        [if forward { shards(&self.forward) } else { 0 }, backward]
+    }
+
     /// Whether [`Conv::forward`], [`Conv::backward_data`] and [`Conv::backward_weights`] read and write maps of bf16
     /// as well, any of theirs.
     pub fn takes_halves(&self) -> bool {
@@ -384,15 +414,16 @@ impl Conv {
         dy: impl Into<Map<'a>>,
         pack: &[f32],
         dx: impl Into<MapMut<'a>>,
-        accumulate: bool,
+        onto: impl Into<Onto<'a>>,
         scratch: &mut [f32],
     ) {
+        let Onto { accumulate, tally } = onto.into();
         let (dy, mut dx) = (dy.into(), dx.into());
         self.check(n, dx.read(), dy);
         if let Some(dense) = &self.dense {
             return dense.data(cx, n, dy.full(), pack, dx.full(), accumulate, scratch);
         }
-        let (mut rest, plain) = (pack, Epilogue::default());
+        let (mut rest, plain) = (pack, Epilogue { tally, ..Epilogue::default() });
         if let Some(winograd) = &self.winograd.backward {
             return winograd.run(cx, n, dy.into(), pack, dx, accumulate, plain, scratch);
         }

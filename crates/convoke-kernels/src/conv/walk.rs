@@ -2,8 +2,9 @@
 
 use super::{ConvShape, Epilogue};
 use crate::gemm::{Even, Family, LINE, Panel, Start, Tap, Tile, fence, streams};
-use crate::norm::Source;
+use crate::norm::{Source, Strip, Tally};
 use crate::{Ctx, Isa, Map, SharedMut, cut};
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// One place of the window: its offset on the source map, and the filter place it reads.
@@ -27,6 +28,10 @@ const TOGETHER: usize = cut(64 * 1024, 256);
 
 /// Panels that pass over a strip together at most.
 const MOST_PANELS: usize = 32;
+
+/// The threads for which a run is cut that makes a tally, whose shards are its items: results may not depend on how many
+/// there are.
+const TALLIED: usize = 8;
 
 /// Channels of pixels whose lines would fall into one set of the nearest cache, 4 KB apart: they are copied a line
 /// further apart. More of them would not stay in the second.
@@ -209,6 +214,18 @@ impl Walk {
         self.isa
     }
 
+    /// Whether a [`Tally`] can be made of outputs: where they lie one behind the other.
+    pub fn tallies(&self) -> bool {
+        (self.dst_step_h, self.dst_step_w) == (1, 1)
+    }
+
+    /// Shards of a tally of up to `batch` pictures at most.
+    pub fn shards(&self, batch: usize) -> usize {
+        let cut = self.cut(batch, TALLIED);
+        // Fewer pictures may be cut into more bands each.
+        (cut.group.parts * cut.bands.parts * cut.chunks.parts).max(8 * TALLIED) + 1
+    }
+
     /// Decides padding, flatness and taps.
     fn finish(mut self) -> Self {
         let end =
@@ -322,6 +339,10 @@ impl Walk {
 
     /// Floats of copied rows that one thread needs.
     pub fn scratch_len(&self, batch: usize, threads: usize) -> usize {
+        self.band_len(batch, threads).max(self.band_len(batch, TALLIED))
+    }
+
+    fn band_len(&self, batch: usize, threads: usize) -> usize {
         if !self.banded {
             return 0;
         }
@@ -389,7 +410,8 @@ impl Walk {
         if n == 0 || self.cells.is_empty() && accumulate {
             return;
         }
-        let cut = self.cut(n, cx.pool.threads());
+        let tally = epilogue.tally;
+        let cut = self.cut(n, if tally.is_some() { TALLIED } else { cx.pool.threads() });
         debug_assert_eq!(cut.pictures * cut.rows * cut.cols, n * self.out_h * self.out_w);
         assert!(pack.len() >= self.pack_len(), "packed filters are too short");
         if let Some(b) = epilogue.bias {
@@ -405,9 +427,14 @@ impl Walk {
         let stream = !accumulate && streams(dst.as_ptr(), len, pixel);
         let (dst, scratch) = (SharedMut::new(dst), SharedMut::new(scratch));
         let items = cut.group.parts * cut.bands.parts * cut.chunks.parts * cut.panels.parts;
+        assert!(
+            tally.is_none_or(|t| self.tallies()
+                && t.fits(n * self.dst_h * self.dst_w, pixel, items / cut.panels.parts)),
+            "not planned for these sums"
+        );
         cx.pool.run(items, &|item, worker| {
-            let (item, panels) =
-                (item / cut.panels.parts, cut.panels.range(item % cut.panels.parts));
+            let shard = item / cut.panels.parts;
+            let (item, panels) = (shard, cut.panels.range(item % cut.panels.parts));
             let (item, cols) = (item / cut.chunks.parts, cut.chunks.range(item % cut.chunks.parts));
             let (item, rows) = (item / cut.bands.parts, cut.bands.range(item % cut.bands.parts));
             let pictures = cut.group.range(item);
@@ -416,7 +443,11 @@ impl Walk {
             }
             // SAFETY: each worker has its own part of the scratch.
             let band = unsafe { scratch.slice(worker * per_worker..(worker + 1) * per_worker) };
-            let block = Block { pictures, rows, cols, panels, stream };
+            if let Some(tally) = tally.filter(|_| panels.start == 0) {
+                // SAFETY: one item of each shard has the first panel.
+                unsafe { tally.count(shard, pictures.len() * rows.len() * cols.len()) };
+            }
+            let block = Block { pictures, rows, cols, panels, stream, shard };
             self.block(&block, src, pack, &dst, accumulate, epilogue, band);
             if stream {
                 fence();
@@ -466,7 +497,9 @@ impl Walk {
                 }
                 let map = if item == 0 { src.x.full() } else { &[] };
                 let ahead = self.ahead(block, map);
-                self.sweep(&family, block, &tiles[..chunk.len()], picture, ahead);
+                let tally = epilogue.tally.filter(|_| slice + 1 == slices);
+                let tally = tally.map(|tally| Tallied { tally, dst: dst.as_mut_ptr() });
+                self.sweep(&family, block, &tiles[..chunk.len()], picture, ahead, tally);
             }
         }
     }
@@ -537,12 +570,16 @@ impl Walk {
         tiles: &[Option<(Panel, Tile)>],
         picture: usize,
         ahead: Range<*const f32>,
+        tally: Option<Tallied>,
     ) {
         let Some(Some((panel, one))) = tiles.first() else { return };
         let rowwise = self.run == 3;
         let most_rows = if rowwise { 1 } else { family.rows_of(block.cols.len()) };
         let most = if rowwise { family.row_pixels(*panel) } else { family.pixels };
         let (src_pixel, dst_pixel) = (self.groups * self.channels, self.groups * self.filters);
+        let written: usize = tiles.iter().flatten().map(|(panel, _)| panel.used).sum();
+        let mut near = (tally.is_some() && one.stream).then(|| Near([MaybeUninit::uninit(); NEAR]));
+        assert!(near.is_none() || written * family.pixels <= NEAR);
         for p in block.pictures.clone() {
             // Where output (0, 0)'s window begins, in floats from the source's (or band's) start.
             let origin = if self.banded && self.flat {
@@ -581,11 +618,63 @@ impl Walk {
                                 3 => family.row_tile(strip.len(), *panel),
                                 _ => family.tile(rows, strip.len(), *panel),
                             };
+                            if let Some(near) = tally.and(near.as_mut()) {
+                                // Past the caches goes only what is summed.
+                                tile.c = near
+                                    .0
+                                    .as_mut_ptr()
+                                    .cast::<f32>()
+                                    .add(tile.c.offset_from(one.c.add(c)) as usize);
+                                (tile.c_px, tile.c_row) = (written, strip.len() * written);
+                                tile.stream = false;
+                            }
                             kernel(&tile);
                         }
                     }
+                    let Some(tallied) = tally else { continue };
+                    let first = (p, i, part) == (block.pictures.start, block.rows.start, 0);
+                    // SAFETY: these outputs are made; this thread alone has them.
+                    unsafe {
+                        let near = near.as_ref().map(|near| near.0.as_ptr().cast::<f32>());
+                        let (to, sizes) = (one.c.add(c), (rows, strip.len(), written));
+                        self.sum(tallied, block.shard, first, (near, to), sizes);
+                    }
                 }
                 i += rows;
+            }
+        }
+    }
+
+    /// Sums so many outputs, by rows, pixels and channels, that lie `near` or where they belong.
+    ///
+    /// # Safety
+    /// They do, and this thread alone has them and sums these channels of the shard.
+    unsafe fn sum(
+        &self,
+        Tallied { tally, dst }: Tallied,
+        shard: usize,
+        first: bool,
+        (near, to): (Option<*const f32>, *mut f32),
+        (rows, pixels, channels): (usize, usize, usize),
+    ) {
+        let pixel = self.groups * self.filters;
+        // SAFETY: the caller's.
+        unsafe {
+            let at = to.offset_from(dst) as usize;
+            for r in 0..rows {
+                let to = to.add(r * self.dst_w * pixel);
+                let strip = Strip {
+                    from: near.map_or(to.cast_const(), |near| near.add(r * pixels * channels)),
+                    from_row: if near.is_some() { channels } else { pixel },
+                    to,
+                    row: at / pixel + r * self.dst_w,
+                    rows: pixels,
+                    channel: at % pixel,
+                    channels,
+                    shard,
+                    first: first && r == 0,
+                };
+                tally.strip(self.isa, &strip);
             }
         }
     }
@@ -638,4 +727,18 @@ struct Block {
     panels: Range<usize>,
     /// Whether outputs go past the caches.
     stream: bool,
+    /// The shard of a tally that these outputs are.
+    shard: usize,
 }
+
+/// Sums over the map that begins at `dst`.
+#[derive(Clone, Copy)]
+struct Tallied<'a> {
+    tally: &'a Tally<'a>,
+    dst: *const f32,
+}
+
+/// Outputs of the tiles of a strip.
+const NEAR: usize = 14 * 32 * MOST_PANELS;
+#[repr(align(64))]
+struct Near([MaybeUninit<f32>; NEAR]);

@@ -8,7 +8,7 @@ use crate::map::{Number, no_bytes};
 use crate::{Bf16, CHUNK, Ctx, Map, MapMut, SharedMut};
 
 /// How the gradient of a clamped output is masked: it passes where the output lies between 0 and `max`.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub enum Clamped<'a> {
     /// There was no clamp.
     No,
@@ -41,7 +41,7 @@ impl<'a> Clamped<'a> {
 }
 
 /// What backward needs of forward.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub struct Saved<'a> {
     /// Input of the norm `[rows, c]`, of the gradient's kind.
     pub x: Map<'a>,

@@ -1,8 +1,11 @@
 //! Batch normalisation over rows: `x [rows, c]`, statistics per channel. Here forward.
 
 mod backward;
+mod tally;
 
 pub use backward::{Clamped, Saved, backward_data, backward_sums};
+pub(crate) use tally::Strip;
+pub use tally::{Tally, space_len, tallied_statistics, tallied_sums};
 
 use crate::elementwise::shards;
 use crate::gemm::{Simd, fence, streams};
@@ -27,6 +30,27 @@ pub struct Statistics<'a> {
     pub running_var: &'a mut [f32],
 }
 
+impl Statistics<'_> {
+    /// Of channel `i`, from the sums over `rows` of differences to a number and of their squares.
+    fn set(
+        &mut self,
+        i: usize,
+        rows: f64,
+        [sum, square]: [f64; 2],
+        from: f64,
+        (momentum, epsilon): (f32, f32),
+    ) {
+        let shifted = sum / rows;
+        let var = (square / rows - shifted * shifted).max(0.0);
+        let mean = shifted + from;
+        self.mean[i] = mean as f32;
+        self.invstd[i] = (1.0 / (var + f64::from(epsilon)).sqrt()) as f32;
+        let unbiased = if rows > 1.0 { var * rows / (rows - 1.0) } else { var };
+        self.running_mean[i] += momentum * (mean as f32 - self.running_mean[i]);
+        self.running_var[i] += momentum * (unbiased as f32 - self.running_var[i]);
+    }
+}
+
 /// Mean and variance of `x [rows, c]` per channel. Sums are taken of differences to the first row,
 /// so that a large mean costs no precision; shards in f32, merged in f64.
 pub fn statistics<'a>(
@@ -47,7 +71,7 @@ pub fn statistics<'a>(
 fn statistics_of<N: Number>(
     cx: Ctx,
     x: &[N],
-    s: Statistics,
+    mut s: Statistics,
     momentum: f32,
     epsilon: f32,
     scratch: &mut [f32],
@@ -63,16 +87,8 @@ fn statistics_of<N: Number>(
         // SAFETY: all slices are whole rows of `c` (sums: two).
         unsafe { simd!(cx.isa, sums_body::<N>(part: &[N], first: &[N], sums: &mut [f32])) };
     });
-    let n = rows as f64;
-    each_sum(partial, c, |i, [sum, square]| {
-        let shifted = sum / n;
-        let var = (square / n - shifted * shifted).max(0.0);
-        let mean = shifted + f64::from(x[i].get());
-        s.mean[i] = mean as f32;
-        s.invstd[i] = (1.0 / (var + f64::from(epsilon)).sqrt()) as f32;
-        let unbiased = if rows > 1 { var * n / (n - 1.0) } else { var };
-        s.running_mean[i] += momentum * (mean as f32 - s.running_mean[i]);
-        s.running_var[i] += momentum * (unbiased as f32 - s.running_var[i]);
+    each_sum(partial, c, |i, sums| {
+        s.set(i, rows as f64, sums, f64::from(x[i].get()), (momentum, epsilon));
     });
 }
 

@@ -290,7 +290,7 @@ impl DotWalk {
         let cut = self.cut(n, cx.pool.threads());
         let per_worker = scratch.len() / cx.pool.threads();
         // Only sums as they are pass the caches, and those of integers are to be scaled.
-        let Epilogue { bias, residual, clamp } = epilogue;
+        let Epilogue { bias, residual, clamp, .. } = epilogue;
         let bare = bias.is_none() && residual.is_none() && clamp.is_none();
         assert!(bare || !dst.is_half(), "outputs of bf16 are sums as they are");
         let plain = bare && !accumulate;

@@ -185,7 +185,7 @@ impl Item<'_> {
     fn finish(&self, block: usize, sums: &[f32], count: usize, (to, step): (usize, usize)) {
         let (start, used, form) = self.walk.columns.block(block);
         debug_assert!(sums.len() >= count * form.columns());
-        let Epilogue { bias, residual, clamp } = self.epilogue;
+        let Epilogue { bias, residual, clamp, .. } = self.epilogue;
         // SAFETY: `to` addresses outputs of this item alone, within what `TileWalk::run` has checked.
         unsafe {
             let out = self.dst.as_mut_ptr().add(to + start);
