@@ -6,7 +6,7 @@
 
 use super::{Init, Narrow, ParamSpec, Rule, one};
 use crate::plan::arena::{Buf, Kind, Memory};
-use crate::plan::lower::{Lower, PendingNorm};
+use crate::plan::lower::{Lower, NormSums, PendingNorm};
 use crate::plan::op::{Exec, Op};
 use crate::plan::ops;
 use crate::plan::unit::Unit;
@@ -90,7 +90,17 @@ impl Rule for BatchNorm {
         let clamp = unit.clamp(b.net);
         if unit.pending {
             let clamp = clamp.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
-            b.leave_pending(unit.output, PendingNorm { x, scale, shift, clamp, c });
+            // Where statistics are kept or nothing learns, the sums are no part of the gradient.
+            let sums = match measured && b.learns() {
+                true => Some(NormSums {
+                    mean,
+                    invstd,
+                    dgamma: b.param_grad(id, "weight")?,
+                    dbeta: b.param_grad(id, "bias")?,
+                }),
+                false => None,
+            };
+            b.leave_pending(unit.output, PendingNorm { x, scale, shift, clamp, c, sums });
             return Ok(());
         }
         let y = b.make(unit.output);
@@ -101,8 +111,11 @@ impl Rule for BatchNorm {
     fn backward(&self, unit: &Unit, b: &mut Lower) -> Result<()> {
         let (id, from) = (unit.main, b.net.node(unit.main).inputs[0]);
         let (c, len) = (b.shape(id).c, b.shape(id).len());
+        let summed = b.has_sums(unit.output);
         let mask = match (unit.clamp(b.net), unit.residual) {
             (None, _) => Mask::No,
+            // Whoever made the sums has masked it.
+            (Some(_), None) if summed => Mask::No,
             (Some((_, max)), None) => {
                 Mask::Anew { scale: b.owned(id, "scale")?, shift: b.owned(id, "shift")?, max }
             }
@@ -127,7 +140,7 @@ impl Rule for BatchNorm {
             scratch,
         };
         // Where nothing learns, the sums still mask the gradient on the way.
-        if b.learns() || writes {
+        if !summed && (b.learns() || writes) {
             b.emit(id, "backward sums", Sums(back));
         }
         if kept {

@@ -33,12 +33,7 @@ pub fn backward_data<'a>(
     dx: impl Into<MapMut<'a>>,
     accumulate: bool,
 ) {
-    let dx = Some((dx.into(), accumulate));
-    match dy.into() {
-        Map::Full(dy) => walk(cx, s, n, Reads::data(dy, filters), dx, None),
-        Map::Half(dy) => walk(cx, s, n, Reads::data(dy, filters), dx, None),
-        Map::Bytes(..) => no_bytes(),
-    }
+    back(cx, s, n, (None, dy.into()), filters, Some((dx.into(), accumulate)), None)
 }
 
 /// `dw [kh,kw,c] = Σ x · dy`; shards of input rows by shape, merged in order in f64. Both maps are of one kind.
@@ -51,12 +46,8 @@ pub fn backward_weights<'a>(
     dw: &mut [f32],
     scratch: &mut [f32],
 ) {
-    let sums = Some(Sums { dw, norm: None, scratch });
-    match dy.into() {
-        Map::Full(dy) => walk(cx, s, n, Reads::of(x, dy, &[]), None, sums),
-        Map::Half(dy) => walk(cx, s, n, Reads::of(x, dy, &[]), None, sums),
-        Map::Bytes(..) => no_bytes(),
-    }
+    let sums = Sums { dw, norm: None, scratch };
+    back(cx, s, n, (Some(x), dy.into()), &[], None, Some(sums))
 }
 
 /// What [`backward`] sums.
@@ -80,9 +71,22 @@ pub fn backward(
     dx: (MapMut, bool),
     sums: Sums,
 ) {
+    back(cx, s, n, (Some(x), dy), filters, Some(dx), Some(sums))
+}
+
+/// What is wanted of both. No generic function: so much code is compiled once.
+fn back(
+    cx: Ctx,
+    s: &ConvShape,
+    n: usize,
+    (x, dy): (Option<Source>, Map),
+    filters: &[f32],
+    dx: Option<(MapMut, bool)>,
+    sums: Option<Sums>,
+) {
     match dy {
-        Map::Full(dy) => walk(cx, s, n, Reads::of(x, dy, filters), Some(dx), Some(sums)),
-        Map::Half(dy) => walk(cx, s, n, Reads::of(x, dy, filters), Some(dx), Some(sums)),
+        Map::Full(dy) => walk(cx, s, n, Reads::new(x, dy, filters), dx, sums),
+        Map::Half(dy) => walk(cx, s, n, Reads::new(x, dy, filters), dx, sums),
         Map::Bytes(..) => no_bytes(),
     }
 }
@@ -101,12 +105,9 @@ struct Reads<'a, N> {
 }
 
 impl<'a, N: Number> Reads<'a, N> {
-    fn data(dy: &'a [N], filters: &'a [f32]) -> Self {
-        Reads { x: &[], norm: None, mean: &[], dy, filters }
-    }
-
-    fn of(x: Source<'a>, dy: &'a [N], filters: &'a [f32]) -> Self {
-        Reads { x: N::of(x.x), norm: x.norm, mean: &[], dy, filters }
+    fn new(x: Option<Source<'a>>, dy: &'a [N], filters: &'a [f32]) -> Self {
+        let norm = x.and_then(|x| x.norm);
+        Reads { x: x.map_or(&[], |x| N::of(x.x)), norm, mean: &[], dy, filters }
     }
 
     /// Those of one picture.
