@@ -166,3 +166,39 @@ impl Op for Backward {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::layers::Conv;
+    use crate::{Builder, Loss, Network, Optimizer, Plan, PlanOptions, Shape};
+
+    fn network() -> Network {
+        let mut b = Builder::new("separable", Shape::new(9, 8, 3));
+        b.conv(Conv::new(10, 1)).batch_norm().relu();
+        b.conv(Conv::depthwise(3)).batch_norm().relu();
+        b.conv(Conv::new(5, 1)).flatten().dense(2);
+        b.build().unwrap()
+    }
+
+    fn calls(change: impl Fn(&mut PlanOptions)) -> String {
+        let sgd = Optimizer::Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 };
+        let mut options = PlanOptions::train(2, 1, Loss::MeanSquaredError, sgd);
+        change(&mut options);
+        Plan::compile(&network(), &options).unwrap().explain()
+    }
+
+    #[test]
+    fn sums_of_the_norm_in_front_are_made_on_the_way() {
+        let calls = calls(|_| {});
+        assert!(calls.contains("conv2 backward "), "{calls}");
+        assert!(!calls.contains("batch-norm1 backward sums"), "{calls}");
+        assert!(calls.contains("batch-norm1 backward data"), "{calls}");
+        assert!(calls.contains("batch-norm2 backward sums"), "{calls}");
+    }
+
+    #[test]
+    fn a_norm_that_keeps_its_statistics_makes_them_itself() {
+        let calls = calls(|o| o.tuning.freeze_norms = true);
+        assert!(calls.contains("batch-norm1 backward sums"), "{calls}");
+    }
+}

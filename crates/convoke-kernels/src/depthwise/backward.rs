@@ -1,7 +1,7 @@
 //! The way back: gradients of input and filters, and what a norm in front sums of the former, in one walk over the
 //! rows of the input. A pixel `x` and the outputs `dy` that see it make both: `dx += w · dy`, `dw += x · dy`.
 
-use super::{BLOCK, check_norm, chunks, each_column, store};
+use super::{check_norm, chunks, each_column, store};
 use crate::conv::ConvShape;
 use crate::elementwise::merge;
 use crate::gemm::{Even, Simd, fence, streams};
@@ -269,11 +269,11 @@ unsafe fn row_of<S: Simd, N: Number, const DATA: bool, const WEIGHTS: bool>(
     // SAFETY: the caller's contract.
     unsafe {
         match (s.kw, s.sw, s.dw) {
-            (3, 1, 1) => line::<S, N, 3, 1, BLOCK, DATA, WEIGHTS>(s, at, r, to),
-            (3, 2, 1) => line::<S, N, 3, 2, { 2 * BLOCK }, DATA, WEIGHTS>(s, at, r, to),
-            (5, 1, 1) => line::<S, N, 5, 1, BLOCK, DATA, WEIGHTS>(s, at, r, to),
-            (5, 2, 1) => line::<S, N, 5, 2, { 2 * BLOCK }, DATA, WEIGHTS>(s, at, r, to),
-            (7, 1, 1) => line::<S, N, 7, 1, BLOCK, DATA, WEIGHTS>(s, at, r, to),
+            (3, 1, 1) => line::<S, N, 3, 1, 8, DATA, WEIGHTS>(s, at, r, to),
+            (3, 2, 1) => line::<S, N, 3, 2, 8, DATA, WEIGHTS>(s, at, r, to),
+            (5, 1, 1) => line::<S, N, 5, 1, 8, DATA, WEIGHTS>(s, at, r, to),
+            (5, 2, 1) => line::<S, N, 5, 2, 8, DATA, WEIGHTS>(s, at, r, to),
+            (7, 1, 1) => line::<S, N, 7, 1, 4, DATA, WEIGHTS>(s, at, r, to),
             _ => (0..s.w).for_each(|ix| pixel::<S, N, DATA, WEIGHTS>(s, at, ix, r, to)),
         }
     }
@@ -296,25 +296,14 @@ unsafe fn line<
     r: Reads<N>,
     to: &mut Writes<N>,
 ) {
-    let before = (KW - 1) / STEP;
     for channels in chunks(s.c) {
         // From here on counted from `left % STEP` pixels before the row.
         let mut start = 0;
         while start < s.w + s.left % STEP {
             let output = s.left / STEP + start / STEP;
-            let inside = start >= s.left % STEP
-                && start + SPAN <= s.w + s.left % STEP
-                && output >= before
-                && output + (SPAN - 1) / STEP < s.ow;
             let place = (start, output, channels.clone());
-            // SAFETY: the caller's contract; blocks inside see only what lies on the maps.
-            unsafe {
-                if inside {
-                    block::<S, N, KW, STEP, SPAN, DATA, WEIGHTS, true>(s, at, place, r, to);
-                } else {
-                    block::<S, N, KW, STEP, SPAN, DATA, WEIGHTS, false>(s, at, place, r, to);
-                }
-            }
+            // SAFETY: the caller's contract.
+            unsafe { block::<S, N, KW, STEP, SPAN, DATA, WEIGHTS>(s, at, place, r, to) }
             start += SPAN;
         }
     }
@@ -330,7 +319,6 @@ unsafe fn block<
     const SPAN: usize,
     const DATA: bool,
     const WEIGHTS: bool,
-    const INSIDE: bool,
 >(
     s: ConvShape,
     (iy, rows): (usize, Seen),
@@ -339,15 +327,9 @@ unsafe fn block<
     to: &mut Writes<N>,
 ) {
     let (c, before, skipped) = (s.c, (KW - 1) / STEP, s.left % STEP);
-    let pixels = match INSIDE {
-        true => 0..SPAN,
-        false => skipped.saturating_sub(start)..(s.w + skipped - start).min(SPAN),
-    };
+    let pixels = skipped.saturating_sub(start)..(s.w + skipped - start).min(SPAN);
     // Columns of outputs, from `before` the block's first.
-    let columns = match INSIDE {
-        true => 0..SPAN,
-        false => before.saturating_sub(output)..(s.ow + before).saturating_sub(output),
-    };
+    let columns = before.saturating_sub(output)..(s.ow + before).saturating_sub(output);
     // Addresses of what lies beside the maps are not read.
     let first = start.wrapping_sub(skipped).wrapping_mul(c);
     let x = r.x.as_ptr().wrapping_add((iy * s.w * c).wrapping_add(first));
@@ -363,12 +345,12 @@ unsafe fn block<
             let whole = at + S::LANES <= c;
             let mut v = [zero; SPAN];
             if WEIGHTS {
-                see::<S, N, SPAN, INSIDE>(x, (c, s.w), &pixels, r.norm, (at, m), &mut v);
+                see::<S, N, SPAN>(x, (c, s.w), &pixels, r.norm, (at, m), &mut v);
             }
             let mut g = [zero; SPAN];
             if DATA && to.accumulate {
                 for (p, g) in g.iter_mut().enumerate() {
-                    if INSIDE || pixels.contains(&p) {
+                    if pixels.contains(&p) {
                         *g = N::load::<S>(dx.wrapping_add(p * c), m);
                     }
                 }
@@ -394,7 +376,7 @@ unsafe fn block<
                     }
                 }
                 each_column!((SPAN - 1) / STEP + before + 1, |column| {
-                    if INSIDE || columns.contains(&column) {
+                    if columns.contains(&column) {
                         let d = N::load::<S>(line.wrapping_add(column * c), m);
                         for p in 0..SPAN {
                             let k = (p + before * STEP).wrapping_sub(column * STEP);
@@ -412,10 +394,10 @@ unsafe fn block<
                 }
             }
             if DATA && !to.norm.is_empty() {
-                mask::<S, N, SPAN, INSIDE>(x, c, &pixels, (r, &mut *to), (at, m), &mut g);
+                mask::<S, N, SPAN>(x, c, &pixels, (r, &mut *to), (at, m), &mut g);
             }
             for (p, g) in g.into_iter().enumerate().filter(|_| DATA) {
-                if INSIDE || pixels.contains(&p) {
+                if pixels.contains(&p) {
                     let dx = dx.wrapping_add(p * c);
                     if to.stream { N::stream::<S>(dx, g) } else { store::<S, N>(dx, g, m, whole) }
                 }
@@ -427,7 +409,7 @@ unsafe fn block<
 
 /// What forward saw of a block of pixels. Asks for the next block, and for the same in the next row.
 #[inline(always)]
-unsafe fn see<S: Simd, N: Number, const SPAN: usize, const INSIDE: bool>(
+unsafe fn see<S: Simd, N: Number, const SPAN: usize>(
     x: *const N,
     (c, w): (usize, usize),
     pixels: &Range<usize>,
@@ -445,7 +427,7 @@ unsafe fn see<S: Simd, N: Number, const SPAN: usize, const INSIDE: bool>(
         let plain = Look::<S, false>::new(None, 0.0, at, m);
         let look = Look::<S, true>::new(norm, 0.0, at, m);
         for (p, v) in v.iter_mut().enumerate() {
-            if INSIDE || pixels.contains(&p) {
+            if pixels.contains(&p) {
                 let x = x.wrapping_add(p * c);
                 *v = if norm.is_some() { look.at(x) } else { plain.at(x) };
             }
@@ -455,7 +437,7 @@ unsafe fn see<S: Simd, N: Number, const SPAN: usize, const INSIDE: bool>(
 
 /// Masks the gradients of a block of pixels and adds them to the norm's sums.
 #[inline(always)]
-unsafe fn mask<S: Simd, N: Number, const SPAN: usize, const INSIDE: bool>(
+unsafe fn mask<S: Simd, N: Number, const SPAN: usize>(
     x: *const N,
     c: usize,
     pixels: &Range<usize>,
@@ -470,7 +452,7 @@ unsafe fn mask<S: Simd, N: Number, const SPAN: usize, const INSIDE: bool>(
         // Few are summed before they are added to many.
         let mut few = Both::<S>::zero();
         for (p, g) in g.iter_mut().enumerate() {
-            if INSIDE || pixels.contains(&p) {
+            if pixels.contains(&p) {
                 let x = N::load::<S>(x.wrapping_add(p * c), m);
                 *g = masking.mask(*g, x, &mut few);
             }
@@ -502,7 +484,7 @@ unsafe fn pixel<S: Simd, N: Number, const DATA: bool, const WEIGHTS: bool>(
             let whole = at + S::LANES <= c;
             let mut v = [S::splat(0.0)];
             if WEIGHTS {
-                see::<S, N, 1, true>(x, (c, s.w), &(0..1), r.norm, (at, m), &mut v);
+                see::<S, N, 1>(x, (c, s.w), &(0..1), r.norm, (at, m), &mut v);
             }
             let mut g = [S::splat(0.0)];
             if DATA && to.accumulate {
@@ -523,7 +505,7 @@ unsafe fn pixel<S: Simd, N: Number, const DATA: bool, const WEIGHTS: bool>(
                 }
             }
             if DATA && !to.norm.is_empty() {
-                mask::<S, N, 1, true>(x, c, &(0..1), (r, &mut *to), (at, m), &mut g);
+                mask::<S, N, 1>(x, c, &(0..1), (r, &mut *to), (at, m), &mut g);
             }
             if DATA {
                 let [g] = g;

@@ -266,11 +266,11 @@ fn ask_next_row<S: Simd, N: Number, const STEP: usize>(
     }
 }
 
-/// Runs a body for each of the first columns, eleven at most. Written out, because the compiler would keep loops this
+/// Runs a body for each of the first columns, twelve at most. Written out, because the compiler would keep loops this
 /// long, and sums in memory.
 macro_rules! each_column {
     ($columns:expr, |$column:ident| $body:block) => {
-        each_column!(@ $columns, $column $body 0 1 2 3 4 5 6 7 8 9 10)
+        each_column!(@ $columns, $column $body 0 1 2 3 4 5 6 7 8 9 10 11)
     };
     (@ $columns:expr, $column:ident $body:block $($i:literal)*) => {$(
         if $i < $columns {
