@@ -2,7 +2,7 @@
 //! `cargo run --release -p convoke-kernels --example map_speed [threads [words of a name]]`.
 
 use convoke_kernels::conv::ConvShape;
-use convoke_kernels::norm::{self, Clamped, Pending, Saved, Source, Statistics};
+use convoke_kernels::norm::{self, Clamped, Pending, Saved, Source, Statistics, SumsOf};
 use convoke_kernels::{Ctx, Isa, Pool, depthwise};
 use std::time::Instant;
 
@@ -96,6 +96,12 @@ fn main() {
         let mut dw = vec![0.0; 9 * c];
         measure(name("depthwise backward weights"), map + out, &mut || {
             depthwise::backward_weights(cx, &s, n, source, &*y, &mut dw, &mut band)
+        });
+        measure(name("depthwise backward"), 2 * map + out, &mut || {
+            let of_norm = SumsOf { mean, invstd, dgamma, dbeta };
+            let sums = depthwise::Sums { dw: &mut dw, norm: Some(of_norm), scratch: &mut band };
+            let (maps, dx) = ((source, (&*y).into()), (&mut *z).into());
+            depthwise::backward(cx, &s, n, maps, filters, (dx, false), sums)
         });
     }
 }

@@ -4,7 +4,7 @@ mod common;
 
 use common::{everywhere, numbers, or_for_miri, shape};
 use convoke_kernels::conv::{Conv, ConvShape, Epilogue, Precision, Winograd};
-use convoke_kernels::norm::{self, Clamped, Pending, Saved, Source, Statistics};
+use convoke_kernels::norm::{self, Clamped, Pending, Saved, Source, Statistics, SumsOf};
 use convoke_kernels::pool2d::{self, PoolShape};
 use convoke_kernels::shortcut::{self, ShortcutShape};
 use convoke_kernels::{Bf16, Ctx, Isa, Map, Pool, depthwise, elementwise};
@@ -260,6 +260,20 @@ fn depthwise_convolutions_read_and_write_them() {
                 depthwise::backward_weights(cx, &s, n, half, &dy.half[..], &mut dw, &mut scratch);
                 depthwise::backward_weights(cx, &s, n, full, &dy.full, &mut want, &mut scratch);
                 assert_eq!(dw, want, "{s:?}");
+                let (mut dx, (half, full)) = (both(x.half.len(), 7), (half, full));
+                let [mut sums, mut wanted] = [(); 2].map(|()| vec![vec![f32::NAN; c]; 2]);
+                let (half_dx, full_dx) = (&mut dx.half[..], &mut dx.full[..]);
+                for (x, dy, dx, dw, sums) in [
+                    (half, Map::Half(&dy.half), half_dx.into(), &mut dw, &mut sums),
+                    (full, Map::Full(&dy.full), full_dx.into(), &mut want, &mut wanted),
+                ] {
+                    let [dgamma, dbeta] = &mut sums[..] else { unreachable!() };
+                    let norm = norm.map(|_| SumsOf { mean: &shift, invstd: &scale, dgamma, dbeta });
+                    let sums = depthwise::Sums { dw, norm, scratch: &mut scratch };
+                    depthwise::backward(cx, &s, n, (x, dy), &f, (dx, false), sums);
+                }
+                assert_eq!((dw, &dx.half), (want, &rounded(&dx.full)), "{s:?}");
+                assert!(norm.is_none() || sums == wanted, "{s:?}");
             }
             for add in [false, true] {
                 let mut dx = both(x.half.len(), 7);

@@ -5,7 +5,7 @@ mod common;
 
 use common::numbers;
 use convoke_kernels::conv::{Conv, ConvShape, Epilogue, Precision, Winograd};
-use convoke_kernels::norm::{self, Clamped, Pending, Saved, Source};
+use convoke_kernels::norm::{self, Clamped, Pending, Saved, Source, SumsOf};
 use convoke_kernels::{Ctx, Isa, Pool, depthwise};
 
 /// Two of these pictures are long, one is not.
@@ -172,6 +172,17 @@ fn depthwise_convolutions() {
         }
         at_once_as_one_by_one(&format!("{isa:?} data"), s.x_len(), |p, n, dx| {
             depthwise::backward_data(cx, &s, n, &x[p * s.y_len()..], &filters, dx, false);
+        });
+        at_once_as_one_by_one(&format!("{isa:?} backward"), s.x_len(), |p, n, dx| {
+            let source = Source { x: (&x[p * s.x_len()..]).into(), norm: Some(norm) };
+            let mut dw = vec![f32::NAN; s.filter_len()];
+            let mut scratch = vec![f32::NAN; depthwise::scratch_len(&s, n)];
+            let [mut dgamma, mut dbeta] = [(); 2].map(|()| vec![f32::NAN; CHANNELS]);
+            let (dgamma, dbeta) = (&mut dgamma[..], &mut dbeta[..]);
+            let of_norm = SumsOf { mean: &shift, invstd: &scale, dgamma, dbeta };
+            let sums = depthwise::Sums { dw: &mut dw, norm: Some(of_norm), scratch: &mut scratch };
+            let dy = (&x[p * s.y_len()..]).into();
+            depthwise::backward(cx, &s, n, (source, dy), &filters, (dx.into(), false), sums);
         });
     });
 }

@@ -665,22 +665,57 @@ fn updates() {
     }
 }
 
-/// A norm applied while a map is read gives the bits of the norm applied before.
-fn depthwise_of_a_pending_norm(cx: Ctx, s: &ConvShape, n: usize, [x, f, dy]: [&[f32]; 3]) {
-    let (scale, shift) = (numbers(s.c, 7), numbers(s.c, 8));
+/// A norm applied while a map is read gives the bits of the norm applied before, and the way back in one walk those of
+/// each gradient by itself. Returns what the norm sums, by that walk and as it should be.
+fn depthwise_of_a_pending_norm(
+    cx: Ctx,
+    s: &ConvShape,
+    n: usize,
+    [x, f, dy]: [&[f32]; 3],
+) -> [Vec<Vec<f32>>; 2] {
+    let what = format!("{:?} {s:?}", cx.isa);
+    let (c, scale, shift) = (s.c, numbers(s.c, 7), numbers(s.c, 8));
     let mut applied = vec![f32::NAN; x.len()];
     norm::apply(cx, x, &scale, &shift, None, Some((0.0, 0.7)), &mut applied);
     let pending = Pending { scale: &scale, shift: &shift, clamp: (0.0, 0.7) };
-    let sources = [applied.as_slice().into(), Source { x: x.into(), norm: Some(pending) }];
-    let results = sources.map(|source| {
+    let normed = Source { x: x.into(), norm: Some(pending) };
+    let mut scratch = vec![f32::NAN; depthwise::scratch_len(s, n)];
+    let mut one_by_one = |source| {
         let (mut y, mut dw) = (vec![f32::NAN; n * s.y_len()], vec![f32::NAN; s.filter_len()]);
-        let mut scratch = vec![f32::NAN; depthwise::scratch_len(s, n)];
-        let e = depthwise::Epilogue::default();
-        depthwise::forward(cx, s, n, source, f, &mut y, e);
+        depthwise::forward(cx, s, n, source, f, &mut y, depthwise::Epilogue::default());
         depthwise::backward_weights(cx, s, n, source, dy, &mut dw, &mut scratch);
         (y, dw)
-    });
-    assert!(results[0] == results[1], "{:?} {s:?}", cx.isa);
+    };
+    let before = one_by_one(applied.as_slice().into());
+    assert!(before == one_by_one(normed), "{what}");
+
+    let (mean, invstd) = (numbers(c, 9), numbers(c, 10));
+    let [mut dgamma, mut dbeta] = [(); 2].map(|()| vec![f32::NAN; c]);
+    let mut masked = vec![f32::NAN; x.len()];
+    for (summed, add) in [(false, false), (false, true), (true, false)] {
+        let (mut dx, mut dw) = (numbers(x.len(), 11), vec![f32::NAN; s.filter_len()]);
+        let mut want = dx.clone();
+        depthwise::backward_data(cx, s, n, dy, f, &mut want, add);
+        let (dgamma, dbeta) = (&mut dgamma[..], &mut dbeta[..]);
+        let of_norm = norm::SumsOf { mean: &mean, invstd: &invstd, dgamma, dbeta };
+        let norm = if summed { Some(of_norm) } else { None };
+        let sums = depthwise::Sums { dw: &mut dw, norm, scratch: &mut scratch };
+        depthwise::backward(cx, s, n, (normed, dy.into()), f, ((&mut dx).into(), add), sums);
+        if summed {
+            let inside = |y: f32| 0.0 < y && y < 0.7;
+            want.iter_mut().zip(&applied).filter(|y| !inside(*y.1)).for_each(|g| *g.0 = 0.0);
+            masked.copy_from_slice(&want);
+        }
+        assert!(dx == want, "{what}: data, summed: {summed}, adding: {add}");
+        assert!(dw == before.1, "{what}: weights, summed: {summed}");
+    }
+    let mut sums = [(); 2].map(|()| vec![0.0; c]);
+    for (i, (&g, &x)) in masked.iter().zip(x).enumerate() {
+        sums[0][i % c] += f64::from(g) * f64::from(x - mean[i % c]) * f64::from(invstd[i % c]);
+        sums[1][i % c] += f64::from(g);
+    }
+    let narrow = |v: Vec<f64>| v.into_iter().map(|x| x as f32).collect::<Vec<_>>();
+    [vec![dgamma, dbeta], sums.map(narrow).to_vec()]
 }
 
 #[test]
@@ -699,6 +734,12 @@ fn depthwise_convolution() {
         (11, 26, 18, 5, 2, 1, 2),
         (9, 27, 34, 5, 2, 1, 1),
         (8, 19, 40, 7, 1, 1, 3),
+        (8, 2, 16, 3, 2, 1, 1),
+        (3, 3, 21, 7, 1, 1, 3),
+        (7, 14, 160, 3, 2, 1, 2),
+        (17, 12, 30, 3, 4, 6, 5),
+        (13, 15, 16, 4, 6, 4, 3),
+        (9, 11, 24, 3, 3, 1, 0),
     ];
     let few = vec![
         (1, 1, 1, 1, 1, 1, 0),
@@ -741,8 +782,11 @@ fn depthwise_convolution() {
             depthwise::backward_data(cx, &s, n, &dy, &f, &mut dx, false);
             let mut scratch = vec![f32::NAN; depthwise::scratch_len(&s, n)];
             depthwise::backward_weights(cx, &s, n, (&x).into(), &dy, &mut dw, &mut scratch);
-            depthwise_of_a_pending_norm(cx, &s, n, [&x, &f, &dy]);
-            vec![y, dx, dw]
+            let [got, want] = depthwise_of_a_pending_norm(cx, &s, n, [&x, &f, &dy]);
+            for (got, want) in got.iter().zip(&want) {
+                close(&format!("{:?} {s:?}: sums of the norm", cx.isa), got, &wide(want), 5e-6);
+            }
+            [vec![y, dx, dw], got].concat()
         });
         let y = reference::conv::forward(&s, n, &x, &f);
         let y: Vec<f64> = y

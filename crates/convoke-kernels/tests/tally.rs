@@ -5,7 +5,7 @@ mod common;
 
 use common::{everywhere, numbers, or_for_miri, shape};
 use convoke_kernels::conv::{Conv, ConvShape, Epilogue, Onto};
-use convoke_kernels::norm::{self, Clamped, Saved, Statistics, Tally};
+use convoke_kernels::norm::{self, Clamped, Pending, Saved, Source, Statistics, Tally};
 use convoke_kernels::{Ctx, Isa};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -125,11 +125,8 @@ fn backward(
     let invstd: Vec<f32> = numbers(c, 8).iter().map(|v| 1.5 + v).collect();
     let mut pack = vec![f32::NAN; conv.backward_pack_len()];
     conv.pack_backward(cx, &w, &mut pack);
-    let clamped = match masked {
-        true => Clamped::Anew { scale: &scale, shift: &shift, max: 0.9 },
-        false => Clamped::No,
-    };
-    let saved = Saved { x: (&x).into(), clamped, mean: &mean, invstd: &invstd, gamma: &scale };
+    let clamp = if masked { (0.0, 0.9) } else { (f32::NEG_INFINITY, f32::INFINITY) };
+    let norm = Some(Pending { scale: &scale, shift: &shift, clamp });
     let run = |tally: Option<&Tally>| {
         // What is added to is part of the sums.
         let mut dx = Room::of(&first);
@@ -139,14 +136,22 @@ fn backward(
         dx
     };
     let mut space = vec![f32::NAN; norm::space_len(shards, c)];
-    let tally = Tally::gradient(shards, saved, &mut space);
+    let source = Source { x: (&x).into(), norm };
+    let tally = Tally::gradient(shards, source, &mean, &mut space);
     let (mut made, mut plain) = (run(Some(&tally)), run(None));
-    assert!(made.get(len) == plain.get(len), "{s:?}: gradients differ");
     let [mut dgamma, mut dbeta, mut want_dgamma, mut want_dbeta] = [(); 4].map(|()| vec![0.0; c]);
     norm::tallied_sums(&space, shards, &invstd, &mut dgamma, &mut dbeta);
     let mut scratch = vec![f32::NAN; norm::scratch_len(len / c, c)];
+    let mut y = vec![f32::NAN; len];
+    norm::apply(cx, &x, &scale, &shift, None, Some(clamp), &mut y);
+    let clamped = match masked {
+        true => Clamped::Output { y: (&y).into(), max: 0.9 },
+        false => Clamped::No,
+    };
+    let saved = Saved { x: (&x).into(), clamped, mean: &mean, invstd: &invstd, gamma: &scale };
     let gradient = plain.get(len);
-    norm::backward_sums(cx, saved, gradient, &mut want_dgamma, &mut want_dbeta, &mut scratch);
+    norm::backward_sums(cx, saved, &mut *gradient, &mut want_dgamma, &mut want_dbeta, &mut scratch);
+    assert!(made.get(len) == gradient, "{s:?}: gradients differ");
     let bound = 2e-5 * (s.kh * s.kw * s.d) as f32;
     close(&format!("{s:?} dgamma"), &dgamma, &want_dgamma, bound);
     close(&format!("{s:?} dbeta"), &dbeta, &want_dbeta, bound);

@@ -6,10 +6,10 @@
 
 use super::{Init, Narrow, ParamSpec, Rule, one};
 use crate::plan::arena::{Buf, Kind, Memory};
-use crate::plan::lower::{Lower, PendingNorm};
+use crate::plan::lower::{Lower, NormSums, PendingNorm};
 use crate::plan::op::{Exec, Op};
 use crate::plan::ops;
-use crate::plan::tally::{Gradient, Mask, Tally};
+use crate::plan::statistics::Tally;
 use crate::plan::unit::Unit;
 use crate::{Result, Shape};
 use convoke_kernels::norm::{self, Clamped, Saved, Statistics};
@@ -79,9 +79,10 @@ impl Rule for BatchNorm {
         let (x, residual) = (b.value(from)?, unit.residual.map(|r| b.value(r)).transpose()?);
         if measured {
             let scratch = b.scratch(norm::scratch_len(b.map_len(from) / c, c));
-            let tally = Tally::apart(x, len, c, None);
             let (epsilon, momentum) = (self.epsilon, self.momentum);
-            let op = Measure { tally, batch, gamma, beta, running, epsilon, momentum, scratch };
+            let tally = Tally::apart(x, c);
+            let op =
+                Measure { tally, len, batch, gamma, beta, running, epsilon, momentum, scratch };
             b.emit(id, "statistics", op);
         } else {
             b.prepare(
@@ -93,7 +94,17 @@ impl Rule for BatchNorm {
         let clamp = unit.clamp(b.net);
         if unit.pending {
             let clamp = clamp.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
-            b.leave_pending(unit.output, PendingNorm { x, scale, shift, clamp, c });
+            // Where statistics are kept or nothing learns, the sums are no part of the gradient.
+            let sums = match measured && b.learns() {
+                true => Some(NormSums {
+                    mean,
+                    invstd,
+                    dgamma: b.param_grad(id, "weight")?,
+                    dbeta: b.param_grad(id, "bias")?,
+                }),
+                false => None,
+            };
+            b.leave_pending(unit.output, PendingNorm { x, scale, shift, clamp, c, sums });
             return Ok(());
         }
         let y = b.make(unit.output);
@@ -104,8 +115,11 @@ impl Rule for BatchNorm {
     fn backward(&self, unit: &Unit, b: &mut Lower) -> Result<()> {
         let (id, from) = (unit.main, b.net.node(unit.main).inputs[0]);
         let (c, len) = (b.shape(id).c, b.shape(id).len());
+        let summed = b.has_sums(unit.output);
         let mask = match (unit.clamp(b.net), unit.residual) {
             (None, _) => Mask::No,
+            // Whoever made the sums has masked it.
+            (Some(_), None) if summed => Mask::No,
             (Some((_, max)), None) => {
                 Mask::Anew { scale: b.owned(id, "scale")?, shift: b.owned(id, "shift")?, max }
             }
@@ -130,11 +144,8 @@ impl Rule for BatchNorm {
             scratch,
         };
         // Where nothing learns, the sums still mask the gradient on the way.
-        if b.learns() || writes {
-            let gradient = Some(Gradient { x: back.x, mean: back.mean, mask });
-            let tally = Tally::apart(back.dy, len, c, gradient);
-            let Backward { invstd, dgamma, dbeta, .. } = back;
-            b.emit(id, "backward sums", Sums { tally, invstd, dgamma, dbeta, scratch });
+        if !summed && (b.learns() || writes) {
+            b.emit(id, "backward sums", Sums(back));
         }
         if kept {
             // Kept statistics do not depend on x: without the sums, dx is dy times the scale.
@@ -189,6 +200,7 @@ struct Batch {
 struct Measure {
     /// Its map is the norm's input.
     tally: Tally,
+    len: usize,
     batch: Batch,
     gamma: Buf,
     beta: Buf,
@@ -221,7 +233,7 @@ impl Op for Measure {
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let Batch { mean, invstd, scale, shift } = self.batch;
-        let Tally { map, len, c, space, shards, .. } = self.tally;
+        let Tally { map, c, space, shards } = self.tally;
         let ((rm, rv), form) = (self.running, m.form(map));
         let [x, mean_now, invstd_now, rm, rv, space, scratch] =
             m.get([map, mean, invstd, rm, rv, space, self.scratch]);
@@ -235,7 +247,7 @@ impl Op for Measure {
         if self.tally.is_made() {
             norm::tallied_statistics(space, shards, s, momentum, epsilon);
         } else {
-            let x = Map::of(x, form).part(0..e.n * len);
+            let x = Map::of(x, form).part(0..e.n * self.len);
             norm::statistics(e.cx, x, s, momentum, epsilon, scratch);
         }
         let [mean, invstd, scale, shift, gamma, beta] =
@@ -326,6 +338,14 @@ struct Backward {
     scratch: Buf,
 }
 
+/// How the clamp's gradient is masked, see [`Clamped`].
+#[derive(Debug, Clone, Copy)]
+enum Mask {
+    No,
+    Output { y: Buf, max: f32 },
+    Anew { scale: Buf, shift: Buf, max: f32 },
+}
+
 impl Backward {
     fn fixed(&self) -> [Buf; 8] {
         [self.x, self.mean, self.invstd, self.gamma, self.dgamma, self.dbeta, self.dy, self.scratch]
@@ -342,49 +362,43 @@ impl Backward {
 }
 
 /// First pass: mask and sums.
-#[derive(Debug, Clone)]
-struct Sums {
-    /// Its map is the gradient of the norm's output.
-    tally: Tally,
-    invstd: Buf,
-    dgamma: Buf,
-    dbeta: Buf,
-    /// Where they are a pass of their own.
-    scratch: Buf,
-}
+#[derive(Debug)]
+struct Sums(Backward);
 
 impl Op for Sums {
     fn buffers(&self) -> Vec<Buf> {
-        let all = [self.invstd, self.dgamma, self.dbeta];
-        if self.tally.is_made() {
-            return all.into_iter().chain([self.tally.space]).collect();
-        }
-        all.into_iter().chain([self.tally.map, self.scratch]).chain(self.tally.buffers()).collect()
-    }
-
-    fn tally(&self) -> Option<Tally> {
-        // A gradient that an output masks is written as well: that takes as long wherever it is done.
-        let masks = |g: Gradient| matches!(g.mask, Mask::Output { .. });
-        Some(self.tally).filter(|t| !t.gradient.is_some_and(masks))
-    }
-
-    fn with(&self, tally: Tally) -> Arc<dyn Op> {
-        Arc::new(Sums { tally, ..self.clone() })
+        let y = match self.0.mask {
+            Mask::Output { y, .. } => Some(y),
+            _ => None,
+        };
+        self.0.buffers().into_iter().chain(y).collect()
     }
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
-        let Tally { map, len, c, space, shards, .. } = self.tally;
-        if self.tally.is_made() {
-            let [space, invstd, dgamma, dbeta] =
-                m.get([space, self.invstd, self.dgamma, self.dbeta]);
-            return norm::tallied_sums(space, shards, &invstd[..c], dgamma, dbeta);
-        }
-        let ([_, x, mean, a, b], form) = (self.tally.slots(), m.form(map));
-        let [dy, invstd, dgamma, dbeta, scratch, x, mean, a, b] =
-            m.get([map, self.invstd, self.dgamma, self.dbeta, self.scratch, x, mean, a, b]);
-        if let Some(saved) = self.tally.saved(e.n, form, [x, mean, a, b]) {
-            let (saved, dy) = (Saved { invstd, ..saved }, MapMut::of(dy, form).first(e.n * len));
+        let b = self.0;
+        let (len, form) = (e.n * b.len, m.form(b.x));
+        let go = |[x, mean, invstd, gamma, dgamma, dbeta, dy, scratch]: [&mut [f32]; 8],
+                  clamped| {
+            let (mean, invstd, gamma) = (&mean[..b.c], &invstd[..b.c], &*gamma);
+            let saved = Saved { x: Map::of(x, form).part(0..len), clamped, mean, invstd, gamma };
+            let dy = MapMut::of(dy, form).first(len);
             norm::backward_sums(e.cx, saved, dy, dgamma, dbeta, scratch);
+        };
+        let [f0, f1, f2, f3, f4, f5, f6, f7] = b.fixed();
+        match b.mask {
+            Mask::No => go(m.get(b.fixed()), Clamped::No),
+            Mask::Output { y, max } => {
+                let [s0, s1, s2, s3, s4, s5, s6, s7, y] =
+                    m.get([f0, f1, f2, f3, f4, f5, f6, f7, y]);
+                let clamped = Clamped::Output { y: Map::of(y, form).part(0..len), max };
+                go([s0, s1, s2, s3, s4, s5, s6, s7], clamped);
+            }
+            Mask::Anew { scale, shift, max } => {
+                let [s0, s1, s2, s3, s4, s5, s6, s7, scale, shift] =
+                    m.get([f0, f1, f2, f3, f4, f5, f6, f7, scale, shift]);
+                let clamped = Clamped::Anew { scale: &scale[..b.c], shift: &shift[..b.c], max };
+                go([s0, s1, s2, s3, s4, s5, s6, s7], clamped);
+            }
         }
     }
 }

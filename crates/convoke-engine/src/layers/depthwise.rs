@@ -3,13 +3,13 @@
 use super::linear::{Fold, emit_bias_grad, unmask};
 use crate::Result;
 use crate::plan::arena::{Buf, Kind, Memory};
-use crate::plan::lower::{Lower, PendingNorm};
+use crate::plan::lower::{Lower, NormSums, PendingNorm};
 use crate::plan::op::{Exec, Op};
 use crate::plan::ops;
 use crate::plan::unit::Unit;
 use convoke_kernels::conv::ConvShape;
-use convoke_kernels::depthwise as kernels;
-use convoke_kernels::norm::Source;
+use convoke_kernels::depthwise::{self as kernels, Sums};
+use convoke_kernels::norm::{Source, SumsOf};
 use convoke_kernels::{Map, MapMut};
 
 /// Emits `y = clamp(x ∗ filters + bias)`, norms folded; a residual is added by a call of its own.
@@ -57,15 +57,18 @@ pub(super) fn backward(unit: &Unit, b: &mut Lower, s: ConvShape, bias: bool) -> 
         let db = b.param_grad(id, "bias")?;
         emit_bias_grad(b, id, dy, db, s.oh * s.ow, s.d);
     }
-    if b.learns() {
-        let ((x, norm), dw) = (b.source(from)?, b.param_grad(id, "weight")?);
-        let scratch = b.scratch(kernels::scratch_len(&s, b.batch()));
-        b.emit(id, "backward weights", BackwardWeights { s, x, norm, dy, dw, scratch });
-    }
-    if let Some((dx, accumulate)) = b.grad_into(from)? {
-        let weight = b.param(id, "weight")?;
-        b.emit(id, "backward data", BackwardData { s, dy, weight, dx, accumulate });
-    }
+    let (x, norm) = b.source(from)?;
+    let dw = if b.learns() { Some(b.param_grad(id, "weight")?) } else { None };
+    let (sums, dx) = (b.take_sums(from), b.grad_into(from)?);
+    let part = match (dw, dx) {
+        (Some(_), Some(_)) => "backward",
+        (Some(_), None) => "backward weights",
+        (None, Some(_)) => "backward data",
+        (None, None) => return Ok(()),
+    };
+    let (weight, scratch) =
+        (b.param(id, "weight")?, b.scratch(kernels::scratch_len(&s, b.batch())));
+    b.emit(id, part, Backward { s, x, norm, sums, dy, weight, dx, dw, scratch });
     Ok(())
 }
 
@@ -104,59 +107,100 @@ impl Op for Forward {
     }
 }
 
+/// The gradients that are wanted, in one walk.
 #[derive(Debug)]
-struct BackwardWeights {
+struct Backward {
     s: ConvShape,
     x: Buf,
     norm: Option<PendingNorm>,
+    /// The norm's sums, where they are made on the way.
+    sums: Option<NormSums>,
     dy: Buf,
-    dw: Buf,
+    weight: Buf,
+    /// The input's gradient, and whether it is added to.
+    dx: Option<(Buf, bool)>,
+    dw: Option<Buf>,
     scratch: Buf,
 }
 
-impl Op for BackwardWeights {
-    fn buffers(&self) -> Vec<Buf> {
-        let norm = self.norm.iter().flat_map(|n| [n.scale, n.shift]);
-        [self.x, self.dy, self.dw, self.scratch].into_iter().chain(norm).collect()
-    }
-
-    fn macs(&self) -> u64 {
-        self.s.macs()
-    }
-
-    fn run(&self, m: &mut Memory, e: &mut Exec) {
-        let (scale, shift) = self.norm.map_or((Buf::NONE, Buf::NONE), |n| (n.scale, n.shift));
-        let form = m.form(self.x);
-        let [x, dy, dw, scratch, scale, shift] =
-            m.get([self.x, self.dy, self.dw, self.scratch, scale, shift]);
-        let norm = self.norm.map(|n| n.over(scale, shift));
-        let (source, dy) = (Source { x: Map::of(x, form), norm }, Map::of(dy, form));
-        kernels::backward_weights(e.cx, &self.s, e.n, source, dy, dw, scratch);
+impl Backward {
+    /// Its buffers, none in the place of those that it does without: `x`, the norm's, `dw` and scratch; `dy`; filters and
+    /// `dx`; those of the norm's sums.
+    fn places(&self) -> [Buf; 12] {
+        let [mut x, mut scale, mut shift, mut scratch] = [Buf::NONE; 4];
+        if self.dw.is_some() {
+            (x, scratch) = (self.x, self.scratch);
+            (scale, shift) = self.norm.map_or((scale, shift), |n| (n.scale, n.shift));
+        }
+        let dw = self.dw.unwrap_or(Buf::NONE);
+        let (weight, dx) = self.dx.map_or((Buf::NONE, Buf::NONE), |(dx, _)| (self.weight, dx));
+        let [mean, invstd, dgamma, dbeta] = NormSums::buffers(self.sums);
+        [x, scale, shift, dw, scratch, self.dy, weight, dx, mean, invstd, dgamma, dbeta]
     }
 }
 
-#[derive(Debug)]
-struct BackwardData {
-    s: ConvShape,
-    dy: Buf,
-    weight: Buf,
-    dx: Buf,
-    accumulate: bool,
-}
-
-impl Op for BackwardData {
+impl Op for Backward {
     fn buffers(&self) -> Vec<Buf> {
-        vec![self.dy, self.weight, self.dx]
+        self.places().into_iter().filter(|&b| b != Buf::NONE).collect()
     }
 
     fn macs(&self) -> u64 {
-        self.s.macs()
+        self.s.macs() * (u64::from(self.dx.is_some()) + u64::from(self.dw.is_some()))
     }
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
-        let form = m.form(self.dx);
-        let [dy, w, dx] = m.get([self.dy, self.weight, self.dx]);
-        let (dy, dx) = (Map::of(dy, form), MapMut::of(dx, form));
-        kernels::backward_data(e.cx, &self.s, e.n, dy, w, dx, self.accumulate);
+        let (cx, s, n, c, form) = (e.cx, &self.s, e.n, self.s.c, m.form(self.dy));
+        let [x, scale, shift, dw, scratch, dy, w, dx, mean, invstd, dgamma, dbeta] =
+            m.get(self.places());
+        let (dy, dx) = (Map::of(dy, form), self.dx.map(|(_, add)| (MapMut::of(dx, form), add)));
+        let norm = self.norm.filter(|_| self.dw.is_some()).map(|n| n.over(scale, shift));
+        let x = Source { x: Map::of(x, form), norm };
+        let norm =
+            self.sums.map(|_| SumsOf { mean: &mean[..c], invstd: &invstd[..c], dgamma, dbeta });
+        match (dx, self.dw) {
+            (Some((dx, add)), None) => kernels::backward_data(cx, s, n, dy, w, dx, add),
+            (None, _) => kernels::backward_weights(cx, s, n, x, dy, dw, scratch),
+            (Some(dx), Some(_)) => {
+                kernels::backward(cx, s, n, (x, dy), w, dx, Sums { dw, norm, scratch });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::layers::Conv;
+    use crate::{Builder, Loss, Network, Optimizer, Plan, PlanOptions, Shape};
+
+    fn network() -> Network {
+        let mut b = Builder::new("separable", Shape::new(9, 8, 3));
+        b.conv(Conv::new(10, 1)).batch_norm().relu();
+        b.conv(Conv::depthwise(3)).batch_norm().relu();
+        b.conv(Conv::new(5, 1)).flatten().dense(2);
+        b.build().unwrap()
+    }
+
+    fn calls(change: impl Fn(&mut PlanOptions)) -> String {
+        let sgd = Optimizer::Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 };
+        let mut options = PlanOptions::train(2, 1, Loss::MeanSquaredError, sgd);
+        change(&mut options);
+        Plan::compile(&network(), &options).unwrap().explain()
+    }
+
+    #[test]
+    fn sums_of_the_norm_in_front_are_made_on_the_way() {
+        let calls = calls(|_| {});
+        assert!(calls.contains("conv2 backward "), "{calls}");
+        assert!(!calls.contains("batch-norm1 backward sums"), "{calls}");
+        assert!(calls.contains("batch-norm1 backward data"), "{calls}");
+        // By the 1×1 convolution behind it.
+        assert!(!calls.contains("batch-norm2 backward sums"), "{calls}");
+        assert!(calls.contains("batch-norm2 backward data"), "{calls}");
+    }
+
+    #[test]
+    fn a_norm_that_keeps_its_statistics_makes_them_itself() {
+        let calls = calls(|o| o.tuning.freeze_norms = true);
+        assert!(calls.contains("batch-norm1 backward sums"), "{calls}");
     }
 }

@@ -4,13 +4,13 @@ use super::lanes;
 use crate::layers::{BatchNorm, Layer, Narrow};
 use crate::plan::Precision;
 use crate::plan::arena::{Buf, Kind, Memory};
-use crate::plan::lower::{Lower, PendingNorm};
+use crate::plan::lower::{Lower, NormSums, PendingNorm};
 use crate::plan::op::{Exec, Op};
-use crate::plan::tally::Tally;
+use crate::plan::statistics::Tally;
 use crate::plan::unit::Unit;
 use crate::{NodeId, Result};
 use convoke_kernels::conv::{Conv, ConvShape, Epilogue, Onto};
-use convoke_kernels::norm::Source;
+use convoke_kernels::norm::{self, Source};
 use convoke_kernels::{Map, MapMut, activation, elementwise};
 use std::sync::Arc;
 
@@ -71,12 +71,19 @@ pub(super) fn backward(unit: &Unit, b: &mut Lower, shape: ConvShape, bias: bool)
         let conv = conv.clone();
         b.emit(id, "backward weights", BackwardWeights { conv, x, norm, dy, dw, scratch });
     }
+    let sums = match (conv.shards()[1], norm) {
+        (0, _) | (_, None) => None,
+        (shards, Some(norm)) => b.take_sums(from).map(|sums| (shards, norm, sums)),
+    };
     if let Some((dx, accumulate)) = b.grad_into(from)? {
+        let sums = sums.map(|(shards, norm, sums)| {
+            let space = b.own(id, "sums", Kind::Step, norm::space_len(shards, norm.c));
+            GradientSums { shards, norm, sums, space }
+        });
         let weight = b.param(id, "weight")?;
         let pack = packed(b, id, &conv, weight, true);
         let scratch = b.scratch(conv.backward_scratch_len());
-        let tally = None;
-        let op = BackwardData { conv, dy, pack, dx, accumulate, scratch, tally };
+        let op = BackwardData { conv, dy, pack, dx, accumulate, scratch, sums };
         b.emit(id, "backward data", op);
     }
     Ok(())
@@ -288,7 +295,7 @@ impl Op for Forward {
     fn buffers(&self) -> Vec<Buf> {
         let all = [self.x, self.pack, self.y, self.scratch];
         let norm = self.norm.iter().flat_map(|n| [n.scale, n.shift]);
-        let tally = self.tally.iter().flat_map(Tally::buffers);
+        let tally = self.tally.iter().map(|t| t.space);
         all.into_iter().chain(self.bias).chain(self.residual).chain(norm).chain(tally).collect()
     }
 
@@ -313,10 +320,10 @@ impl Op for Forward {
         let [form_x, form_y] = [self.x, self.y].map(|b| m.form(b));
         let more = m.form(or_none(self.residual));
         let [x, pack, y, scratch] = fixed;
-        let [t0, t1, t2, t3, t4] = Tally::slots_of(self.tally);
-        let [x, pack, y, scratch, bias, apart, scale, shift, t0, t1, t2, t3, t4] =
-            m.get([x, pack, y, scratch, bias, apart, scale, shift, t0, t1, t2, t3, t4]);
-        let tally = self.tally.map(|t| t.begin(e, form_y, [t0, t1, t2, t3, t4]));
+        let space = or_none(self.tally.map(|t| t.space));
+        let [x, pack, y, scratch, bias, apart, scale, shift, space] =
+            m.get([x, pack, y, scratch, bias, apart, scale, shift, space]);
+        let tally = self.tally.map(|t| norm::Tally::statistics(t.shards, t.c, space));
         let (x, apart) = (Map::of(x, form_x), &*apart);
         let epilogue = Epilogue {
             bias: self.bias.map(|_| &*bias),
@@ -360,7 +367,7 @@ impl Op for BackwardWeights {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct BackwardData {
     conv: Arc<Conv>,
     dy: Buf,
@@ -368,39 +375,56 @@ struct BackwardData {
     dx: Buf,
     accumulate: bool,
     scratch: Buf,
-    /// Sums over the gradient.
-    tally: Option<Tally>,
+    /// Those of the norm in front, where they are made on the way.
+    sums: Option<GradientSums>,
+}
+
+/// The sums of a pending norm that the writer of its gradient makes.
+#[derive(Debug, Clone, Copy)]
+struct GradientSums {
+    shards: usize,
+    norm: PendingNorm,
+    sums: NormSums,
+    space: Buf,
+}
+
+impl GradientSums {
+    /// Its buffers, or as many that are none.
+    fn places(sums: Option<Self>) -> [Buf; 8] {
+        let [mean, invstd, dgamma, dbeta] = NormSums::buffers(sums.map(|s| s.sums));
+        let of = |f: fn(&Self) -> Buf| or_none(sums.as_ref().map(f));
+        let [x, scale, shift] = [of(|s| s.norm.x), of(|s| s.norm.scale), of(|s| s.norm.shift)];
+        [of(|s| s.space), x, scale, shift, mean, invstd, dgamma, dbeta]
+    }
 }
 
 impl Op for BackwardData {
     fn buffers(&self) -> Vec<Buf> {
-        let all = [self.dy, self.pack, self.dx, self.scratch];
-        all.into_iter().chain(self.tally.iter().flat_map(Tally::buffers)).collect()
+        let all = [self.dy, self.pack, self.dx, self.scratch].into_iter();
+        all.chain(GradientSums::places(self.sums)).filter(|&b| b != Buf::NONE).collect()
     }
 
     fn macs(&self) -> u64 {
         self.conv.shape().macs()
     }
 
-    fn shards(&self, tally: &Tally) -> usize {
-        // A dense layer's channels are all numbers of a map.
-        let mine = tally.map == self.dx && tally.c == self.conv.shape().c;
-        if mine { self.conv.shards()[1] } else { 0 }
-    }
-
-    fn with(&self, tally: Tally) -> Arc<dyn Op> {
-        Arc::new(BackwardData { tally: Some(tally), ..self.clone() })
-    }
-
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let [form_dy, form_dx] = [self.dy, self.dx].map(|b| m.form(b));
-        let [t0, t1, t2, t3, t4] = Tally::slots_of(self.tally);
-        let [dy, pack, dx, scratch, t0, t1, t2, t3, t4] =
-            m.get([self.dy, self.pack, self.dx, self.scratch, t0, t1, t2, t3, t4]);
+        let [space, x, scale, shift, mean, invstd, dgamma, dbeta] = GradientSums::places(self.sums);
+        let fixed = [self.dy, self.pack, self.dx, self.scratch];
+        let [dy, pack, dx, scratch] = fixed;
+        let [dy, pack, dx, scratch, space, x, scale, shift, mean, invstd, dgamma, dbeta] =
+            m.get([dy, pack, dx, scratch, space, x, scale, shift, mean, invstd, dgamma, dbeta]);
         let (dy, dx) = (Map::of(dy, form_dy), MapMut::of(dx, form_dx));
-        let tally = self.tally.map(|t| t.begin(e, form_dx, [t0, t1, t2, t3, t4]));
+        let tally = self.sums.map(|GradientSums { shards, norm, .. }| {
+            let source = Source { x: Map::of(x, form_dx), norm: Some(norm.over(scale, shift)) };
+            norm::Tally::gradient(shards, source, &mean[..norm.c], space)
+        });
         let onto = Onto { accumulate: self.accumulate, tally: tally.as_ref() };
         self.conv.backward_data(e.cx, e.n, dy, pack, dx, onto, scratch);
+        if let Some(GradientSums { shards, norm, .. }) = self.sums {
+            norm::tallied_sums(space, shards, &invstd[..norm.c], dgamma, dbeta);
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use super::arena::{Buf, Kind, Layout};
 use super::lower::Lower;
 use super::op::{Call, Phase};
 use super::{Loss, MemoryReport, Mode, PlanOptions, Precision};
-use super::{bytes, halves, lanes, ops, remake, tally, unit};
+use super::{bytes, halves, lanes, ops, remake, statistics, unit};
 use crate::layers::{self, Rule};
 use crate::network::{Network, NodeId, Param};
 use crate::{Error, Result, loss, optimizer};
@@ -162,7 +162,7 @@ impl Plan {
         };
         let Lower { mut bufs, mut calls, params, state, at_once, kept_grads, .. } = b;
         calls.sort_by_key(|c| place(c.phase));
-        tally::pass(&mut bufs, &mut calls);
+        statistics::pass(&mut bufs, &mut calls);
         let remade = remake::pass(&bufs, &mut calls, options.least);
         let touched: Vec<Vec<Buf>> = calls.iter().map(|c| c.op.buffers()).collect();
         let total: u128 = bufs.iter().map(|b| b.len as u128).sum();

@@ -11,7 +11,7 @@ use super::{Mode, PlanOptions};
 use crate::network::{Network, NodeId, Param};
 use crate::{Error, Result, Shape};
 use convoke_kernels::{Form, Isa, norm};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// The one scratch buffer.
@@ -26,6 +26,24 @@ pub(crate) struct PendingNorm {
     pub clamp: (f32, f32),
     /// Channels.
     pub c: usize,
+    /// What its sums take, where the call that writes its gradient may make them on the way.
+    pub sums: Option<NormSums>,
+}
+
+/// What the sums of a norm take beside the gradient and the raw map, and where they go; `[c]` each.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NormSums {
+    pub mean: Buf,
+    pub invstd: Buf,
+    pub dgamma: Buf,
+    pub dbeta: Buf,
+}
+
+impl NormSums {
+    /// As a call's buffers; as many that are none where it makes no sums.
+    pub fn buffers(sums: Option<Self>) -> [Buf; 4] {
+        sums.map_or([Buf::NONE; 4], |s| [s.mean, s.invstd, s.dgamma, s.dbeta])
+    }
 }
 
 impl PendingNorm {
@@ -48,6 +66,8 @@ pub(crate) struct Lower<'a> {
     phase: Phase,
     values: Vec<Option<Buf>>,
     pending: HashMap<NodeId, PendingNorm>,
+    /// Pending norms whose sums the writer of their gradient makes.
+    summed: HashSet<NodeId>,
     grads: Vec<Option<Buf>>,
     /// What the maps of places, and their gradients, are: see [`super::halves`] and [`super::bytes`].
     forms: Vec<Form>,
@@ -81,6 +101,7 @@ impl<'a> Lower<'a> {
             phase: Phase::Forward,
             values: vec![None; nodes],
             pending: HashMap::new(),
+            summed: HashSet::new(),
             grads: vec![None; nodes],
             forms: vec![Form::Full; nodes],
             holders: HashMap::new(),
@@ -295,6 +316,21 @@ impl<'a> Lower<'a> {
             Some(&norm) => Ok((norm.x, Some(norm))),
             None => Ok((self.value(id)?, None)),
         }
+    }
+
+    /// The sums of the pending norm that makes a place's value, for the call that writes the place's gradient: it makes
+    /// them on the way and masks what it writes, and the norm's own pass over both is left out. `None` where that is not
+    /// to be; then the gradient is written as it is.
+    pub fn take_sums(&mut self, id: NodeId) -> Option<NormSums> {
+        let alone = self.wants_grad(id) && !self.has_grad(id);
+        let sums = self.pending.get(&id)?.sums.filter(|_| alone)?;
+        self.summed.insert(id);
+        Some(sums)
+    }
+
+    /// Whether [`Lower::take_sums`] has given the sums of the norm that makes a place's value to another call.
+    pub fn has_sums(&self, id: NodeId) -> bool {
+        self.summed.contains(&id)
     }
 
     /// Puts another buffer in the place of a value.

@@ -14,7 +14,7 @@ pub(crate) mod op;
 pub(crate) mod ops;
 mod ranges;
 mod remake;
-pub(crate) mod tally;
+pub(crate) mod statistics;
 pub(crate) mod unit;
 
 pub use compile::Plan;

@@ -1,7 +1,7 @@
 //! A call of the plan: an operation bound to its buffers.
 
 use super::arena::{Buf, Memory};
-use super::tally::Tally;
+use super::statistics::Tally;
 use convoke_kernels::Ctx;
 use std::fmt;
 use std::sync::Arc;
@@ -41,7 +41,7 @@ pub(crate) trait Op: fmt::Debug + Send + Sync {
         let _ = tally;
         0
     }
-    /// The same call with sums that are made where the map is written, by this call if it has shards of them.
+    /// The same call with sums that are made where their map is written, by this call if it has shards of them.
     ///
     /// # Panics
     /// When it has to do with no sums.

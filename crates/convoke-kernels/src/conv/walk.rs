@@ -667,6 +667,7 @@ impl Walk {
                     from: near.map_or(to.cast_const(), |near| near.add(r * pixels * channels)),
                     from_row: if near.is_some() { channels } else { pixel },
                     to,
+                    to_row: pixel,
                     row: at / pixel + r * self.dst_w,
                     rows: pixels,
                     channel: at % pixel,

@@ -1,11 +1,9 @@
 //! Depthwise convolution: `x [n,h,w,c] · filters [kh,kw,c] -> y [n,oh,ow,c]`, channels in the lanes. Here forward, and
 //! what all passes share.
 
-mod data;
-mod weights;
+mod backward;
 
-pub use data::backward_data;
-pub use weights::{backward_weights, scratch_len};
+pub use backward::{Sums, backward, backward_data, backward_weights, scratch_len};
 
 use crate::conv::{ConvShape, Steps};
 use crate::gemm::{Even, LINE, Simd, fence, streams};
@@ -149,7 +147,7 @@ pub fn forward<'a>(
     y: impl Into<MapMut<'a>>,
     e: Epilogue,
 ) {
-    check_norm(s, x);
+    check_norm(s, x.norm);
     let y = y.into();
     let row = Row { e, norm: x.norm, steps: steps(x.x, y.read()), stream: false };
     match y {
@@ -196,9 +194,9 @@ fn forward_of<N: Number>(
     });
 }
 
-fn check_norm(s: &ConvShape, x: Source) {
+fn check_norm(s: &ConvShape, norm: Option<Pending>) {
     let holds = |n: Pending| n.scale.len() >= s.c && n.shift.len() >= s.c;
-    assert!(x.norm.is_none_or(holds), "the norm has too few channels");
+    assert!(norm.is_none_or(holds), "the norm has too few channels");
 }
 
 #[inline(always)]
@@ -268,11 +266,11 @@ fn ask_next_row<S: Simd, N: Number, const STEP: usize>(
     }
 }
 
-/// Runs a body for each of the first columns, eleven at most. Written out, because the compiler would keep loops this
+/// Runs a body for each of the first columns, twelve at most. Written out, because the compiler would keep loops this
 /// long, and sums in memory.
 macro_rules! each_column {
     ($columns:expr, |$column:ident| $body:block) => {
-        each_column!(@ $columns, $column $body 0 1 2 3 4 5 6 7 8 9 10)
+        each_column!(@ $columns, $column $body 0 1 2 3 4 5 6 7 8 9 10 11)
     };
     (@ $columns:expr, $column:ident $body:block $($i:literal)*) => {$(
         if $i < $columns {

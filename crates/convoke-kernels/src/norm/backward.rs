@@ -1,6 +1,6 @@
 //! The way back through a norm and what followed it.
 
-use super::{Sums, each_lanes, each_sum, together};
+use super::{Both, Pending, each_lanes, each_sum, together};
 use crate::elementwise::shards;
 use crate::gemm::{Simd, fence, streams};
 use crate::isa::simd;
@@ -97,10 +97,68 @@ fn backward_sums_of<N: Number>(
             simd!(cx.isa, backward_sums_body::<N>(part: Saved, dy: &mut [N], sums: &mut [f32]))
         };
     });
-    each_sum(partial, c, |i, [sum, product]| {
-        dbeta[i] = sum as f32;
-        dgamma[i] = (product * f64::from(s.invstd[i])) as f32;
-    });
+    SumsOf { mean: s.mean, invstd: s.invstd, dgamma, dbeta }.finish(partial);
+}
+
+/// The sums of [`backward_sums`] where the call that writes the gradient of a [`Pending`] norm makes them on the way. It
+/// masks the gradient that it writes: for [`backward_data`] that is one without a clamp. All are `[c]`.
+pub struct SumsOf<'a> {
+    /// As in [`Saved`].
+    pub mean: &'a [f32],
+    /// As in [`Saved`].
+    pub invstd: &'a [f32],
+    /// As in [`backward_sums`].
+    pub dgamma: &'a mut [f32],
+    /// As in [`backward_sums`].
+    pub dbeta: &'a mut [f32],
+}
+
+impl SumsOf<'_> {
+    /// Merges `partial [shards, 2, c]`, what [`Masking::mask`] added up.
+    pub(crate) fn finish(self, partial: &[f32]) {
+        each_sum(partial, self.mean.len(), |i, [sum, product]| {
+            self.dbeta[i] = sum as f32;
+            self.dgamma[i] = (product * f64::from(self.invstd[i])) as f32;
+        });
+    }
+}
+
+/// A vector of channels of a pending norm whose gradient is being written.
+pub(crate) struct Masking<S: Simd> {
+    scale: S::V,
+    shift: S::V,
+    lo: S::V,
+    hi: S::V,
+    mean: S::V,
+}
+
+impl<S: Simd> Masking<S> {
+    #[inline(always)]
+    pub unsafe fn new(norm: Pending, mean: &[f32], at: usize, m: S::M) -> Self {
+        let (scale, shift) = (norm.scale.as_ptr(), norm.shift.as_ptr());
+        // SAFETY: the caller has the instruction set; a norm has a number for every channel.
+        unsafe {
+            Masking {
+                scale: S::load_first(scale.add(at), m),
+                shift: S::load_first(shift.add(at), m),
+                lo: S::splat(norm.clamp.0),
+                hi: S::splat(norm.clamp.1),
+                mean: S::load_first(mean.as_ptr().add(at), m),
+            }
+        }
+    }
+
+    /// The gradient `g` as the clamp lets it through at an input `x` of the norm; adds it to the sums.
+    #[inline(always)]
+    pub unsafe fn mask(&self, g: S::V, x: S::V, sums: &mut Both<S>) -> S::V {
+        // SAFETY: the caller has the instruction set.
+        unsafe {
+            let y = S::fma(x, self.scale, self.shift);
+            let g = S::keep_between(g, y, self.lo, self.hi);
+            sums.add(g, (g, S::sub(x, self.mean)));
+            g
+        }
+    }
 }
 
 #[inline(always)]
@@ -147,7 +205,7 @@ unsafe fn sums_of<S: Simd, N: Number>(
             let end = dy.len().min(first + together(c) * c);
             each_lanes::<S>(c, |at, m| {
                 let mean = S::load_first(s.mean.as_ptr().add(at), m);
-                let mut both = Sums::<S>::load(sums, at, m);
+                let mut both = Both::<S>::load(sums, at, m);
                 let mut i = first + at;
                 while i < end {
                     let x = N::load::<S>(x.as_ptr().add(i), m);

@@ -3,7 +3,8 @@
 mod backward;
 mod tally;
 
-pub use backward::{Clamped, Saved, backward_data, backward_sums};
+pub(crate) use backward::Masking;
+pub use backward::{Clamped, Saved, SumsOf, backward_data, backward_sums};
 pub(crate) use tally::Strip;
 pub use tally::{Tally, space_len, tallied_statistics, tallied_sums};
 
@@ -127,7 +128,7 @@ unsafe fn sums_body<S: Simd, N: Number>(x: &[N], first: &[N], sums: &mut [f32]) 
         for rows in x.chunks(together(c) * c) {
             each_lanes::<S>(c, |at, m| {
                 let shift = N::load::<S>(first.as_ptr().add(at), m);
-                let mut both = Sums::<S>::load(sums, at, m);
+                let mut both = Both::<S>::load(sums, at, m);
                 let mut i = at;
                 while i < rows.len() {
                     let d = S::sub(N::load::<S>(rows.as_ptr().add(i), m), shift);
@@ -141,29 +142,44 @@ unsafe fn sums_body<S: Simd, N: Number>(x: &[N], first: &[N], sums: &mut [f32]) 
 }
 
 /// A vector of both rows of `sums [2, c]`.
-struct Sums<S: Simd> {
+pub(crate) struct Both<S: Simd> {
     sum: S::V,
     product: S::V,
 }
 
-impl<S: Simd> Sums<S> {
+impl<S: Simd> Both<S> {
     #[inline(always)]
-    unsafe fn load(sums: &[f32], at: usize, m: S::M) -> Self {
-        let c = sums.len() / 2;
-        let (sum, product) = (sums.as_ptr().wrapping_add(at), sums.as_ptr().wrapping_add(c + at));
-        // SAFETY: the caller's lanes lie within both rows. What was stored with a mask is not read back before it has
-        // reached the cache.
+    pub unsafe fn zero() -> Self {
+        // SAFETY: the caller has the instruction set.
+        unsafe { Both { sum: S::splat(0.0), product: S::splat(0.0) } }
+    }
+
+    #[inline(always)]
+    pub unsafe fn load(sums: &[f32], at: usize, m: S::M) -> Self {
+        // SAFETY: the caller's.
         unsafe {
-            match at + S::LANES <= c {
-                true => Sums { sum: S::load(sum), product: S::load(product) },
-                false => Sums { sum: S::load_first(sum, m), product: S::load_first(product, m) },
+            let c = sums.len() / 2;
+            Self::load_part(sums.as_ptr().wrapping_add(at), c, (m, at + S::LANES <= c))
+        }
+    }
+
+    /// Those of the mask, which may be all, at `sum` and in a row `c` further on. What was stored with a mask is not read
+    /// back before it has reached the cache.
+    #[inline(always)]
+    pub unsafe fn load_part(sum: *const f32, c: usize, (m, all): (S::M, bool)) -> Self {
+        let product = sum.wrapping_add(c);
+        // SAFETY: the caller's lanes lie within both rows.
+        unsafe {
+            match all {
+                true => Both { sum: S::load(sum), product: S::load(product) },
+                false => Both { sum: S::load_first(sum, m), product: S::load_first(product, m) },
             }
         }
     }
 
     /// Adds `v` to the one and `a · b` to the other.
     #[inline(always)]
-    unsafe fn add(&mut self, v: S::V, (a, b): (S::V, S::V)) {
+    pub unsafe fn add(&mut self, v: S::V, (a, b): (S::V, S::V)) {
         // SAFETY: the caller has the instruction set.
         unsafe {
             self.sum = S::add(self.sum, v);
@@ -171,14 +187,32 @@ impl<S: Simd> Sums<S> {
         }
     }
 
+    /// Adds others to both.
     #[inline(always)]
-    unsafe fn store(self, sums: &mut [f32], at: usize, m: S::M) {
-        let c = sums.len() / 2;
-        let sums = sums.as_mut_ptr();
-        let (sum, product) = (sums.wrapping_add(at), sums.wrapping_add(c + at));
-        // SAFETY: as in `load`.
+    pub unsafe fn join(&mut self, other: Self) {
+        // SAFETY: the caller has the instruction set.
         unsafe {
-            match at + S::LANES <= c {
+            self.sum = S::add(self.sum, other.sum);
+            self.product = S::add(self.product, other.product);
+        }
+    }
+
+    #[inline(always)]
+    pub unsafe fn store(self, sums: &mut [f32], at: usize, m: S::M) {
+        let c = sums.len() / 2;
+        // SAFETY: the caller's.
+        unsafe {
+            self.store_part(sums.as_mut_ptr().wrapping_add(at), c, (m, at + S::LANES <= c));
+        }
+    }
+
+    /// Where [`Both::load_part`] finds them.
+    #[inline(always)]
+    pub unsafe fn store_part(self, sum: *mut f32, c: usize, (m, all): (S::M, bool)) {
+        let product = sum.wrapping_add(c);
+        // SAFETY: as in `load_part`.
+        unsafe {
+            match all {
                 true => {
                     S::store(sum, self.sum);
                     S::store(product, self.product);

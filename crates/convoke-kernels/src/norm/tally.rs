@@ -4,14 +4,13 @@
 //! The writer cuts the rows into shards, by shape alone, and sums each in an order of its own; shards are added in
 //! order, in f64. So no bit depends on the number of threads.
 
-use super::{Clamped, Saved, Statistics};
+use super::{Both, Masking, Pending, Source, Statistics};
+use crate::Isa;
 use crate::gemm::Simd;
 use crate::isa::simd;
-use crate::map::Number;
-use crate::{Isa, Map};
 use std::marker::PhantomData;
 
-/// Rows of sums of a shard: of values, of products, and what the values are taken relative to.
+/// Rows of a shard: sums of values and of products, and what the values are taken relative to.
 const ROWS: usize = 3;
 
 /// Floats of space for so many shards of `c` channels.
@@ -24,8 +23,8 @@ pub fn space_len(shards: usize, c: usize) -> usize {
 enum Of<'a> {
     /// Differences to the first row of the shard, and their squares.
     Statistics,
-    /// Masked gradients, and their products with the input of the norm less its mean.
-    Gradient(Saved<'a>),
+    /// Masked gradients, and their products with the input `x` of the norm less its mean.
+    Gradient { x: &'a [f32], norm: Pending<'a>, mean: &'a [f32] },
 }
 
 /// Sums over a map `[rows, c]` that is being written.
@@ -50,13 +49,21 @@ impl<'a> Tally<'a> {
         Self::new(Of::Statistics, shards, c, space)
     }
 
-    /// For what [`super::backward_sums`] sums of a gradient.
+    /// For what [`super::backward_sums`] sums of the gradient of a pending norm, of `mean [c]`. The gradient that is
+    /// written is masked: for [`super::backward_data`] it is one without a clamp.
     ///
     /// # Panics
-    /// Where the sums would have to mask the gradient by an output.
-    pub fn gradient(shards: usize, saved: Saved<'a>, space: &'a mut [f32]) -> Self {
-        assert!(!matches!(saved.clamped, Clamped::Output { .. }), "sums are made, not masks");
-        Self::new(Of::Gradient(saved), shards, saved.mean.len(), space)
+    /// When the source is no map of f32 with a norm.
+    pub fn gradient(
+        shards: usize,
+        source: Source<'a>,
+        mean: &'a [f32],
+        space: &'a mut [f32],
+    ) -> Self {
+        let norm = source.norm.expect("a source with a norm");
+        let (x, c) = (source.x.full(), mean.len());
+        assert!(norm.scale.len() == c && norm.shift.len() == c, "lengths differ");
+        Self::new(Of::Gradient { x, norm, mean }, shards, c, space)
     }
 
     fn new(of: Of<'a>, shards: usize, c: usize, space: &'a mut [f32]) -> Self {
@@ -69,7 +76,7 @@ impl<'a> Tally<'a> {
     pub(crate) fn fits(&self, rows: usize, c: usize, shards: usize) -> bool {
         let known = match self.of {
             Of::Statistics => true,
-            Of::Gradient(s) => matches!(s.x, Map::Full(x) if x.len() >= rows * c),
+            Of::Gradient { x, .. } => x.len() >= rows * c,
         };
         known && self.c == c && shards <= self.shards
     }
@@ -100,8 +107,9 @@ pub(crate) struct Strip {
     /// Where they lie, and floats from one row to the next.
     pub from: *const f32,
     pub from_row: usize,
-    /// Where they belong: the same place, or past the caches.
+    /// Where they belong, the same place or past the caches, and floats from one row to the next.
     pub to: *mut f32,
+    pub to_row: usize,
     /// The first row of the map, and how many there are.
     pub row: usize,
     pub rows: usize,
@@ -113,140 +121,106 @@ pub(crate) struct Strip {
     pub first: bool,
 }
 
-#[inline(always)]
-unsafe fn strip_body<S: Simd>(tally: &Tally, s: &Strip) {
-    // SAFETY: the caller's.
-    unsafe {
-        match tally.of {
-            Of::Statistics => strip_of::<S, STATISTICS>(tally, s),
-            Of::Gradient(Saved { clamped: Clamped::Anew { .. }, .. }) => {
-                strip_of::<S, MASKED>(tally, s);
+impl Strip {
+    /// Whether rows belong elsewhere: past the caches.
+    #[inline(always)]
+    fn moves(&self) -> bool {
+        !std::ptr::eq(self.from, self.to)
+    }
+
+    /// Writes some channels of a row where they belong.
+    #[inline(always)]
+    unsafe fn put<S: Simd>(&self, row: usize, at: usize, v: S::V, (m, whole): (S::M, bool)) {
+        // SAFETY: the caller's; where rows move, they are whole cache lines apart.
+        unsafe {
+            let to = self.to.add(row * self.to_row + at - self.channel);
+            match whole {
+                true if self.moves() => S::stream(to, v),
+                true => S::store(to, v),
+                false => S::store_first(to, v, m),
             }
-            Of::Gradient(_) => strip_of::<S, PLAIN>(tally, s),
         }
     }
 }
 
 #[inline(always)]
-unsafe fn strip_of<S: Simd, const KIND: u8>(tally: &Tally, s: &Strip) {
-    // SAFETY: the caller's.
+unsafe fn strip_body<S: Simd>(tally: &Tally, s: &Strip) {
+    let c = tally.c;
+    // SAFETY: the caller's shard; channels lie below `c`.
     unsafe {
-        let moves = !std::ptr::eq(s.from, s.to);
-        let mut at = 0;
-        while at < s.channels {
-            let whole = at + S::LANES <= s.channels;
-            let m = S::mask((s.channels - at).min(S::LANES));
-            let mut lanes = Lanes::<S, KIND>::begin(tally, s.shard, s.channel + at, m, s.first);
-            let (mut from, mut to) = (s.from.add(at), s.to.add(at));
-            for row in s.row..s.row + s.rows {
-                let v = if whole { S::load(from) } else { S::load_first(from, m) };
-                lanes.add(row, v);
-                if moves && whole {
-                    S::stream(to, v);
-                } else if moves {
-                    S::store_first(to, v, m);
+        let sums = tally.space.add(tally.shards + s.shard * ROWS * c);
+        let mut at = s.channel;
+        while at < s.channel + s.channels {
+            let m = S::mask((s.channel + s.channels - at).min(S::LANES));
+            match tally.of {
+                Of::Statistics => differences::<S>(s, (sums.add(at), c), at, m),
+                Of::Gradient { x, norm, mean } => {
+                    let masking = Masking::<S>::new(norm, mean, at, m);
+                    gradients::<S>(s, x, masking, (sums.add(at), c), at, m);
                 }
-                from = from.wrapping_add(s.from_row);
-                to = to.wrapping_add(tally.c);
             }
-            lanes.end();
             at += S::LANES;
         }
     }
 }
 
-/// Kinds of sums: statistics; gradients without a clamp, and masked by the output made anew.
-const STATISTICS: u8 = 0;
-const PLAIN: u8 = 1;
-const MASKED: u8 = 2;
+/// Sums a vector of channels, from channel `at` on; the first row of the shard is what they are taken relative to.
+#[inline(always)]
+unsafe fn differences<S: Simd>(s: &Strip, (both, c): (*mut f32, usize), at: usize, m: S::M) {
+    let whole = at + S::LANES <= s.channel + s.channels;
+    // SAFETY: the caller's.
+    unsafe {
+        let mut from = s.from.add(at - s.channel);
+        let middles = both.add(2 * c);
+        let middle = match s.first {
+            true => S::load_first(from, m),
+            false => S::load_first(middles, m),
+        };
+        let mut sums =
+            if s.first { Both::<S>::zero() } else { Both::<S>::load_part(both, c, (m, whole)) };
+        for row in 0..s.rows {
+            let v = if whole { S::load(from) } else { S::load_first(from, m) };
+            let d = S::sub(v, middle);
+            sums.add(d, (d, d));
+            if s.moves() {
+                s.put::<S>(row, at, v, (m, whole));
+            }
+            from = from.wrapping_add(s.from_row);
+        }
+        sums.store_part(both, c, (m, whole));
+        S::store_first(middles, middle, m);
+    }
+}
 
 /// Rows ahead of which the norm's input is asked for: those of the next strip.
 const AHEAD: usize = 14;
 
-/// The sums of a vector of channels, while rows of the map are written.
-struct Lanes<'a, S: Simd, const KIND: u8> {
+/// Masks and sums a vector of channels, from channel `at` on.
+#[inline(always)]
+unsafe fn gradients<S: Simd>(
+    s: &Strip,
+    x: &[f32],
+    masking: Masking<S>,
+    (both, c): (*mut f32, usize),
+    at: usize,
     m: S::M,
-    /// Where the sums lie, and floats from one row of them to the next.
-    sums: *mut f32,
-    c: usize,
-    sum: S::V,
-    product: S::V,
-    /// What values are taken relative to: the first of the shard, once it is known, or the mean of the norm's input.
-    middle: S::V,
-    known: bool,
-    /// The norm's input at the first row, and its scale, shift and bound.
-    x: *const f32,
-    scale: S::V,
-    shift: S::V,
-    max: S::V,
-    life: PhantomData<&'a ()>,
-}
-
-impl<'a, S: Simd, const KIND: u8> Lanes<'a, S, KIND> {
-    /// The sums of a shard from channel `at` on; `first`: they begin with zero.
-    #[inline(always)]
-    unsafe fn begin(tally: &Tally<'a>, shard: usize, at: usize, m: S::M, first: bool) -> Self {
-        let c = tally.c;
-        let sums = tally.space.wrapping_add(tally.shards + shard * ROWS * c + at);
-        // SAFETY: the caller's shard and channels.
-        unsafe {
-            let zero = S::splat(0.0);
-            let load = |p: &[f32]| S::load_first(p.as_ptr().add(at), m);
-            let [mut sum, mut product, mut middle] = [zero; 3];
-            if !first {
-                sum = S::load_first(sums, m);
-                product = S::load_first(sums.add(c), m);
-                middle = S::load_first(sums.add(2 * c), m);
-            }
-            let (mut x, [mut scale, mut shift, mut max]) = (std::ptr::null(), [zero; 3]);
-            if let Of::Gradient(saved) = tally.of {
-                middle = load(saved.mean);
-                x = f32::of(saved.x).as_ptr().add(at);
-                if let Clamped::Anew { scale: by, shift: and, max: bound } = saved.clamped {
-                    (scale, shift, max) = (load(by), load(and), S::splat(bound));
-                }
-            }
-            let (known, life) = (!first, PhantomData);
-            Lanes { m, sums, c, sum, product, middle, known, x, scale, shift, max, life }
+) {
+    let whole = at + S::LANES <= s.channel + s.channels;
+    // SAFETY: the caller's.
+    unsafe {
+        let mut from = s.from.add(at - s.channel);
+        let mut x = x.as_ptr().add(s.row * c + at);
+        let mut sums =
+            if s.first { Both::<S>::zero() } else { Both::<S>::load_part(both, c, (m, whole)) };
+        for row in 0..s.rows {
+            let v = if whole { S::load(from) } else { S::load_first(from, m) };
+            S::prefetch_far(x.wrapping_add(AHEAD * c));
+            let v = masking.mask(v, S::load_first(x, m), &mut sums);
+            s.put::<S>(row, at, v, (m, whole));
+            from = from.wrapping_add(s.from_row);
+            x = x.wrapping_add(c);
         }
-    }
-
-    /// Adds the numbers of a row.
-    #[inline(always)]
-    unsafe fn add(&mut self, row: usize, v: S::V) {
-        // SAFETY: the caller's row.
-        unsafe {
-            if KIND == STATISTICS {
-                if !self.known {
-                    (self.middle, self.known) = (v, true);
-                }
-                let d = S::sub(v, self.middle);
-                self.sum = S::add(self.sum, d);
-                self.product = S::fma(d, d, self.product);
-                return;
-            }
-            let at = row * self.c;
-            let x = S::load_first(self.x.add(at), self.m);
-            S::prefetch_far(self.x.wrapping_add(at + AHEAD * self.c));
-            let mut g = v;
-            if KIND == MASKED {
-                let y = S::fma(x, self.scale, self.shift);
-                g = S::keep_between(v, y, S::splat(0.0), self.max);
-            }
-            self.sum = S::add(self.sum, g);
-            self.product = S::fma(g, S::sub(x, self.middle), self.product);
-        }
-    }
-
-    /// Puts the sums back.
-    #[inline(always)]
-    unsafe fn end(self) {
-        // SAFETY: as in `begin`.
-        unsafe {
-            S::store_first(self.sums, self.sum, self.m);
-            S::store_first(self.sums.add(self.c), self.product, self.m);
-            S::store_first(self.sums.add(2 * self.c), self.middle, self.m);
-        }
+        sums.store_part(both, c, (m, whole));
     }
 }
 
