@@ -213,7 +213,7 @@ impl Chain {
                 Some(_) => wide.read().part(0..inputs.len() * line),
                 None => x.part(inputs.start * line..inputs.end * line),
             };
-            let e = depthwise::Epilogue { bias: middle.bias, clamp: middle.clamp };
+            let e = depthwise::Epilogue { bias: middle.bias, clamp: middle.clamp, tally: None };
             let y = y.reborrow().part(part.start * to..part.end * to);
             let Some(project) = &self.project else {
                 depthwise::forward_rows(cx.isa, s, outputs, x, middle.filters, y, e);

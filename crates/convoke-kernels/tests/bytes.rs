@@ -198,7 +198,7 @@ fn depthwise_convolutions_read_and_write_them() {
                 let want = depthwise_of(cx, &s, n, &x, from, &f, &bias);
                 let want: Vec<f32> = want.into_iter().map(|y| y.clamp(0.0, 0.75)).collect();
                 let mut y = vec![7; want.len()];
-                let e = depthwise::Epilogue { bias: Some(&bias), clamp };
+                let e = depthwise::Epilogue { bias: Some(&bias), clamp, tally: None };
                 let to_bytes = MapMut::Bytes(&mut y, to);
                 depthwise::forward(cx, &s, n, Map::Bytes(&x, from).into(), &f, to_bytes, e);
                 assert_eq!(y, rounded(&want, to), "{:?} {s:?}", cx.isa);
@@ -258,7 +258,7 @@ fn chains_keep_what_lies_between_in_them() {
             let e = Epilogue { bias: Some(&bias[0]), residual: None, clamp, tally: None };
             let a = alone(point(s.h, s.w, c, t, lin), &filters[0], from, e, wide);
             let mut b = vec![7; n * s.y_len()];
-            let e = depthwise::Epilogue { bias: Some(&bias[1]), clamp };
+            let e = depthwise::Epilogue { bias: Some(&bias[1]), clamp, tally: None };
             let (a, to) = (Map::Bytes(&a, wide), MapMut::Bytes(&mut b, between));
             depthwise::forward(cx, &s, n, a.into(), &filters[1], to, e);
             let e = Epilogue { bias: Some(&bias[2]), residual, clamp: None, tally: None };

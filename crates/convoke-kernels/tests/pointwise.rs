@@ -777,7 +777,8 @@ fn depthwise_convolution() {
         let results = everywhere(|cx| {
             let (mut y, mut dx) = (vec![f32::NAN; n * s.y_len()], vec![f32::NAN; n * s.x_len()]);
             let mut dw = vec![f32::NAN; s.filter_len()];
-            let e = depthwise::Epilogue { bias: Some(&bias), clamp: Some((-0.5, 0.8)) };
+            let e =
+                depthwise::Epilogue { bias: Some(&bias), clamp: Some((-0.5, 0.8)), tally: None };
             depthwise::forward(cx, &s, n, (&x).into(), &f, &mut y, e);
             depthwise::backward_data(cx, &s, n, &dy, &f, &mut dx, false);
             let mut scratch = vec![f32::NAN; depthwise::scratch_len(&s, n)];

@@ -6,7 +6,7 @@ mod common;
 use common::{everywhere, numbers, or_for_miri, shape};
 use convoke_kernels::conv::{Conv, ConvShape, Epilogue, Onto};
 use convoke_kernels::norm::{self, Clamped, Pending, Saved, Source, Statistics, Tally};
-use convoke_kernels::{Ctx, Isa};
+use convoke_kernels::{Bf16, Ctx, Form, Isa, Map, MapMut, depthwise};
 use std::cell::RefCell;
 use std::collections::HashMap;
 
@@ -97,7 +97,7 @@ fn forward(cx: Ctx, s: &ConvShape, (batch, n): (usize, usize)) -> Option<Vec<Vec
     let tally = Tally::statistics(shards, c, &mut space);
     let (mut made, mut plain) = (run(Some(&tally)), run(None));
     assert!(made.get(len) == plain.get(len), "{s:?}: outputs differ");
-    let got = statistics(c, |s| norm::tallied_statistics(&space, shards, s, 0.1, 1e-5));
+    let got = statistics(c, |s| norm::tallied_statistics(cx.isa, &space, shards, s, 0.1, 1e-5));
     let mut scratch = vec![f32::NAN; norm::scratch_len(len / c, c)];
     let want =
         statistics(c, |s| norm::statistics(cx, &*plain.get(len), s, 0.1, 1e-5, &mut scratch));
@@ -140,7 +140,7 @@ fn backward(
     let tally = Tally::gradient(shards, source, &mean, &mut space);
     let (mut made, mut plain) = (run(Some(&tally)), run(None));
     let [mut dgamma, mut dbeta, mut want_dgamma, mut want_dbeta] = [(); 4].map(|()| vec![0.0; c]);
-    norm::tallied_sums(&space, shards, &invstd, &mut dgamma, &mut dbeta);
+    norm::tallied_sums(cx.isa, &space, shards, &invstd, &mut dgamma, &mut dbeta);
     let mut scratch = vec![f32::NAN; norm::scratch_len(len / c, c)];
     let mut y = vec![f32::NAN; len];
     norm::apply(cx, &x, &scale, &shift, None, Some(clamp), &mut y);
@@ -198,5 +198,61 @@ fn long_maps() {
     everywhere(|cx| {
         same.check(cx.isa, 0, forward(cx, &wide, (2, 2)).expect("sums"));
         same.check(cx.isa, 1, backward(cx, &narrow, (2, 2), false).expect("sums"));
+    });
+}
+
+/// Those of depthwise convolutions, over maps of f32 and of bf16.
+#[test]
+fn statistics_of_depthwise_outputs() {
+    let same = Same::default();
+    let depthwise = |s: ConvShape| ConvShape { groups: s.c, ..s };
+    let all = vec![
+        depthwise(shape((37, 9), 20, 20, 3, 1)),
+        depthwise(shape((11, 14), 33, 33, 5, 2)),
+        depthwise(shape((6, 5), 16, 16, 4, 1)),
+    ];
+    let shapes = or_for_miri(all, vec![depthwise(shape((5, 4), 5, 5, 3, 2))]);
+    everywhere(|cx| {
+        for (i, s) in shapes.iter().enumerate() {
+            let (n, c) = (2, s.c);
+            let (len, bias) = (n * s.y_len(), vec![100.0; c]);
+            let (x, w) = (numbers(n * s.x_len(), 1), numbers(s.filter_len(), 2));
+            for form in [Form::Full, Form::Half] {
+                let of = |numbers: &[f32]| {
+                    let mut map = vec![0.0; numbers.len()];
+                    match MapMut::of(&mut map, form) {
+                        MapMut::Half(m) => {
+                            m.iter_mut().zip(numbers).for_each(|(m, &x)| *m = Bf16::new(x));
+                        }
+                        MapMut::Full(m) => m.copy_from_slice(numbers),
+                        MapMut::Bytes(..) => unreachable!(),
+                    }
+                    map
+                };
+                let x = of(&x);
+                let run = |tally: Option<&Tally>| {
+                    let mut y = vec![0.0; len];
+                    let e = depthwise::Epilogue { bias: Some(&bias), clamp: None, tally };
+                    let (x, y_map) = (Map::of(&x, form), MapMut::of(&mut y, form));
+                    depthwise::forward(cx, s, n, x.into(), &w, y_map, e);
+                    y
+                };
+                let shards = depthwise::shards(s, n, form);
+                let mut space = vec![f32::NAN; norm::space_len(shards, c)];
+                let tally = Tally::statistics(shards, c, &mut space);
+                let (made, plain) = (run(Some(&tally)), run(None));
+                assert!(made == plain, "{s:?}: outputs differ");
+                let got = statistics(c, |s| {
+                    norm::tallied_statistics(cx.isa, &space, shards, s, 0.1, 1e-5);
+                });
+                let mut scratch = vec![f32::NAN; norm::scratch_len(len / c, c)];
+                let y = Map::of(&plain, form).part(0..len);
+                let want = statistics(c, |s| norm::statistics(cx, y, s, 0.1, 1e-5, &mut scratch));
+                for (got, want) in got.iter().zip(&want) {
+                    close(&format!("{s:?} statistics"), got, want, 2e-5);
+                }
+                same.check(cx.isa, 2 * i + usize::from(form == Form::Half), got);
+            }
+        }
     });
 }

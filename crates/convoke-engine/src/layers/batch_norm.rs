@@ -245,7 +245,7 @@ impl Op for Measure {
         };
         let (momentum, epsilon) = (self.momentum, self.epsilon);
         if self.tally.is_made() {
-            norm::tallied_statistics(space, shards, s, momentum, epsilon);
+            norm::tallied_statistics(e.cx.isa, space, shards, s, momentum, epsilon);
         } else {
             let x = Map::of(x, form).part(0..e.n * self.len);
             norm::statistics(e.cx, x, s, momentum, epsilon, scratch);

@@ -6,11 +6,13 @@ use crate::plan::arena::{Buf, Kind, Memory};
 use crate::plan::lower::{Lower, NormSums, PendingNorm};
 use crate::plan::op::{Exec, Op};
 use crate::plan::ops;
+use crate::plan::statistics::Tally;
 use crate::plan::unit::Unit;
 use convoke_kernels::conv::ConvShape;
 use convoke_kernels::depthwise::{self as kernels, Sums};
-use convoke_kernels::norm::{Source, SumsOf};
+use convoke_kernels::norm::{self, Source, SumsOf};
 use convoke_kernels::{Map, MapMut};
+use std::sync::Arc;
 
 /// Emits `y = clamp(x ∗ filters + bias)`, norms folded; a residual is added by a call of its own.
 pub(super) fn forward(unit: &Unit, b: &mut Lower, s: ConvShape, bias: bool) -> Result<()> {
@@ -19,13 +21,16 @@ pub(super) fn forward(unit: &Unit, b: &mut Lower, s: ConvShape, bias: bool) -> R
     let (x, norm) = b.source(from)?;
     let (y, clamp) = (b.make(unit.output), unit.clamp(b.net));
     let Some(residual) = unit.residual else {
-        b.emit(id, "forward", Forward { s, x, norm, weight, bias, y, clamp });
+        let form = b.form(unit.output);
+        let (shards, tally) = (kernels::shards(&s, b.batch(), form), None);
+        b.emit(id, "forward", Forward { s, x, norm, weight, bias, y, clamp, shards, tally });
         return Ok(());
     };
     let (r, len) = (b.value(residual)?, b.shape(unit.output).len());
-    b.emit(id, "forward", Forward { s, x, norm, weight, bias, y, clamp: None });
+    let (clamp_after, clamp, shards, tally) = (clamp, None, 0, None);
+    b.emit(id, "forward", Forward { s, x, norm, weight, bias, y, clamp, shards, tally });
     b.emit(id, "residual", ops::AddTo { src: r, dst: y, len });
-    if let Some((lo, hi)) = clamp {
+    if let Some((lo, hi)) = clamp_after {
         b.emit(id, "clamp", ops::Clamp { dst: y, lo, hi, len });
     }
     Ok(())
@@ -72,7 +77,7 @@ pub(super) fn backward(unit: &Unit, b: &mut Lower, s: ConvShape, bias: bool) -> 
     Ok(())
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Forward {
     s: ConvShape,
     x: Buf,
@@ -81,26 +86,41 @@ struct Forward {
     bias: Option<Buf>,
     y: Buf,
     clamp: Option<(f32, f32)>,
+    /// Shards of sums over the output, and such sums.
+    shards: usize,
+    tally: Option<Tally>,
 }
 
 impl Op for Forward {
     fn buffers(&self) -> Vec<Buf> {
         let norm = self.norm.iter().flat_map(|n| [n.scale, n.shift]);
         let all = [self.x, self.weight, self.y];
-        all.into_iter().chain(self.bias).chain(norm).collect()
+        let tally = self.tally.iter().map(|t| t.space);
+        all.into_iter().chain(self.bias).chain(norm).chain(tally).collect()
     }
 
     fn macs(&self) -> u64 {
         self.s.macs()
     }
 
+    fn shards(&self, tally: &Tally) -> usize {
+        if (tally.map, tally.c) == (self.y, self.s.c) { self.shards } else { 0 }
+    }
+
+    fn with(&self, tally: Tally) -> Arc<dyn Op> {
+        Arc::new(Forward { tally: Some(tally), ..self.clone() })
+    }
+
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let (scale, shift) = self.norm.map_or((Buf::NONE, Buf::NONE), |n| (n.scale, n.shift));
         let bias = self.bias.unwrap_or(Buf::NONE);
         let [form_x, form_y] = [self.x, self.y].map(|b| m.form(b));
-        let [x, w, y, bias, scale, shift] =
-            m.get([self.x, self.weight, self.y, bias, scale, shift]);
-        let epilogue = kernels::Epilogue { bias: self.bias.map(|_| &*bias), clamp: self.clamp };
+        let space = self.tally.map_or(Buf::NONE, |t| t.space);
+        let [x, w, y, bias, scale, shift, space] =
+            m.get([self.x, self.weight, self.y, bias, scale, shift, space]);
+        let tally = self.tally.map(|t| norm::Tally::statistics(t.shards, t.c, space));
+        let (bias, tally) = (self.bias.map(|_| &*bias), tally.as_ref());
+        let epilogue = kernels::Epilogue { bias, clamp: self.clamp, tally };
         let norm = self.norm.map(|n| n.over(scale, shift));
         let (source, y) = (Source { x: Map::of(x, form_x), norm }, MapMut::of(y, form_y));
         kernels::forward(e.cx, &self.s, e.n, source, w, y, epilogue);

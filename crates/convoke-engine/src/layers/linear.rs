@@ -423,7 +423,7 @@ impl Op for BackwardData {
         let onto = Onto { accumulate: self.accumulate, tally: tally.as_ref() };
         self.conv.backward_data(e.cx, e.n, dy, pack, dx, onto, scratch);
         if let Some(GradientSums { shards, norm, .. }) = self.sums {
-            norm::tallied_sums(space, shards, &invstd[..norm.c], dgamma, dbeta);
+            norm::tallied_sums(e.cx.isa, space, shards, &invstd[..norm.c], dgamma, dbeta);
         }
     }
 }

@@ -29,9 +29,8 @@ const TOGETHER: usize = cut(64 * 1024, 256);
 /// Panels that pass over a strip together at most.
 const MOST_PANELS: usize = 32;
 
-/// The threads for which a run is cut that makes a tally, whose shards are its items: results may not depend on how many
-/// there are.
-const TALLIED: usize = 8;
+/// Items into which a run is cut that makes a tally: they are its shards, which may not depend on the number of threads.
+const TALLIED: usize = 16;
 
 /// Channels of pixels whose lines would fall into one set of the nearest cache, 4 KB apart: they are copied a line
 /// further apart. More of them would not stay in the second.
@@ -221,9 +220,9 @@ impl Walk {
 
     /// Shards of a tally of up to `batch` pictures at most.
     pub fn shards(&self, batch: usize) -> usize {
-        let cut = self.cut(batch, TALLIED);
+        let cut = self.cut(batch, TALLIED, 1);
         // Fewer pictures may be cut into more bands each.
-        (cut.group.parts * cut.bands.parts * cut.chunks.parts).max(8 * TALLIED) + 1
+        (cut.group.parts * cut.bands.parts * cut.chunks.parts).max(2 * TALLIED) + 1
     }
 
     /// Decides padding, flatness and taps.
@@ -339,10 +338,10 @@ impl Walk {
 
     /// Floats of copied rows that one thread needs.
     pub fn scratch_len(&self, batch: usize, threads: usize) -> usize {
-        self.band_len(batch, threads).max(self.band_len(batch, TALLIED))
+        self.band_len(batch, 4 * threads).max(self.band_len(batch, TALLIED))
     }
 
-    fn band_len(&self, batch: usize, threads: usize) -> usize {
+    fn band_len(&self, batch: usize, wanted: usize) -> usize {
         if !self.banded {
             return 0;
         }
@@ -350,7 +349,7 @@ impl Walk {
             let pixels = self.flat_pixels().min(batch * self.out_h * self.out_w);
             return pixels * (self.groups * self.channels + self.gap);
         }
-        let cut = self.cut(batch, threads);
+        let cut = self.cut(batch, wanted, 1);
         let (group, rows) = (cut.group.range(0).len(), cut.bands.range(0).len());
         // A smaller batch may be cut into larger groups, but never beyond the band's budget.
         let one = self.band_h(rows) * self.pitch();
@@ -364,16 +363,18 @@ impl Walk {
         (BAND / (self.groups * self.channels + self.gap).max(1)).max(tile)
     }
 
-    fn cut(&self, n: usize, threads: usize) -> Cut {
+    /// A cut into as many items as are `wanted`, if maps are long enough for so many, and where they are not, of panels
+    /// for some threads.
+    fn cut(&self, n: usize, wanted: usize, threads: usize) -> Cut {
         let family = Family::of(self.isa);
-        let wanted = 4 * threads;
         let panels = self.filters.div_ceil(family.width());
+        let split = |items: usize| panels.min((4 * threads).div_ceil(items)).max(1);
         let even = Even::parts;
         let cut = if self.flat {
             let pixels = n * self.out_h * self.out_w;
             let most = self.flat_pixels();
             let chunks = pixels.div_ceil(most).max(wanted.min(pixels.div_ceil(2 * family.pixels)));
-            let split = if chunks < wanted { panels.min(wanted.div_ceil(chunks)) } else { 1 };
+            let split = split(chunks);
             (1, 1, pixels, even(1, 1), even(1, 1), even(pixels, chunks), even(panels, split))
         } else {
             let row = self.step_h * self.pitch();
@@ -387,7 +388,7 @@ impl Walk {
                 if bands == 1 { (BAND / picture.max(1)).min(n / wanted).max(1) } else { 1 };
             let groups = n.div_ceil(together);
             let items = groups * bands;
-            let split = if items < wanted { panels.min(wanted.div_ceil(items)) } else { 1 };
+            let split = split(items);
             let (rows, cols) = (self.out_h, self.out_w);
             (n, rows, cols, even(n, groups), even(rows, bands), even(cols, 1), even(panels, split))
         };
@@ -411,7 +412,8 @@ impl Walk {
             return;
         }
         let tally = epilogue.tally;
-        let cut = self.cut(n, if tally.is_some() { TALLIED } else { cx.pool.threads() });
+        let threads = cx.pool.threads();
+        let cut = self.cut(n, if tally.is_some() { TALLIED } else { 4 * threads }, threads);
         debug_assert_eq!(cut.pictures * cut.rows * cut.cols, n * self.out_h * self.out_w);
         assert!(pack.len() >= self.pack_len(), "packed filters are too short");
         if let Some(b) = epilogue.bias {

@@ -6,11 +6,11 @@ mod backward;
 pub use backward::{Sums, backward, backward_data, backward_weights, scratch_len};
 
 use crate::conv::{ConvShape, Steps};
-use crate::gemm::{Even, LINE, Simd, fence, streams};
+use crate::gemm::{Even, LINE, Simd, fence, long, streams};
 use crate::isa::simd;
 use crate::map::Number;
-use crate::norm::{Look, Pending, Source};
-use crate::{Bf16, Ctx, Isa, Map, MapMut, SharedMut, cut};
+use crate::norm::{Look, Pending, Source, Strip, Tally};
+use crate::{Bf16, Ctx, Form, Isa, Map, MapMut, SharedMut, cut};
 use std::ops::Range;
 
 /// Channels that the blocks of a row pass over together: so few that pixels and filters of a block and of the next stay
@@ -28,6 +28,8 @@ pub struct Epilogue<'a> {
     pub bias: Option<&'a [f32]>,
     /// Bounds of the result.
     pub clamp: Option<(f32, f32)>,
+    /// Sums over the output, made while it is written, where there are [`shards`].
+    pub tally: Option<&'a Tally<'a>>,
 }
 
 /// How an input row is read and an output row written.
@@ -160,6 +162,22 @@ pub fn forward<'a>(
     }
 }
 
+/// Shards of a [`Tally`] over what [`forward`] writes of `n` samples in f32 or bf16; none where it goes past the caches.
+pub fn shards(s: &ConvShape, n: usize, form: Form) -> usize {
+    let len = n * s.y_len();
+    let long = match form {
+        Form::Full => long::<f32>(len),
+        Form::Half => long::<Bf16>(len),
+        Form::Bytes(_) => true,
+    };
+    if long { 0 } else { n * together(s).parts }
+}
+
+/// Where memory is the limit, rows are taken together: neighbours see the same input.
+fn together(s: &ConvShape) -> Even {
+    Even::new(s.oh, ROWS)
+}
+
 fn forward_of<N: Number>(
     cx: Ctx,
     s: &ConvShape,
@@ -172,9 +190,12 @@ fn forward_of<N: Number>(
     let line = s.ow * s.c;
     let s = *s;
     let y = &mut y[..n * s.oh * line];
-    let stream = streams(y.as_ptr(), y.len(), s.c);
-    // Where memory is the limit, rows are taken together: neighbours see the same input.
-    let rows = Even::new(s.oh, if e.norm.is_some() { ROWS } else { 1 });
+    let tally = e.e.tally;
+    let stream = tally.is_none() && streams(y.as_ptr(), y.len(), s.c);
+    let apart = e.norm.is_none() && tally.is_none();
+    let rows = if apart { Even::new(s.oh, 1) } else { together(&s) };
+    let fits = tally.is_none_or(|t| t.fits(n * s.oh * s.ow, s.c, n * rows.parts));
+    assert!(fits, "not planned for these sums");
     let y = SharedMut::new(y);
     cx.pool.run(n * rows.parts, &|item, _| {
         let p = item / rows.parts;
@@ -187,6 +208,19 @@ fn forward_of<N: Number>(
             unsafe {
                 simd!(cx.isa, forward_row::<N>(s: ConvShape, oy: usize, x: &[N], filters: &[f32], y: &mut [N], e: Row))
             };
+            let Some(tally) = tally else { continue };
+            let first = oy == rows.range(item % rows.parts).start;
+            let to = y.as_mut_ptr();
+            let from = to.cast_const();
+            let (from_row, to_row, channel, channels) = (s.c, s.c, 0, s.c);
+            let (row, shard) = ((p * s.oh + oy) * s.ow, item);
+            let strip = Strip { from, from_row, to, to_row, row, rows: s.ow, channel, channels, shard, first };
+            // SAFETY: the row is this item's alone, and so is the shard.
+            unsafe { tally.strip(cx.isa, &strip) };
+        }
+        if let Some(tally) = tally {
+            // SAFETY: the shard is this item's.
+            unsafe { tally.count(item, rows.range(item % rows.parts).len() * s.ow) };
         }
         if stream {
             fence();

@@ -15,7 +15,7 @@ mod tile;
 pub(crate) use simd::Neon;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use simd::{Avx2, Avx512, Avx512Bf16};
-pub(crate) use simd::{Portable, Simd, fence, streams};
+pub(crate) use simd::{Portable, Simd, fence, long, streams};
 pub(crate) use tile::{Family, LINE, Panel, Start, Tap, Tile};
 
 /// Cuts `total` into the fewest parts of at most `max`, as even as can be: `(parts, length of part i)`.

@@ -71,8 +71,14 @@ const STREAM: usize = 20 << 20;
 /// Whether a map of `len` numbers is written past the caches: it is long, and numbers `pitch` apart begin a cache
 /// line.
 pub(crate) fn streams<N>(map: *const N, len: usize, pitch: usize) -> bool {
-    let bytes = |numbers: usize| numbers * size_of::<N>();
-    bytes(len) >= STREAM && bytes(pitch).is_multiple_of(64) && (map as usize).is_multiple_of(64)
+    long::<N>(len)
+        && (pitch * size_of::<N>()).is_multiple_of(64)
+        && (map as usize).is_multiple_of(64)
+}
+
+/// Whether a map of `len` numbers is so long.
+pub(crate) fn long<N>(len: usize) -> bool {
+    len * size_of::<N>() >= STREAM
 }
 
 /// Makes what [`Simd::stream`] wrote visible before anything written later.

@@ -5,9 +5,10 @@
 //! order, in f64. So no bit depends on the number of threads.
 
 use super::{Both, Masking, Pending, Source, Statistics};
-use crate::Isa;
 use crate::gemm::Simd;
 use crate::isa::simd;
+use crate::map::Number;
+use crate::{Isa, Map, multiversion};
 use std::marker::PhantomData;
 
 /// Rows of a shard: sums of values and of products, and what the values are taken relative to.
@@ -24,7 +25,7 @@ enum Of<'a> {
     /// Differences to the first row of the shard, and their squares.
     Statistics,
     /// Masked gradients, and their products with the input `x` of the norm less its mean.
-    Gradient { x: &'a [f32], norm: Pending<'a>, mean: &'a [f32] },
+    Gradient { x: Map<'a>, norm: Pending<'a>, mean: &'a [f32] },
 }
 
 /// Sums over a map `[rows, c]` that is being written.
@@ -53,7 +54,7 @@ impl<'a> Tally<'a> {
     /// written is masked: for [`super::backward_data`] it is one without a clamp.
     ///
     /// # Panics
-    /// When the source is no map of f32 with a norm.
+    /// When the source has no norm.
     pub fn gradient(
         shards: usize,
         source: Source<'a>,
@@ -61,7 +62,7 @@ impl<'a> Tally<'a> {
         space: &'a mut [f32],
     ) -> Self {
         let norm = source.norm.expect("a source with a norm");
-        let (x, c) = (source.x.full(), mean.len());
+        let (x, c) = (source.x, mean.len());
         assert!(norm.scale.len() == c && norm.shift.len() == c, "lengths differ");
         Self::new(Of::Gradient { x, norm, mean }, shards, c, space)
     }
@@ -90,25 +91,25 @@ impl<'a> Tally<'a> {
         unsafe { *self.space.add(shard) = rows as f32 };
     }
 
-    /// Sums outputs of a tile of f32, and writes them to the map.
+    /// Sums outputs, and writes them to the map if they are not there.
     ///
     /// # Safety
     /// Outputs, map and shard are as the strip says, and the channels of the shard are the caller's.
-    pub(crate) unsafe fn strip(&self, isa: Isa, strip: &Strip) {
-        let (tally, strip) = (self, strip);
+    pub(crate) unsafe fn strip<N: Number>(&self, isa: Isa, strip: &Strip<N>) {
+        let tally = self;
         // SAFETY: the caller's.
-        unsafe { simd!(isa, strip_body(tally: &Tally, strip: &Strip)) };
+        unsafe { simd!(isa, strip_body::<N>(tally: &Tally, strip: &Strip<N>)) };
     }
 }
 
 /// Some rows and channels of a map that a tile has made.
 #[derive(Clone, Copy)]
-pub(crate) struct Strip {
-    /// Where they lie, and floats from one row to the next.
-    pub from: *const f32,
+pub(crate) struct Strip<N> {
+    /// Where they lie, and numbers from one row to the next.
+    pub from: *const N,
     pub from_row: usize,
-    /// Where they belong, the same place or past the caches, and floats from one row to the next.
-    pub to: *mut f32,
+    /// Where they belong, the same place or past the caches, and numbers from one row to the next.
+    pub to: *mut N,
     pub to_row: usize,
     /// The first row of the map, and how many there are.
     pub row: usize,
@@ -121,7 +122,7 @@ pub(crate) struct Strip {
     pub first: bool,
 }
 
-impl Strip {
+impl<N: Number> Strip<N> {
     /// Whether rows belong elsewhere: past the caches.
     #[inline(always)]
     fn moves(&self) -> bool {
@@ -135,16 +136,16 @@ impl Strip {
         unsafe {
             let to = self.to.add(row * self.to_row + at - self.channel);
             match whole {
-                true if self.moves() => S::stream(to, v),
-                true => S::store(to, v),
-                false => S::store_first(to, v, m),
+                true if self.moves() => N::stream::<S>(to, v),
+                true => N::store_all::<S>(to, v),
+                false => N::store::<S>(to, v, m),
             }
         }
     }
 }
 
 #[inline(always)]
-unsafe fn strip_body<S: Simd>(tally: &Tally, s: &Strip) {
+unsafe fn strip_body<S: Simd, N: Number>(tally: &Tally, s: &Strip<N>) {
     let c = tally.c;
     // SAFETY: the caller's shard; channels lie below `c`.
     unsafe {
@@ -153,10 +154,10 @@ unsafe fn strip_body<S: Simd>(tally: &Tally, s: &Strip) {
         while at < s.channel + s.channels {
             let m = S::mask((s.channel + s.channels - at).min(S::LANES));
             match tally.of {
-                Of::Statistics => differences::<S>(s, (sums.add(at), c), at, m),
+                Of::Statistics => differences::<S, N>(s, (sums.add(at), c), at, m),
                 Of::Gradient { x, norm, mean } => {
                     let masking = Masking::<S>::new(norm, mean, at, m);
-                    gradients::<S>(s, x, masking, (sums.add(at), c), at, m);
+                    gradients::<S, N>(s, N::of(x), masking, (sums.add(at), c), at, m);
                 }
             }
             at += S::LANES;
@@ -166,20 +167,25 @@ unsafe fn strip_body<S: Simd>(tally: &Tally, s: &Strip) {
 
 /// Sums a vector of channels, from channel `at` on; the first row of the shard is what they are taken relative to.
 #[inline(always)]
-unsafe fn differences<S: Simd>(s: &Strip, (both, c): (*mut f32, usize), at: usize, m: S::M) {
+unsafe fn differences<S: Simd, N: Number>(
+    s: &Strip<N>,
+    (both, c): (*mut f32, usize),
+    at: usize,
+    m: S::M,
+) {
     let whole = at + S::LANES <= s.channel + s.channels;
     // SAFETY: the caller's.
     unsafe {
         let mut from = s.from.add(at - s.channel);
         let middles = both.add(2 * c);
         let middle = match s.first {
-            true => S::load_first(from, m),
+            true => N::load::<S>(from, m),
             false => S::load_first(middles, m),
         };
         let mut sums =
             if s.first { Both::<S>::zero() } else { Both::<S>::load_part(both, c, (m, whole)) };
         for row in 0..s.rows {
-            let v = if whole { S::load(from) } else { S::load_first(from, m) };
+            let v = N::load::<S>(from, m);
             let d = S::sub(v, middle);
             sums.add(d, (d, d));
             if s.moves() {
@@ -197,9 +203,9 @@ const AHEAD: usize = 14;
 
 /// Masks and sums a vector of channels, from channel `at` on.
 #[inline(always)]
-unsafe fn gradients<S: Simd>(
-    s: &Strip,
-    x: &[f32],
+unsafe fn gradients<S: Simd, N: Number>(
+    s: &Strip<N>,
+    x: &[N],
     masking: Masking<S>,
     (both, c): (*mut f32, usize),
     at: usize,
@@ -213,9 +219,9 @@ unsafe fn gradients<S: Simd>(
         let mut sums =
             if s.first { Both::<S>::zero() } else { Both::<S>::load_part(both, c, (m, whole)) };
         for row in 0..s.rows {
-            let v = if whole { S::load(from) } else { S::load_first(from, m) };
-            S::prefetch_far(x.wrapping_add(AHEAD * c));
-            let v = masking.mask(v, S::load_first(x, m), &mut sums);
+            let v = N::load::<S>(from, m);
+            S::prefetch_far(x.wrapping_add(AHEAD * c).cast());
+            let v = masking.mask(v, N::load::<S>(x, m), &mut sums);
             s.put::<S>(row, at, v, (m, whole));
             from = from.wrapping_add(s.from_row);
             x = x.wrapping_add(c);
@@ -224,63 +230,86 @@ unsafe fn gradients<S: Simd>(
     }
 }
 
+/// Channels whose shards are added at a time.
+const WIDTH: usize = 32;
+
 /// Adds the shards of a space of `c` channels up, in order: `f(channel, rows, sums, middle)`, with values relative to the
 /// middle of the first shard if `moves`.
 fn merge(
+    isa: Isa,
     space: &[f32],
     shards: usize,
     c: usize,
     moves: bool,
     mut f: impl FnMut(usize, f64, [f64; 2], f64),
 ) {
-    const WIDTH: usize = 32;
     let (counts, sums) = space.split_at(shards);
-    let counted = || counts.iter().zip(sums.chunks_exact(ROWS * c)).filter(|(n, _)| **n > 0.0);
     let rows: f64 = counts.iter().map(|&n| f64::from(n)).sum();
-    let Some((_, first)) = counted().next() else { return };
+    let Some(first) = counts.iter().position(|&n| n > 0.0) else { return };
     for at in (0..c).step_by(WIDTH) {
+        let mut all = [[0.0f64; WIDTH]; 3];
         let width = WIDTH.min(c - at);
-        let mut all = [[0.0f64; 2]; WIDTH];
-        let base = &first[2 * c + at..][..width];
-        for (&n, sums) in counted() {
-            let (sum, rest) = sums.split_at(c);
-            let (product, middle) = rest.split_at(c);
-            for (k, all) in all[..width].iter_mut().enumerate() {
-                let [sum, product, middle, base] =
-                    [sum[at + k], product[at + k], middle[at + k], base[k]].map(f64::from);
-                let (n, by) = (f64::from(n), if moves { middle - base } else { 0.0 });
-                all[0] += sum + n * by;
-                all[1] += product + by * (2.0 * sum + n * by);
-            }
+        for (base, &middle) in all[2].iter_mut().zip(&sums[(first * ROWS + 2) * c + at..][..width])
+        {
+            *base = f64::from(middle);
         }
-        for (k, &all) in all[..width].iter().enumerate() {
-            f(at + k, rows, all, f64::from(base[k]));
+        let all = &mut all;
+        multiversion!(isa, add_shards(counts: &[f32], sums: &[f32], c: usize, at: usize, moves: bool, all: &mut [[f64; WIDTH]; 3]));
+        for k in 0..width {
+            f(at + k, rows, [all[0][k], all[1][k]], all[2][k]);
+        }
+    }
+}
+
+/// Both sums of the channels from `at` on, and the middle that they are relative to.
+#[inline(always)]
+fn add_shards(
+    counts: &[f32],
+    sums: &[f32],
+    c: usize,
+    at: usize,
+    moves: bool,
+    [sum, product, base]: &mut [[f64; WIDTH]; 3],
+) {
+    let width = WIDTH.min(c - at);
+    for (&n, shard) in counts.iter().zip(sums.chunks_exact(ROWS * c)).filter(|(n, _)| **n > 0.0) {
+        let n = f64::from(n);
+        let row = |i: usize| &shard[i * c + at..][..width];
+        let (from, middle) = (row(0).iter().zip(row(1)), row(2));
+        let to = sum.iter_mut().zip(product.iter_mut()).zip(base.iter());
+        for (((sum, product), base), ((&s, &p), &middle)) in to.zip(from.zip(middle)) {
+            let (s, p) = (f64::from(s), f64::from(p));
+            let by = if moves { f64::from(middle) - base } else { 0.0 };
+            *sum += s + n * by;
+            *product += p + by * (2.0 * s + n * by);
         }
     }
 }
 
 /// [`super::statistics`] from the sums of a [`Tally`] over the whole map.
 pub fn tallied_statistics(
+    isa: Isa,
     space: &[f32],
     shards: usize,
     mut s: Statistics,
     momentum: f32,
     epsilon: f32,
 ) {
-    merge(space, shards, s.mean.len(), true, |i, rows, sums, base| {
+    merge(isa, space, shards, s.mean.len(), true, |i, rows, sums, base| {
         s.set(i, rows, sums, base, (momentum, epsilon));
     });
 }
 
 /// [`super::backward_sums`] from the sums of a [`Tally`] over the whole gradient.
 pub fn tallied_sums(
+    isa: Isa,
     space: &[f32],
     shards: usize,
     invstd: &[f32],
     dgamma: &mut [f32],
     dbeta: &mut [f32],
 ) {
-    merge(space, shards, invstd.len(), false, |i, _, [sum, product], _| {
+    merge(isa, space, shards, invstd.len(), false, |i, _, [sum, product], _| {
         dbeta[i] = sum as f32;
         dgamma[i] = (product * f64::from(invstd[i])) as f32;
     });
