@@ -10,7 +10,8 @@
 //! (`merged`). Windows three places wide take another tile (`places`), which reads x where it lies.
 //!
 //! The batch is cut into `shards` by shape alone; each shard sums into its own buffer and the buffers
-//! are added in order, so the result does not depend on the number of threads.
+//! are added in order, so the result does not depend on the number of threads. One-pixel windows of many channels go
+//! another way ([`grid`]).
 
 mod copy;
 mod grid;
@@ -106,7 +107,6 @@ impl Weights {
         let few = s.c.div_ceil(family.pixels) <= IN_PLACE;
         let in_place = as_map && few && parts == 1 && s.d.is_multiple_of(family.lanes);
         let plain = as_map && (narrow || in_place);
-        let many_channels = s.c >= GRID;
         let mut weights = Weights {
             s: *s,
             isa,
@@ -122,7 +122,7 @@ impl Weights {
             shards,
             parts,
             chunk_rows: 1,
-            grid: (many_channels && of_map && s.groups == 1 && !plain)
+            grid: (of_map && s.groups == 1 && !plain && s.c >= GRID)
                 .then(|| Grid::new(s, isa, batch)),
         };
         let per_row = line * s.sh * (s.c / s.groups) + weights.dy_line() * weights.panels_width();
