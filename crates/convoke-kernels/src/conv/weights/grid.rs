@@ -15,7 +15,7 @@ use std::ops::Range;
 /// Cuts of the channels and parts of the filters at most.
 const MOST: usize = 16;
 /// Floats that a chunk's copy of x should take, so that the next chunk of x fits in the second cache as well.
-const CHUNK: usize = cut(72 * 1024, 64);
+const CHUNK: usize = cut(104 * 1024, 64);
 /// Pixels of a chunk: enough that sums are seldom read and written, few enough that a panel of dy stays in the nearest
 /// cache.
 const PIXELS: Range<usize> = cut(96, 4)..cut(288, 12);
