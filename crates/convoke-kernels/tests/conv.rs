@@ -52,6 +52,8 @@ fn miri_cases() -> Vec<Case> {
         case(2, (2, 3, 3), (1, 1, 19), (1, 1), (0, 0, 0, 0), (1, 1), 1),
         case(2, (4, 3, 3), (1, 1, 18), (2, 2), (0, 0, 0, 0), (1, 1), 1),
         case(1, (2, 3, 32), (1, 1, 2), (1, 1), (0, 0, 0, 0), (1, 1), 1),
+        case(3, (2, 3, 25), (1, 1, 97), (1, 1), (0, 0, 0, 0), (1, 1), 1),
+        case(2, (4, 3, 26), (1, 1, 98), (2, 2), (0, 0, 0, 0), (1, 1), 1),
         case(1, (6, 5, 2), (3, 2, 5), (1, 3), (1, 0, 1, 0), (2, 2), 1),
         case(1, (3, 3, 4), (3, 3, 4), (1, 1), (1, 1, 1, 1), (1, 1), 2),
         case(2, (5, 5, 3), (2, 2, 3), (3, 3), (0, 0, 0, 0), (1, 1), 1),
@@ -80,6 +82,11 @@ fn cases() -> Vec<Case> {
         case(3, (4, 5, 1024), (1, 1, 20), (1, 1), (0, 0, 0, 0), (1, 1), 1),
         case(2, (5, 7, 20), (1, 1, 2048), (1, 1), (0, 0, 0, 0), (1, 1), 1),
         case(3, (19, 18, 24), (1, 1, 40), (1, 1), (0, 0, 0, 0), (1, 1), 1),
+        case(5, (7, 7, 161), (1, 1, 195), (1, 1), (0, 0, 0, 0), (1, 1), 1),
+        case(2, (19, 20, 129), (1, 1, 101), (1, 1), (0, 0, 0, 0), (1, 1), 1),
+        case(3, (9, 12, 270), (1, 1, 33), (2, 3), (0, 0, 0, 0), (1, 1), 1),
+        case(4, (2, 1, 515), (1, 1, 258), (1, 1), (0, 0, 0, 0), (1, 1), 1),
+        case(1, (1, 2, 300), (1, 1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 1),
         case(2, (1, 50, 2), (1, 5, 3), (1, 2), (0, 2, 0, 2), (1, 1), 1),
         case(2, (10, 9, 4), (3, 2, 5), (1, 3), (1, 0, 1, 0), (2, 2), 1),
         case(2, (12, 11, 12), (3, 3, 8), (1, 1), (1, 1, 1, 1), (1, 1), 4),
@@ -139,6 +146,27 @@ fn every_walk_equals_the_reference_on_every_instruction_set() {
             close(&name("y"), &got.0, &y, area * s.c / s.groups);
             close(&name("dx"), &got.1, &dx, area * s.d / s.groups);
             close(&name("dw"), &got.2, &dw, n * s.oh * s.ow);
+        }
+    }
+}
+
+#[test]
+fn gradients_of_fewer_pictures_than_planned() {
+    for case in cases().into_iter().filter(|case| case.n > 1) {
+        let Case { n, s } = case;
+        for few in [1, n - 1] {
+            let (x, dy) = (numbers(few * s.x_len(), 1), numbers(few * s.y_len(), 3));
+            let want = reference::backward_weights(&s, few, &x, &dy);
+            for isa in Isa::available() {
+                let pool = Pool::new(2);
+                let conv = Conv::new(s, isa, n, 2);
+                let mut dw = vec![f32::NAN; s.filter_len()];
+                let mut scratch = vec![f32::NAN; conv.weights_scratch_len()];
+                let cx = Ctx { pool: &pool, isa };
+                conv.backward_weights(cx, few, (&x).into(), &dy, &mut dw, &mut scratch);
+                let what = format!("{isa:?} {few} of {n} {s:?}");
+                close(&what, &dw, &want, few * s.oh * s.ow);
+            }
         }
     }
 }

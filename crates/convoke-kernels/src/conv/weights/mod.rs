@@ -10,13 +10,18 @@
 //! (`merged`). Windows three places wide take another tile (`places`), which reads x where it lies.
 //!
 //! The batch is cut into `shards` by shape alone; each shard sums into its own buffer and the buffers
-//! are added in order, so the result does not depend on the number of threads.
+//! are added in order, so the result does not depend on the number of threads. One-pixel windows of many channels go
+//! another way ([`grid`]).
+
+mod copy;
+mod grid;
 
 use super::ConvShape;
-use crate::gemm::{Even, Family, LINE, Panel, Simd, Start, Tap, Tile};
-use crate::isa::simd;
+use crate::gemm::{Even, Family, LINE, Panel, Start, Tap, Tile};
 use crate::norm::{Pending, Source};
 use crate::{Ctx, Isa, SharedMut, cut};
+use copy::{Pieces, copy_last, copy_pixels};
+use grid::Grid;
 use std::ops::Range;
 
 /// Rows that one chunk has at most.
@@ -35,6 +40,8 @@ const NARROW: usize = 96;
 const IN_PLACE: usize = 3;
 /// Shards of one-pixel windows whose sums are many beside the maps: writing and adding them takes its time too.
 const FEW_SHARDS: usize = 8;
+/// Channels from which one-pixel windows are walked as a grid: each number of dy that it copies serves so many products.
+const GRID: usize = cut(96, 24);
 /// Channels up to which window rows are merged.
 const MERGE: usize = 32;
 
@@ -65,6 +72,8 @@ pub(super) struct Weights {
     parts: usize,
     /// Output rows of the whole batch per chunk.
     chunk_rows: usize,
+    /// Another walk for one-pixel windows, unless their channels are few.
+    grid: Option<Grid>,
 }
 
 impl Weights {
@@ -113,6 +122,8 @@ impl Weights {
             shards,
             parts,
             chunk_rows: 1,
+            grid: (of_map && s.groups == 1 && !plain && s.c >= GRID)
+                .then(|| Grid::new(s, isa, batch)),
         };
         let per_row = line * s.sh * (s.c / s.groups) + weights.dy_line() * weights.panels_width();
         let pixels = (CHUNK * s.ow / per_row.max(1)).clamp(PIXELS.start, PIXELS.end);
@@ -166,6 +177,9 @@ impl Weights {
     }
 
     pub fn scratch_len(&self, threads: usize) -> usize {
+        if let Some(grid) = &self.grid {
+            return grid.scratch_len(threads);
+        }
         let (x, dy) = self.band_lens();
         self.partial_len() + threads * (x + dy)
     }
@@ -179,6 +193,9 @@ impl Weights {
         dw: &mut [f32],
         scratch: &mut [f32],
     ) {
+        if let Some(grid) = &self.grid {
+            return grid.run(cx, n, x, dy, dw, scratch);
+        }
         let len = self.s.filter_len();
         let (partials, bands) = scratch.split_at_mut(self.partial_len());
         let (x_len, dy_len) = self.band_lens();
@@ -199,17 +216,7 @@ impl Weights {
             });
         }
         if self.shards > 1 {
-            let partials = &scratch[..self.partial_len()];
-            cx.pool.for_chunks_mut(&mut dw[..len], 4096, |i, out, _| {
-                let at = i * 4096;
-                out.copy_from_slice(&partials[at..at + out.len()]);
-                for shard in 1..self.shards {
-                    let part = &partials[shard * len + at..][..out.len()];
-                    for (o, p) in out.iter_mut().zip(part) {
-                        *o += p;
-                    }
-                }
-            });
+            add_shards(cx, self.shards, &scratch[..self.partial_len()], &mut dw[..len]);
         }
     }
 
@@ -630,6 +637,21 @@ impl Weights {
     }
 }
 
+/// `dw` = the sum of the shards' sums, in order.
+fn add_shards(cx: Ctx, shards: usize, partials: &[f32], dw: &mut [f32]) {
+    let len = dw.len();
+    cx.pool.for_chunks_mut(dw, 4096, |i, out, _| {
+        let at = i * 4096;
+        out.copy_from_slice(&partials[at..at + out.len()]);
+        for shard in 1..shards {
+            let part = &partials[shard * len + at..][..out.len()];
+            for (o, p) in out.iter_mut().zip(part) {
+                *o += p;
+            }
+        }
+    });
+}
+
 /// Runs of memory that tiles ask for while they compute: `(start, floats)`.
 #[derive(Clone, Copy)]
 struct Ahead([(*const f32, usize); 2]);
@@ -672,124 +694,4 @@ struct Rows {
     sources: Range<usize>,
     /// Where the first of them is copied to.
     slot: usize,
-}
-
-/// Where the pieces of a pixel's channels go: piece `m` of pixel `j` to `m.start · of + (at + j) · m.len()`.
-#[derive(Clone, Copy)]
-struct Pieces {
-    pieces: Even,
-    at: usize,
-    of: usize,
-}
-
-/// Fills `to` with whole vectors for each pixel: the first `used` numbers of it, then zeros. Pixels are `stride` floats
-/// apart.
-fn copy_last(isa: Isa, from: &[f32], stride: usize, used: usize, to: &mut [f32]) {
-    let n = to.len() / used.next_multiple_of(Family::of(isa).lanes);
-    assert!(used <= stride && (n - 1) * stride + used <= from.len(), "reads past the end");
-    // SAFETY: pixel `n − 1` ends within `from`; `to` holds whole vectors for `n` pixels.
-    unsafe { simd!(isa, last_body(from: &[f32], stride: usize, used: usize, to: &mut [f32])) };
-}
-
-#[inline(always)]
-unsafe fn last_body<S: Simd>(from: &[f32], stride: usize, used: usize, to: &mut [f32]) {
-    let padded = used.next_multiple_of(S::LANES);
-    for (i, to) in to.chunks_exact_mut(padded).enumerate() {
-        let from = from.as_ptr().wrapping_add(i * stride);
-        for at in (0..padded).step_by(S::LANES) {
-            // SAFETY: by the caller's contract; lanes beyond `used` are not read.
-            unsafe {
-                let from = from.add(at);
-                S::prefetch(from.wrapping_add(2048));
-                let v = S::load_first(from, S::mask((used - at).min(S::LANES)));
-                S::store(to.as_mut_ptr().add(at), v);
-            }
-        }
-    }
-}
-
-/// Copies `n` pixels, `stride` floats from one to the next, in pieces. Whole pixels are read one after
-/// the other, as they lie in memory.
-fn copy_pixels(
-    isa: Isa,
-    from: &[f32],
-    norm: Option<Pending>,
-    stride: usize,
-    n: usize,
-    p: Pieces,
-    to: &mut [f32],
-) {
-    let channels = p.pieces.range(p.pieces.parts - 1).end;
-    assert!(n == 0 || (n - 1) * stride + channels <= from.len(), "reads past the end");
-    assert!(p.at + n <= p.of && p.of * channels <= to.len(), "writes past the end");
-    // SAFETY: pixel `n − 1` ends within `from`; every piece has its own `of · m.len()` floats of `to`.
-    unsafe {
-        simd!(isa, copy_body(from: &[f32], norm: Option<Pending>, stride: usize, n: usize, p: Pieces, to: &mut [f32]))
-    };
-}
-
-#[inline(always)]
-unsafe fn copy_body<S: Simd>(
-    from: &[f32],
-    norm: Option<Pending>,
-    stride: usize,
-    n: usize,
-    p: Pieces,
-    to: &mut [f32],
-) {
-    // SAFETY: by the caller's contract; a norm has a number for every channel.
-    unsafe {
-        match norm {
-            None => copy_of::<S>(from, stride, n, p, to, |_, _, v| v),
-            Some(Pending { scale, shift, clamp: (lo, hi) }) => {
-                let (lo, hi) = (S::splat(lo), S::splat(hi));
-                copy_of::<S>(from, stride, n, p, to, |channel, m, v| {
-                    let scale = S::load_first(scale.as_ptr().add(channel), m);
-                    let shift = S::load_first(shift.as_ptr().add(channel), m);
-                    S::clamp(S::fma(v, scale, shift), lo, hi)
-                })
-            }
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn copy_of<S: Simd>(
-    from: &[f32],
-    stride: usize,
-    n: usize,
-    p: Pieces,
-    to: &mut [f32],
-    f: impl Fn(usize, S::M, S::V) -> S::V,
-) {
-    let (from, to) = (from.as_ptr(), to.as_mut_ptr());
-    let first = p.pieces.range(0).len();
-    let long = (0..p.pieces.parts).take_while(|&i| p.pieces.range(i).len() == first).count();
-    for j in 0..n {
-        let mut start = 0;
-        for piece in 0..p.pieces.parts {
-            let len = if piece < long { first } else { first - 1 };
-            // SAFETY: by the caller's contract.
-            unsafe {
-                let (src, dst) =
-                    (from.add(j * stride + start), to.add(start * p.of + (p.at + j) * len));
-                let mut at = 0;
-                // Pixels ahead: main memory answers late.
-                let ahead = src.wrapping_add(2048);
-                while at + S::LANES <= len {
-                    S::prefetch(ahead.wrapping_add(at));
-                    let v = f(start + at, S::mask(S::LANES), S::load(src.add(at)));
-                    S::store(dst.add(at), v);
-                    at += S::LANES;
-                }
-                if at < len {
-                    S::prefetch(ahead.wrapping_add(at));
-                    let m = S::mask(len - at);
-                    let v = f(start + at, m, S::load_first(src.add(at), m));
-                    S::store_first(dst.add(at), v, m);
-                }
-            }
-            start += len;
-        }
-    }
 }
