@@ -1,7 +1,10 @@
 //! Max, mean and global mean pooling of `x [n,h,w,c]`.
 
+use crate::gemm::{Simd, fence, streams};
+use crate::isa::simd;
 use crate::map::{Number, no_bytes};
 use crate::{Ctx, Map, MapMut, SharedMut, multiversion};
+use std::ops::Range;
 
 /// Sizes of a pooling, padding in numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,9 +54,15 @@ fn windows(
     kernel: usize,
     outputs: usize,
 ) -> impl Iterator<Item = (usize, usize)> {
+    seen(i, step, pad, kernel, outputs).map(move |o| (o, i + pad - o * step))
+}
+
+/// Those outputs alone.
+#[inline(always)]
+fn seen(i: usize, step: usize, pad: usize, kernel: usize, outputs: usize) -> Range<usize> {
     let first = (i + pad + 1).saturating_sub(kernel).div_ceil(step);
     let end = ((i + pad) / step + 1).min(outputs);
-    (first..end.max(first)).map(move |o| (o, i + pad - o * step))
+    first..end.max(first)
 }
 
 /// `y [n,oh,ow,c]`, and in `arg` the window place of each maximum (the first of equals). NaN wins. Both maps are of
@@ -186,44 +195,55 @@ fn max_backward_of<N: Number>(
     dx: &mut [N],
     accumulate: bool,
 ) {
-    let line = s.w * s.c;
-    let out = s.oh * s.ow * s.c;
-    cx.pool.for_chunks_mut(&mut dx[..n * s.h * line], line, |row, dx, _| {
+    let (line, out) = (s.w * s.c, s.oh * s.ow * s.c);
+    let dx = &mut dx[..n * s.h * line];
+    let stream = !accumulate && streams(dx.as_ptr(), dx.len(), s.c);
+    cx.pool.for_chunks_mut(dx, line, |row, dx, _| {
         let (s, y, p) = (*s, row % s.h, row / s.h * out);
         let (dy, arg) = (&dy[p..][..out], &arg[p..][..out]);
-        multiversion!(cx.isa, max_back_row::<N>(s: PoolShape, y: usize, dy: &[N], arg: &[u8], dx: &mut [N], accumulate: bool));
+        let how = (accumulate, stream);
+        // SAFETY: `dx` is a row of the input, the others are the outputs of its picture.
+        unsafe {
+            simd!(cx.isa, max_back_row::<N>(s: PoolShape, y: usize, dy: &[N], arg: &[u8], dx: &mut [N], how: (bool, bool)))
+        };
+        if stream {
+            fence();
+        }
     });
 }
 
-/// Some channels at a time, whose sums are rounded once.
+/// A vector of channels at a time, whose sums are rounded once.
 #[inline(always)]
-fn max_back_row<N: Number>(
+unsafe fn max_back_row<S: Simd, N: Number>(
     s: PoolShape,
     y: usize,
     dy: &[N],
     arg: &[u8],
     dx: &mut [N],
-    accumulate: bool,
+    (accumulate, stream): (bool, bool),
 ) {
-    const WIDTH: usize = 64;
+    let rows = seen(y, s.sh, s.top, s.kh, s.oh);
     for x in 0..s.w {
-        let pixel = &mut dx[x * s.c..][..s.c];
-        for (i, dx) in pixel.chunks_mut(WIDTH).enumerate() {
-            let mut sums = [0.0; WIDTH];
-            if accumulate {
-                sums.iter_mut().zip(&*dx).for_each(|(s, d)| *s = d.get());
-            }
-            for (oy, kh) in windows(y, s.sh, s.top, s.kh, s.oh) {
-                for (ox, kw) in windows(x, s.sw, s.left, s.kw, s.ow) {
-                    let at = (oy * s.ow + ox) * s.c + i * WIDTH;
-                    let (dy, arg) = (&dy[at..][..dx.len()], &arg[at..][..dx.len()]);
-                    let place = (kh * s.kw + kw) as u8;
-                    for ((s, g), &a) in sums.iter_mut().zip(dy).zip(arg) {
-                        *s += if a == place { g.get() } else { 0.0 };
+        let columns = seen(x, s.sw, s.left, s.kw, s.ow);
+        for at in (0..s.c).step_by(S::LANES) {
+            // SAFETY: lanes stay below `c`, windows on the map.
+            unsafe {
+                let m = S::mask((s.c - at).min(S::LANES));
+                let dx = dx.as_mut_ptr().add(x * s.c + at);
+                let mut sum = if accumulate { N::load::<S>(dx, m) } else { S::splat(0.0) };
+                for oy in rows.clone() {
+                    for ox in columns.clone() {
+                        let at = (oy * s.ow + ox) * s.c + at;
+                        let (kh, kw) = (y + s.top - oy * s.sh, x + s.left - ox * s.sw);
+                        let place = (kh * s.kw + kw) as f32;
+                        let (below, above) = (S::splat(place - 0.5), S::splat(place + 0.5));
+                        let a = S::load_bytes(arg.as_ptr().add(at), m);
+                        let g = N::load::<S>(dy.as_ptr().add(at), m);
+                        sum = S::add(sum, S::keep_between(g, a, below, above));
                     }
                 }
+                if stream { N::stream::<S>(dx, sum) } else { N::store::<S>(dx, sum, m) }
             }
-            dx.iter_mut().zip(sums).for_each(|(d, s)| *d = N::round(s));
         }
     }
 }
