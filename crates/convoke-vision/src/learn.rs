@@ -589,7 +589,7 @@ mod tests {
     }
 
     fn options(threads: usize) -> LearnOptions {
-        LearnOptions { epochs: 5, steps: 25, minings: 1, threads, ..LearnOptions::default() }
+        LearnOptions { epochs: 10, steps: 25, minings: 1, threads, ..LearnOptions::default() }
     }
 
     fn learner(threads: usize) -> Learner {
