@@ -298,10 +298,10 @@ impl At {
         At { start: self.address(numbers), ..self }
     }
 
-    /// The address of that place.
+    /// The address of that place. Numbers may wrap around: a way back.
     #[inline(always)]
     pub fn address(self, numbers: usize) -> *mut f32 {
-        self.start.wrapping_byte_add(numbers * self.size)
+        self.start.wrapping_byte_add(numbers.wrapping_mul(self.size))
     }
 
     /// As many bytes as these numbers take, in floats.
