@@ -5,7 +5,7 @@ mod common;
 
 use common::{everywhere, numbers, or_for_miri, shape};
 use convoke_kernels::conv::{Conv, ConvShape, Epilogue, Onto};
-use convoke_kernels::norm::{self, Clamped, Pending, Saved, Source, Statistics, Tally};
+use convoke_kernels::norm::{self, Clamped, Pending, Saved, Source, Statistics, SumsOf, Tally};
 use convoke_kernels::{Bf16, Ctx, Form, Isa, Map, MapMut, depthwise};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -140,7 +140,8 @@ fn backward(
     let tally = Tally::gradient(shards, source, &mean, &mut space);
     let (mut made, mut plain) = (run(Some(&tally)), run(None));
     let [mut dgamma, mut dbeta, mut want_dgamma, mut want_dbeta] = [(); 4].map(|()| vec![0.0; c]);
-    norm::tallied_sums(cx.isa, &space, shards, &invstd, &mut dgamma, &mut dbeta);
+    let sums = SumsOf { mean: &mean, invstd: &invstd, dgamma: &mut dgamma, dbeta: &mut dbeta };
+    norm::tallied_sums(cx.isa, &space, shards, sums);
     let mut scratch = vec![f32::NAN; norm::scratch_len(len / c, c)];
     let mut y = vec![f32::NAN; len];
     norm::apply(cx, &x, &scale, &shift, None, Some(clamp), &mut y);

@@ -211,16 +211,22 @@ struct Measure {
     scratch: Buf,
 }
 
+impl Measure {
+    /// Sums that are made, or the map and where they are made of it; the others are none.
+    fn sources(&self) -> [Buf; 3] {
+        match self.tally.is_made() {
+            true => [self.tally.space, Buf::NONE, Buf::NONE],
+            false => [Buf::NONE, self.tally.map, self.scratch],
+        }
+    }
+}
+
 impl Op for Measure {
     fn buffers(&self) -> Vec<Buf> {
         let Batch { mean, invstd, scale, shift } = self.batch;
         let (rm, rv) = self.running;
         let all = [mean, invstd, scale, shift, self.gamma, self.beta, rm, rv];
-        let sums = match self.tally.is_made() {
-            true => vec![self.tally.space],
-            false => vec![self.tally.map, self.scratch],
-        };
-        all.into_iter().chain(sums).collect()
+        all.into_iter().chain(self.sources().into_iter().filter(|&b| b != Buf::NONE)).collect()
     }
 
     fn tally(&self) -> Option<Tally> {
@@ -233,10 +239,10 @@ impl Op for Measure {
 
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let Batch { mean, invstd, scale, shift } = self.batch;
-        let Tally { map, c, space, shards } = self.tally;
-        let ((rm, rv), form) = (self.running, m.form(map));
-        let [x, mean_now, invstd_now, rm, rv, space, scratch] =
-            m.get([map, mean, invstd, rm, rv, space, self.scratch]);
+        let Tally { map, c, shards, .. } = self.tally;
+        let ((rm, rv), form, [space, x, scratch]) = (self.running, m.form(map), self.sources());
+        let [mean_now, invstd_now, rm, rv, space, x, scratch] =
+            m.get([mean, invstd, rm, rv, space, x, scratch]);
         let s = Statistics {
             mean: &mut mean_now[..c],
             invstd: &mut invstd_now[..c],

@@ -19,18 +19,18 @@ pub(super) fn forward(unit: &Unit, b: &mut Lower, s: ConvShape, bias: bool) -> R
     let (id, from) = (unit.main, b.net.node(unit.main).inputs[0]);
     let (weight, bias) = weights(unit, b, &s, bias)?;
     let (x, norm) = b.source(from)?;
-    let (y, clamp) = (b.make(unit.output), unit.clamp(b.net));
-    let Some(residual) = unit.residual else {
-        let form = b.form(unit.output);
-        let (shards, tally) = (kernels::shards(&s, b.batch(), form), None);
-        b.emit(id, "forward", Forward { s, x, norm, weight, bias, y, clamp, shards, tally });
-        return Ok(());
+    let y = b.make(unit.output);
+    // What a residual is added to is clamped after it.
+    let (clamp, after) = match unit.residual {
+        None => (unit.clamp(b.net), None),
+        Some(_) => (None, unit.clamp(b.net)),
     };
-    let (r, len) = (b.value(residual)?, b.shape(unit.output).len());
-    let (clamp_after, clamp, shards, tally) = (clamp, None, 0, None);
+    let (shards, tally) = (kernels::shards(&s, b.batch(), b.form(unit.output)), None);
     b.emit(id, "forward", Forward { s, x, norm, weight, bias, y, clamp, shards, tally });
+    let Some(residual) = unit.residual else { return Ok(()) };
+    let (r, len) = (b.value(residual)?, b.shape(unit.output).len());
     b.emit(id, "residual", ops::AddTo { src: r, dst: y, len });
-    if let Some((lo, hi)) = clamp_after {
+    if let Some((lo, hi)) = after {
         b.emit(id, "clamp", ops::Clamp { dst: y, lo, hi, len });
     }
     Ok(())

@@ -10,7 +10,7 @@ use crate::plan::statistics::Tally;
 use crate::plan::unit::Unit;
 use crate::{NodeId, Result};
 use convoke_kernels::conv::{Conv, ConvShape, Epilogue, Onto};
-use convoke_kernels::norm::{self, Source};
+use convoke_kernels::norm::{self, Source, SumsOf};
 use convoke_kernels::{Map, MapMut, activation, elementwise};
 use std::sync::Arc;
 
@@ -411,8 +411,7 @@ impl Op for BackwardData {
     fn run(&self, m: &mut Memory, e: &mut Exec) {
         let [form_dy, form_dx] = [self.dy, self.dx].map(|b| m.form(b));
         let [space, x, scale, shift, mean, invstd, dgamma, dbeta] = GradientSums::places(self.sums);
-        let fixed = [self.dy, self.pack, self.dx, self.scratch];
-        let [dy, pack, dx, scratch] = fixed;
+        let Self { dy, pack, dx, scratch, .. } = *self;
         let [dy, pack, dx, scratch, space, x, scale, shift, mean, invstd, dgamma, dbeta] =
             m.get([dy, pack, dx, scratch, space, x, scale, shift, mean, invstd, dgamma, dbeta]);
         let (dy, dx) = (Map::of(dy, form_dy), MapMut::of(dx, form_dx));
@@ -423,7 +422,9 @@ impl Op for BackwardData {
         let onto = Onto { accumulate: self.accumulate, tally: tally.as_ref() };
         self.conv.backward_data(e.cx, e.n, dy, pack, dx, onto, scratch);
         if let Some(GradientSums { shards, norm, .. }) = self.sums {
-            norm::tallied_sums(e.cx.isa, space, shards, &invstd[..norm.c], dgamma, dbeta);
+            let (mean, invstd) = (&mean[..norm.c], &invstd[..norm.c]);
+            let sums = SumsOf { mean, invstd, dgamma, dbeta };
+            norm::tallied_sums(e.cx.isa, space, shards, sums);
         }
     }
 }

@@ -349,12 +349,12 @@ impl Conv {
         let (narrow, fewer, packed) = (&self.narrow, &self.winograd, self.dense.is_none());
         let forward = packed && fewer.forward.is_none() && narrow.forward.is_none();
         let backward = packed && fewer.backward.is_none() && narrow.backward.is_none();
-        let shards = |walk: &Walk| if walk.tallies() { walk.shards(self.batch) } else { 0 };
-        let backward = match &self.backward[..] {
-            [one] if backward => shards(one),
-            _ => 0,
-        };
-        [if forward { shards(&self.forward) } else { 0 }, backward]
+        [(forward, std::slice::from_ref(&self.forward)), (backward, &self.backward[..])].map(
+            |(plain, walks)| match walks {
+                [one] if plain => one.shards(self.batch),
+                _ => 0,
+            },
+        )
     }
 
     /// Whether [`Conv::forward`], [`Conv::backward_data`] and [`Conv::backward_weights`] read and write maps of bf16

@@ -213,13 +213,11 @@ impl Walk {
         self.isa
     }
 
-    /// Whether a [`Tally`] can be made of outputs: where they lie one behind the other.
-    pub fn tallies(&self) -> bool {
-        (self.dst_step_h, self.dst_step_w) == (1, 1)
-    }
-
-    /// Shards of a tally of up to `batch` pictures at most.
+    /// Shards of a [`Tally`] of up to `batch` pictures at most; none where outputs do not lie one behind the other.
     pub fn shards(&self, batch: usize) -> usize {
+        if (self.dst_step_h, self.dst_step_w) != (1, 1) {
+            return 0;
+        }
         let cut = self.cut(batch, TALLIED, 1);
         // Fewer pictures may be cut into more bands each.
         (cut.group.parts * cut.bands.parts * cut.chunks.parts).max(2 * TALLIED) + 1
@@ -430,7 +428,7 @@ impl Walk {
         let (dst, scratch) = (SharedMut::new(dst), SharedMut::new(scratch));
         let items = cut.group.parts * cut.bands.parts * cut.chunks.parts * cut.panels.parts;
         assert!(
-            tally.is_none_or(|t| self.tallies()
+            tally.is_none_or(|t| (self.dst_step_h, self.dst_step_w) == (1, 1)
                 && t.fits(n * self.dst_h * self.dst_w, pixel, items / cut.panels.parts)),
             "not planned for these sums"
         );
@@ -580,8 +578,11 @@ impl Walk {
         let most = if rowwise { family.row_pixels(*panel) } else { family.pixels };
         let (src_pixel, dst_pixel) = (self.groups * self.channels, self.groups * self.filters);
         let written: usize = tiles.iter().flatten().map(|(panel, _)| panel.used).sum();
+        // Past the caches goes only what is summed.
         let mut near = (tally.is_some() && one.stream).then(|| Near([MaybeUninit::uninit(); NEAR]));
         assert!(near.is_none() || written * family.pixels <= NEAR);
+        let near = near.as_mut().map(|near| near.0.as_mut_ptr().cast::<f32>());
+        let start = panel.start;
         for p in block.pictures.clone() {
             // Where output (0, 0)'s window begins, in floats from the source's (or band's) start.
             let origin = if self.banded && self.flat {
@@ -620,13 +621,8 @@ impl Walk {
                                 3 => family.row_tile(strip.len(), *panel),
                                 _ => family.tile(rows, strip.len(), *panel),
                             };
-                            if let Some(near) = tally.and(near.as_mut()) {
-                                // Past the caches goes only what is summed.
-                                tile.c = near
-                                    .0
-                                    .as_mut_ptr()
-                                    .cast::<f32>()
-                                    .add(tile.c.offset_from(one.c.add(c)) as usize);
+                            if let Some(near) = near {
+                                tile.c = near.add(panel.start - start);
                                 (tile.c_px, tile.c_row) = (written, strip.len() * written);
                                 tile.stream = false;
                             }
@@ -637,7 +633,6 @@ impl Walk {
                     let first = (p, i, part) == (block.pictures.start, block.rows.start, 0);
                     // SAFETY: these outputs are made; this thread alone has them.
                     unsafe {
-                        let near = near.as_ref().map(|near| near.0.as_ptr().cast::<f32>());
                         let (to, sizes) = (one.c.add(c), (rows, strip.len(), written));
                         self.sum(tallied, block.shard, first, (near, to), sizes);
                     }
@@ -656,7 +651,7 @@ impl Walk {
         Tallied { tally, dst }: Tallied,
         shard: usize,
         first: bool,
-        (near, to): (Option<*const f32>, *mut f32),
+        (near, to): (Option<*mut f32>, *mut f32),
         (rows, pixels, channels): (usize, usize, usize),
     ) {
         let pixel = self.groups * self.filters;
@@ -666,7 +661,7 @@ impl Walk {
             for r in 0..rows {
                 let to = to.add(r * self.dst_w * pixel);
                 let strip = Strip {
-                    from: near.map_or(to.cast_const(), |near| near.add(r * pixels * channels)),
+                    from: near.map_or(to, |near| near.add(r * pixels * channels)),
                     from_row: if near.is_some() { channels } else { pixel },
                     to,
                     to_row: pixel,

@@ -115,11 +115,14 @@ pub struct SumsOf<'a> {
 
 impl SumsOf<'_> {
     /// Merges `partial [shards, 2, c]`, what [`Masking::mask`] added up.
-    pub(crate) fn finish(self, partial: &[f32]) {
-        each_sum(partial, self.mean.len(), |i, [sum, product]| {
-            self.dbeta[i] = sum as f32;
-            self.dgamma[i] = (product * f64::from(self.invstd[i])) as f32;
-        });
+    pub(crate) fn finish(mut self, partial: &[f32]) {
+        each_sum(partial, self.mean.len(), |i, both| self.set(i, both));
+    }
+
+    /// Those of channel `i`, from both sums.
+    pub(super) fn set(&mut self, i: usize, [sum, product]: [f64; 2]) {
+        self.dbeta[i] = sum as f32;
+        self.dgamma[i] = (product * f64::from(self.invstd[i])) as f32;
     }
 }
 

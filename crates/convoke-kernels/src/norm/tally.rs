@@ -4,7 +4,7 @@
 //! The writer cuts the rows into shards, by shape alone, and sums each in an order of its own; shards are added in
 //! order, in f64. So no bit depends on the number of threads.
 
-use super::{Both, Masking, Pending, Source, Statistics};
+use super::{Both, Masking, Pending, Source, Statistics, SumsOf};
 use crate::gemm::Simd;
 use crate::isa::simd;
 use crate::map::Number;
@@ -301,16 +301,6 @@ pub fn tallied_statistics(
 }
 
 /// [`super::backward_sums`] from the sums of a [`Tally`] over the whole gradient.
-pub fn tallied_sums(
-    isa: Isa,
-    space: &[f32],
-    shards: usize,
-    invstd: &[f32],
-    dgamma: &mut [f32],
-    dbeta: &mut [f32],
-) {
-    merge(isa, space, shards, invstd.len(), false, |i, _, [sum, product], _| {
-        dbeta[i] = sum as f32;
-        dgamma[i] = (product * f64::from(invstd[i])) as f32;
-    });
+pub fn tallied_sums(isa: Isa, space: &[f32], shards: usize, mut s: SumsOf) {
+    merge(isa, space, shards, s.mean.len(), false, |i, _, both, _| s.set(i, both));
 }

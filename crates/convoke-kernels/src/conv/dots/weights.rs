@@ -9,6 +9,7 @@
 
 use super::super::ConvShape;
 use super::super::tiles::{Kind, Precision};
+use super::super::weights::chunk::{Ahead, Chunk, add_shards};
 use super::tile::{Tap, Tile, pick};
 use super::words::{Interleave, interleave};
 use crate::gemm::{Even, Family, Panel};
@@ -59,43 +60,6 @@ pub(in super::super) struct DotWeights {
     parts: usize,
     /// Output rows of the whole batch per chunk.
     chunk_rows: usize,
-}
-
-/// Output rows of the whole batch that are summed at a time.
-struct Chunk {
-    rows: Range<usize>,
-    /// Whether sums start from zero.
-    first: bool,
-}
-
-/// Floats that are needed later: where each run of them starts, and how many are left.
-struct Later([(*const f32, usize); 2]);
-
-impl Later {
-    /// The next `n` floats or fewer, or null where none are left.
-    fn take(&mut self, n: usize) -> *const f32 {
-        let Some((from, left)) = self.0.iter_mut().find(|(_, left)| *left > 0) else {
-            return std::ptr::null();
-        };
-        let at = *from;
-        *from = at.wrapping_add(n);
-        *left = left.saturating_sub(n);
-        at
-    }
-}
-
-/// A chunk's rows of one picture.
-struct Rows {
-    /// The picture.
-    index: usize,
-    /// Its output rows.
-    outputs: Range<usize>,
-    /// Rows of the chunk before it.
-    first: usize,
-    /// Source rows under its windows.
-    sources: Range<usize>,
-    /// Where the first of them is copied to.
-    slot: usize,
 }
 
 impl DotWeights {
@@ -255,17 +219,7 @@ impl DotWeights {
             });
         }
         if self.shards > 1 {
-            let partials = &scratch[..self.partial_len()];
-            cx.pool.for_chunks_mut(&mut dw[..len], 4096, |i, out, _| {
-                let at = i * 4096;
-                out.copy_from_slice(&partials[at..at + out.len()]);
-                for shard in 1..self.shards {
-                    let part = &partials[shard * len + at..][..out.len()];
-                    for (o, p) in out.iter_mut().zip(part) {
-                        *o += p;
-                    }
-                }
-            });
+            add_shards(cx, self.shards, &scratch[..self.partial_len()], &mut dw[..len]);
         }
     }
 
@@ -308,13 +262,13 @@ impl DotWeights {
 
     /// What is asked for of the maps of the rows that come next, where they are runs of pixels: x, and dy where a part
     /// has all panels.
-    fn later(&self, rows: Range<usize>, panels: usize, x: Source, dy: Map) -> Later {
+    fn later(&self, rows: Range<usize>, panels: usize, x: Source, dy: Map) -> Ahead {
         let pixels = if self.single { rows.len() * self.s.ow } else { 0 };
         let (c, d) = (self.s.c, if panels == self.panels() { self.s.d } else { 0 });
         let start = rows.start * self.s.ow;
         let (x, dy) = (x.x.at(start * c), dy.at(start * d));
         let of_x = x.floats(pixels * c).min(AHEAD);
-        Later([(x.start, of_x), (dy.start, dy.floats(pixels * d).min(AHEAD - of_x))])
+        Ahead([(x.start, of_x), (dy.start, dy.floats(pixels * d).min(AHEAD - of_x))])
     }
 
     /// Input channels as tiles take them.
@@ -336,7 +290,7 @@ impl DotWeights {
         x: &[f32],
         dy: &[f32],
         out: *mut f32,
-        later: &mut Later,
+        later: &mut Ahead,
     ) {
         let s = &self.s;
         let mut taps = [Tap { a: 0, b: 0 }; MAX_ROWS];
@@ -379,7 +333,7 @@ impl DotWeights {
                         residual: if chunk.first { At::NONE } else { c },
                         finish: None,
                         clamp: None,
-                        ahead: later.take(2 * LINE * ntaps * k),
+                        ahead: later.next(2 * LINE * ntaps * k),
                         ahead_k: LINE,
                         stream: false,
                     };
@@ -407,37 +361,11 @@ impl DotWeights {
         }
         let row = self.phases.len() * self.x_pairs * LINE;
         let mut n = 0;
-        self.each_picture(chunk, |picture| {
-            for (i, oy) in picture.outputs.clone().enumerate() {
-                let Some(y) = (oy * s.sh + kh * s.dh).checked_sub(s.top).filter(|&y| y < s.h)
-                else {
-                    continue;
-                };
-                let at = picture.first + i;
-                let slot = if s.kh == 1 { at } else { picture.slot + y - picture.sources.start };
-                taps[n] =
-                    Tap { a: (slot * row) as isize, b: (at * self.dy_pairs * width) as isize };
-                n += 1;
-            }
+        chunk.each_row(s, kh, |slot, at| {
+            taps[n] = Tap { a: (slot * row) as isize, b: (at * self.dy_pairs * width) as isize };
+            n += 1;
         });
         (n, self.dy_pairs)
-    }
-
-    /// Calls `f` for every picture that a chunk touches.
-    fn each_picture(&self, chunk: &Chunk, mut f: impl FnMut(&Rows)) {
-        let s = &self.s;
-        let span = (s.kh - 1) * s.dh + 1;
-        let (mut row, mut slot) = (chunk.rows.start, 0);
-        while row < chunk.rows.end {
-            let (index, oy) = (row / s.oh, row % s.oh);
-            let end = s.oh.min(oy + chunk.rows.end - row);
-            let low = (oy * s.sh).saturating_sub(s.top).min(s.h);
-            let high = ((end - 1) * s.sh + span).saturating_sub(s.top).clamp(low, s.h);
-            let first = row - chunk.rows.start;
-            f(&Rows { index, outputs: oy..end, first, sources: low..high, slot });
-            slot += high - low;
-            row += end - oy;
-        }
     }
 
     /// Copies the chunk's source rows in pairs.
@@ -481,7 +409,7 @@ impl DotWeights {
                 unsafe { interleave(&pairs) };
             }
         };
-        self.each_picture(chunk, |picture| {
+        chunk.each_picture(s, |picture| {
             if s.kh == 1 {
                 for (i, oy) in picture.outputs.clone().enumerate() {
                     if let Some(y) = (oy * s.sh).checked_sub(s.top).filter(|&y| y < s.h) {

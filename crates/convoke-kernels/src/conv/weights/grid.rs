@@ -5,8 +5,9 @@
 //! each chunk its channels of x are copied, in blocks as tiles take them, and its filters of dy panel by panel, just
 //! before tiles read them. While tiles run they ask for the next panel and for the next chunk of x.
 
+use super::ConvShape;
+use super::chunk::add_shards;
 use super::copy::{Pieces, copy_last, copy_pixels};
-use super::{ConvShape, add_shards};
 use crate::gemm::{Even, Family, LINE, Panel, Start, Tap, Tile};
 use crate::norm::{Pending, Source};
 use crate::{Ctx, Isa, SharedMut, cut};
@@ -47,6 +48,7 @@ struct Shares {
 /// What one item sums.
 #[derive(Debug, Clone)]
 struct Item {
+    index: usize,
     shard: usize,
     pixels: Range<usize>,
     blocks: Range<usize>,
@@ -102,10 +104,11 @@ impl Grid {
                 let (from, to) = (worker * (x_len + dy_len), (worker + 1) * (x_len + dy_len));
                 // SAFETY: each worker has its own band.
                 let (x_band, dy_band) = unsafe { bands.slice(from..to) }.split_at_mut(x_len);
+                let item = self.item(n, index);
                 // SAFETY: items of one shard write different channels or filters, items of different
                 // shards different buffers; the pointer is used for nothing else.
-                let out = unsafe { target.as_mut_ptr().add(self.item(n, index).shard * len) };
-                self.sum(n, index, x, dy, out, x_band, dy_band);
+                let out = unsafe { target.as_mut_ptr().add(item.shard * len) };
+                self.sum(n, &item, x, dy, out, x_band, dy_band);
             });
         }
         if shards > 1 {
@@ -123,6 +126,7 @@ impl Grid {
         let (shard, share) = (index / (cuts * parts), index % (cuts * parts));
         let panels = self.s.d.div_ceil(Family::of(self.isa).width());
         Item {
+            index,
             shard,
             pixels: Even::parts(n * self.s.oh * self.s.ow, shards).range(shard),
             blocks: Even::parts(self.blocks().parts, cuts).range(share / parts),
@@ -134,7 +138,7 @@ impl Grid {
     fn sum(
         &self,
         n: usize,
-        index: usize,
+        item: &Item,
         x: Source,
         dy: &[f32],
         out: *mut f32,
@@ -142,13 +146,12 @@ impl Grid {
         dy_band: &mut [f32],
     ) {
         let family = Family::of(self.isa);
-        let item = self.item(n, index);
         let mut start = item.pixels.start;
         loop {
             let chunk = start..(start + self.chunk).min(item.pixels.end);
             let first = start == item.pixels.start;
             self.copy_x(&item.blocks, &chunk, x, x_band);
-            let next = self.next(n, index, &item, chunk.end);
+            let next = self.next(n, item, chunk.end);
             let mut next_x =
                 next.as_ref().map_or(Run::NONE, |next| self.run_of_x(next, x.x.full()));
             for i in item.panels.clone() {
@@ -162,7 +165,7 @@ impl Grid {
                 for block in item.blocks.clone() {
                     let ahead = if next_dy.columns > 0 { &mut next_dy } else { &mut next_x };
                     let ahead = ahead.next(chunk.len());
-                    self.tile(&item, block, panel, chunk.len(), first, x_band, dy_band, out, ahead);
+                    self.tile(item, block, panel, chunk.len(), first, x_band, dy_band, out, ahead);
                 }
             }
             start = chunk.end;
@@ -277,10 +280,10 @@ impl Grid {
     }
 
     /// What a thread sums after the pixels of an item up to `end`: its next chunk, or the first of the next item.
-    fn next(&self, n: usize, index: usize, item: &Item, end: usize) -> Option<Item> {
+    fn next(&self, n: usize, item: &Item, end: usize) -> Option<Item> {
         let mut next = match () {
             () if end < item.pixels.end => Item { pixels: end..item.pixels.end, ..item.clone() },
-            () if index + 1 < self.shares.items() => self.item(n, index + 1),
+            () if item.index + 1 < self.shares.items() => self.item(n, item.index + 1),
             () => return None,
         };
         next.pixels.end = next.pixels.end.min(next.pixels.start + self.chunk);

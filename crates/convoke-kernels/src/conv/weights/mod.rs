@@ -13,6 +13,7 @@
 //! are added in order, so the result does not depend on the number of threads. One-pixel windows of many channels go
 //! another way ([`grid`]).
 
+pub(super) mod chunk;
 mod copy;
 mod grid;
 
@@ -20,6 +21,7 @@ use super::ConvShape;
 use crate::gemm::{Even, Family, LINE, Panel, Start, Tap, Tile};
 use crate::norm::{Pending, Source};
 use crate::{Ctx, Isa, SharedMut, cut};
+use chunk::{Ahead, Chunk, Rows, add_shards};
 use copy::{Pieces, copy_last, copy_pixels};
 use grid::Grid;
 use std::ops::Range;
@@ -287,7 +289,7 @@ impl Weights {
     fn ahead(&self, chunk: &Chunk, x: &[f32], dy: &[f32]) -> Ahead {
         let s = &self.s;
         if !self.single || self.line_step != 1 {
-            return Ahead::default();
+            return Ahead::NONE;
         }
         let (start, pixels) = (chunk.rows.end * s.ow, chunk.rows.len() * s.ow);
         let run = |map: &[f32], channels: usize| {
@@ -357,7 +359,7 @@ impl Weights {
                         bias: std::ptr::null(),
                         residual: std::ptr::null(),
                         clamp: None,
-                        ahead: ahead.next(ntaps * k),
+                        ahead: ahead.next(ntaps * k * LINE),
                         ahead_k: LINE,
                         stream: false,
                     };
@@ -389,7 +391,7 @@ impl Weights {
         let mut taps = [Tap { a: 0, b: 0 }; MAX_ROWS];
         for kh in 0..s.kh {
             let mut ntaps = 0;
-            self.each_picture(chunk, |picture| {
+            chunk.each_picture(s, |picture| {
                 for (i, oy) in picture.outputs.clone().enumerate() {
                     let y = (oy * s.sh + kh * s.dh).checked_sub(s.top).filter(|&y| y < s.h);
                     if let Some(y) = y.filter(|_| columns > 0) {
@@ -453,43 +455,12 @@ impl Weights {
             return (usize::from(!chunk.rows.is_empty()), chunk.rows.len() * s.ow);
         }
         let mut n = 0;
-        self.each_picture(chunk, |picture| {
-            for (i, oy) in picture.outputs.clone().enumerate() {
-                let Some(y) = (oy * s.sh + kh * s.dh).checked_sub(s.top).filter(|&y| y < s.h)
-                else {
-                    continue;
-                };
-                let at = picture.first + i;
-                let slot = if s.kh == 1 { at } else { picture.slot + y - picture.sources.start };
-                taps[n] =
-                    Tap { a: (slot * self.line * pixel) as isize, b: (at * s.ow * width) as isize };
-                n += 1;
-            }
+        chunk.each_row(s, kh, |slot, at| {
+            taps[n] =
+                Tap { a: (slot * self.line * pixel) as isize, b: (at * s.ow * width) as isize };
+            n += 1;
         });
         (n, s.ow)
-    }
-
-    /// Calls `f` for every picture that a chunk touches.
-    fn each_picture(&self, chunk: &Chunk, mut f: impl FnMut(&Rows)) {
-        let s = &self.s;
-        let span = (s.kh - 1) * s.dh + 1;
-        let (mut row, mut slot) = (chunk.rows.start, 0);
-        while row < chunk.rows.end {
-            let (index, oy) = (row / s.oh, row % s.oh);
-            let end = s.oh.min(oy + chunk.rows.end - row);
-            let low = (oy * s.sh).saturating_sub(s.top).min(s.h);
-            let high = ((end - 1) * s.sh + span).saturating_sub(s.top).clamp(low, s.h);
-            let rows = Rows {
-                index,
-                outputs: oy..end,
-                first: row - chunk.rows.start,
-                sources: low..high,
-                slot,
-            };
-            f(&rows);
-            slot += high - low;
-            row += end - oy;
-        }
     }
 
     /// Where row `y` of a picture lies for the places tile: copied, or on the map.
@@ -505,7 +476,7 @@ impl Weights {
     fn copy_rows(&self, chunk: &Chunk, x: Source, band: &mut [f32]) {
         let s = &self.s;
         let line = s.w * s.c;
-        self.each_picture(chunk, |picture| {
+        chunk.each_picture(s, |picture| {
             let from = (picture.index * s.h + picture.sources.start) * line;
             let len = picture.sources.len() * line;
             x.copy(self.isa, from..from + len, &mut band[picture.slot * line..][..len]);
@@ -567,7 +538,7 @@ impl Weights {
                 band,
             );
         };
-        self.each_picture(chunk, |picture| {
+        chunk.each_picture(s, |picture| {
             if s.kh == 1 {
                 for (i, oy) in picture.outputs.clone().enumerate() {
                     if let Some(y) = (oy * s.sh).checked_sub(s.top).filter(|&y| y < s.h) {
@@ -635,63 +606,4 @@ impl Weights {
             }
         }
     }
-}
-
-/// `dw` = the sum of the shards' sums, in order.
-fn add_shards(cx: Ctx, shards: usize, partials: &[f32], dw: &mut [f32]) {
-    let len = dw.len();
-    cx.pool.for_chunks_mut(dw, 4096, |i, out, _| {
-        let at = i * 4096;
-        out.copy_from_slice(&partials[at..at + out.len()]);
-        for shard in 1..shards {
-            let part = &partials[shard * len + at..][..out.len()];
-            for (o, p) in out.iter_mut().zip(part) {
-                *o += p;
-            }
-        }
-    });
-}
-
-/// Runs of memory that tiles ask for while they compute: `(start, floats)`.
-#[derive(Clone, Copy)]
-struct Ahead([(*const f32, usize); 2]);
-
-impl Default for Ahead {
-    fn default() -> Self {
-        Ahead([(std::ptr::null(), 0); 2])
-    }
-}
-
-impl Ahead {
-    /// Where the next `lines` cache lines begin, or null.
-    fn next(&mut self, lines: usize) -> *const f32 {
-        let Some((start, left)) = self.0.iter_mut().find(|r| r.1 > 0) else {
-            return std::ptr::null();
-        };
-        let at = *start;
-        let step = (lines * LINE).min(*left);
-        (*start, *left) = (at.wrapping_add(step), *left - step);
-        at
-    }
-}
-
-/// Output rows of the whole batch that are summed at a time.
-struct Chunk {
-    rows: Range<usize>,
-    /// Whether sums start from zero.
-    first: bool,
-}
-
-/// A chunk's rows of one picture.
-struct Rows {
-    /// The picture.
-    index: usize,
-    /// Its output rows.
-    outputs: Range<usize>,
-    /// Rows of the chunk before it.
-    first: usize,
-    /// Source rows under its windows.
-    sources: Range<usize>,
-    /// Where the first of them is copied to.
-    slot: usize,
 }
