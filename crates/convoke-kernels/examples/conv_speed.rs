@@ -147,8 +147,8 @@ fn main() {
         let mut back = vec![0.0; conv.backward_pack_len()];
         let most = conv.forward_scratch_len().max(conv.backward_scratch_len());
         let mut scratch = vec![0.0; most.max(conv.weights_scratch_len())];
-        conv.pack_forward(cx, &w, &mut pack);
-        conv.pack_backward(cx, &w, &mut back);
+        let pack = conv.pack_forward(cx, &w, &mut pack);
+        let back = conv.pack_backward(cx, &w, &mut back);
         let flops = 2.0 * n as f64 * shape.macs() as f64;
         let share = |seconds: f64| 100.0 * flops / seconds / 1e9 / peak;
         let e = Epilogue::default();
@@ -156,11 +156,11 @@ fn main() {
         let back_form = if form == Form::Full || form == Form::Half { form } else { Form::Full };
         let f = best(|| {
             let (x, y) = (Map::of(x, form), MapMut::of(y, form));
-            conv.forward(cx, n, x.into(), &pack, y, e, &mut scratch)
+            conv.forward(cx, n, x.into(), pack, y, e, &mut scratch)
         });
         let b = best(|| {
             let (dy, dx) = (Map::of(y, back_form), MapMut::of(x, back_form));
-            conv.backward_data(cx, n, dy, &back, dx, false, &mut scratch)
+            conv.backward_data(cx, n, dy, back, dx, false, &mut scratch)
         });
         let g = best(|| {
             let (x, dy) = (Map::of(x, back_form), Map::of(y, back_form));

@@ -42,24 +42,24 @@ impl Passes<'_> {
         let (of_half, of_full) = (source(Map::Half(&x.half)), source(Map::Full(&x.full)));
 
         let mut pack = vec![f32::NAN; conv.forward_pack_len()];
-        conv.pack_forward(cx, &self.w, &mut pack);
+        let pack = conv.pack_forward(cx, &self.w, &mut pack);
         let mut scratch = vec![f32::NAN; conv.forward_scratch_len()];
         let (mut y, mut wide) = (both(dy.half.len(), 3), vec![f32::NAN; dy.half.len()]);
         let none = Epilogue::default();
-        conv.forward(cx, n, of_half, &pack, &mut y.half[..], none, &mut scratch);
-        conv.forward(cx, n, of_full, &pack, &mut y.full, none, &mut scratch);
+        conv.forward(cx, n, of_half, pack, &mut y.half[..], none, &mut scratch);
+        conv.forward(cx, n, of_full, pack, &mut y.full, none, &mut scratch);
         assert_eq!(y.half, rounded(&y.full), "{said}: forward");
         // One side alone may be bf16.
-        conv.forward(cx, n, of_half, &pack, &mut wide, none, &mut scratch);
+        conv.forward(cx, n, of_half, pack, &mut wide, none, &mut scratch);
         assert_eq!(wide, y.full, "{said}: forward to f32");
 
         let mut pack = vec![f32::NAN; conv.backward_pack_len()];
-        conv.pack_backward(cx, &self.w, &mut pack);
+        let pack = conv.pack_backward(cx, &self.w, &mut pack);
         let mut scratch = vec![f32::NAN; conv.backward_scratch_len()];
         for add in [false, true] {
             let mut dx = both(x.half.len(), 4);
-            conv.backward_data(cx, n, &dy.half[..], &pack, &mut dx.half[..], add, &mut scratch);
-            conv.backward_data(cx, n, &dy.full, &pack, &mut dx.full, add, &mut scratch);
+            conv.backward_data(cx, n, &dy.half[..], pack, &mut dx.half[..], add, &mut scratch);
+            conv.backward_data(cx, n, &dy.full, pack, &mut dx.full, add, &mut scratch);
             assert_eq!(dx.half, rounded(&dx.full), "{said}: backward data, adding: {add}");
         }
 

@@ -107,7 +107,7 @@ fn run(way: Int8, n: usize, s: &ConvShape, i: &Input, threads: usize) -> Vec<f32
     let pool = Pool::new(threads);
     let cx = Ctx { pool: &pool, isa };
     let mut pack = vec![f32::NAN; conv.forward_pack_len()];
-    conv.pack_forward(cx, &i.w, &mut pack);
+    let pack = conv.pack_forward(cx, &i.w, &mut pack);
     let mut y = vec![f32::NAN; n * s.y_len()];
     let mut scratch = vec![f32::NAN; conv.forward_scratch_len()];
     let epilogue = Epilogue {
@@ -116,7 +116,7 @@ fn run(way: Int8, n: usize, s: &ConvShape, i: &Input, threads: usize) -> Vec<f32
         clamp: Some((0.0, 6.0)),
         tally: None,
     };
-    conv.forward(cx, n, (&i.x).into(), &pack, &mut y, epilogue, &mut scratch);
+    conv.forward(cx, n, (&i.x).into(), pack, &mut y, epilogue, &mut scratch);
     y
 }
 

@@ -119,7 +119,7 @@ fn convolutions() {
             let (x, w, bias) =
                 (numbers(BATCH * s.x_len(), 1), numbers(s.filter_len(), 2), numbers(CHANNELS, 3));
             let mut pack = vec![0.0; conv.forward_pack_len()];
-            conv.pack_forward(cx, &w, &mut pack);
+            let pack = conv.pack_forward(cx, &w, &mut pack);
             // Sums of bf16 only go past the caches as they are.
             let e = match how {
                 How::Bf16 => Epilogue::default(),
@@ -135,20 +135,20 @@ fn convolutions() {
                 s.y_len(),
                 |p, n, y| {
                     let mut scratch = vec![0.0; conv.forward_scratch_len()];
-                    conv.forward(cx, n, (&x[p * s.x_len()..]).into(), &pack, y, e, &mut scratch);
+                    conv.forward(cx, n, (&x[p * s.x_len()..]).into(), pack, y, e, &mut scratch);
                 },
             );
             let s = shape(narrow, CHANNELS, k, few, step, 1);
             let conv = planned(s);
             let (dy, w) = (numbers(BATCH * s.y_len(), 1), numbers(s.filter_len(), 2));
             let mut pack = vec![0.0; conv.backward_pack_len()];
-            conv.pack_backward(cx, &w, &mut pack);
+            let pack = conv.pack_backward(cx, &w, &mut pack);
             at_once_as_one_by_one(
                 &format!("{isa:?} {how:?} {k}x{k}/{step} data"),
                 s.x_len(),
                 |p, n, dx| {
                     let mut scratch = vec![0.0; conv.backward_scratch_len()];
-                    conv.backward_data(cx, n, &dy[p * s.y_len()..], &pack, dx, false, &mut scratch);
+                    conv.backward_data(cx, n, &dy[p * s.y_len()..], pack, dx, false, &mut scratch);
                 },
             );
         }

@@ -85,12 +85,12 @@ fn forward(cx: Ctx, s: &ConvShape, (batch, n): (usize, usize)) -> Option<Vec<Vec
     let bias: Vec<f32> = numbers(c, 3).iter().map(|v| 100.0 + v).collect();
     let (x, w) = (numbers(n * s.x_len(), 1), numbers(s.filter_len(), 2));
     let mut pack = vec![f32::NAN; conv.forward_pack_len()];
-    conv.pack_forward(cx, &w, &mut pack);
+    let pack = conv.pack_forward(cx, &w, &mut pack);
     let run = |tally: Option<&Tally>| {
         let mut y = Room::of(&vec![f32::NAN; len]);
         let mut scratch = vec![f32::NAN; conv.forward_scratch_len()];
         let e = Epilogue { bias: Some(&bias), residual: None, clamp: None, tally };
-        conv.forward(cx, n, (&x).into(), &pack, y.get(len), e, &mut scratch);
+        conv.forward(cx, n, (&x).into(), pack, y.get(len), e, &mut scratch);
         y
     };
     let mut space = vec![f32::NAN; norm::space_len(shards, c)];
@@ -124,7 +124,7 @@ fn backward(
     let [scale, shift, mean] = [5, 6, 7].map(|seed| numbers(c, seed));
     let invstd: Vec<f32> = numbers(c, 8).iter().map(|v| 1.5 + v).collect();
     let mut pack = vec![f32::NAN; conv.backward_pack_len()];
-    conv.pack_backward(cx, &w, &mut pack);
+    let pack = conv.pack_backward(cx, &w, &mut pack);
     let clamp = if masked { (0.0, 0.9) } else { (f32::NEG_INFINITY, f32::INFINITY) };
     let norm = Some(Pending { scale: &scale, shift: &shift, clamp });
     let run = |tally: Option<&Tally>| {
@@ -132,7 +132,7 @@ fn backward(
         let mut dx = Room::of(&first);
         let mut scratch = vec![f32::NAN; conv.backward_scratch_len()];
         let onto = Onto { accumulate: masked, tally };
-        conv.backward_data(cx, n, &dy, &pack, dx.get(len), onto, &mut scratch);
+        conv.backward_data(cx, n, &dy, pack, dx.get(len), onto, &mut scratch);
         dx
     };
     let mut space = vec![f32::NAN; norm::space_len(shards, c)];

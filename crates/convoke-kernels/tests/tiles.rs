@@ -100,10 +100,10 @@ fn run(case: Case, conv: &Conv, isa: Isa, threads: usize, round: bool) -> Outcom
     let [x, w, dy] = inputs(case, round);
     let nan = |len| vec![f32::NAN; len];
     let mut pack = nan(conv.forward_pack_len());
-    conv.pack_forward(cx, &w, &mut pack);
+    let pack = conv.pack_forward(cx, &w, &mut pack);
     let mut y = nan(n * s.y_len());
     let mut scratch = nan(conv.forward_scratch_len());
-    conv.forward(cx, n, (&x).into(), &pack, &mut y, Epilogue::default(), &mut scratch);
+    conv.forward(cx, n, (&x).into(), pack, &mut y, Epilogue::default(), &mut scratch);
     let mut back = nan(conv.backward_pack_len());
     conv.pack_backward(cx, &w, &mut back);
     let mut dx = nan(n * s.x_len());
@@ -201,7 +201,7 @@ fn epilogue_accumulation_norm_and_small_batches() {
         let conv = Conv::new(s, isa, n, 2).normed().all_in(precision);
         let nan = |len| vec![f32::NAN; len];
         let mut pack = nan(conv.forward_pack_len());
-        conv.pack_forward(cx, &w, &mut pack);
+        let pack = conv.pack_forward(cx, &w, &mut pack);
         let forward = |source: Source| {
             let (mut y, mut scratch) = (nan(few * s.y_len()), nan(conv.forward_scratch_len()));
             let epilogue = Epilogue {
@@ -210,7 +210,7 @@ fn epilogue_accumulation_norm_and_small_batches() {
                 clamp: Some((0.0, 1.5)),
                 tally: None,
             };
-            conv.forward(cx, few, source, &pack, &mut y, epilogue, &mut scratch);
+            conv.forward(cx, few, source, pack, &mut y, epilogue, &mut scratch);
             y
         };
         let pending = Pending { scale: &scale, shift: &shift, clamp: (0.0, 0.7) };

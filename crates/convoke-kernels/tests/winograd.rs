@@ -45,6 +45,9 @@ fn cases() -> Vec<(usize, ConvShape)> {
         (2, shape((32, 32, 16), 16, [1; 4])),
         (1, shape((30, 70, 8), 9, [1; 4])),
         (40, shape((14, 14, 100), 96, [1; 4])),
+        // Filters that are not packed.
+        (2, shape((7, 6, 230), 217, [1; 4])),
+        (3, shape((5, 4, 157), 331, [1, 0, 2, 1])),
     ]
 }
 
@@ -70,13 +73,13 @@ fn passes(n: usize, conv: &Conv, isa: Isa, threads: usize) -> Passes {
     let nan = |len| vec![f32::NAN; len];
     let (mut y, mut dx, mut dw) = (nan(n * s.y_len()), nan(n * s.x_len()), nan(s.filter_len()));
     let mut pack = nan(conv.forward_pack_len());
-    conv.pack_forward(cx, &w, &mut pack);
+    let pack = conv.pack_forward(cx, &w, &mut pack);
     let mut scratch = nan(conv.forward_scratch_len());
-    conv.forward(cx, n, (&x).into(), &pack, &mut y, Epilogue::default(), &mut scratch);
+    conv.forward(cx, n, (&x).into(), pack, &mut y, Epilogue::default(), &mut scratch);
     let mut pack = nan(conv.backward_pack_len());
-    conv.pack_backward(cx, &w, &mut pack);
+    let pack = conv.pack_backward(cx, &w, &mut pack);
     let mut scratch = nan(conv.backward_scratch_len());
-    conv.backward_data(cx, n, &dy, &pack, &mut dx, false, &mut scratch);
+    conv.backward_data(cx, n, &dy, pack, &mut dx, false, &mut scratch);
     let mut scratch = nan(conv.weights_scratch_len());
     conv.backward_weights(cx, n, (&x).into(), &dy, &mut dw, &mut scratch);
     Passes { y, dx, dw }
@@ -203,7 +206,7 @@ fn norm_bias_residual_bounds_and_accumulation() {
         let want: Vec<f64> = plain.iter().enumerate().map(sum).map(|v| v.clamp(0.0, 1.5)).collect();
         let conv = Conv::new(s, isa, n, 2).normed().winograd(Winograd::Always(side));
         let mut pack = vec![f32::NAN; conv.forward_pack_len()];
-        conv.pack_forward(cx, &w, &mut pack);
+        let pack = conv.pack_forward(cx, &w, &mut pack);
         let mut y = vec![f32::NAN; n * s.y_len()];
         let mut scratch = vec![f32::NAN; conv.forward_scratch_len()];
         let epilogue = Epilogue {
@@ -213,17 +216,41 @@ fn norm_bias_residual_bounds_and_accumulation() {
             tally: None,
         };
         let norm = Some(Pending { scale: &scale, shift: &shift, clamp: (0.0, 0.7) });
-        conv.forward(cx, n, Source { x: (&x).into(), norm }, &pack, &mut y, epilogue, &mut scratch);
+        conv.forward(cx, n, Source { x: (&x).into(), norm }, pack, &mut y, epilogue, &mut scratch);
         close(&format!("{isa:?} {side} y"), &y, &want, 180);
 
         let plain = reference::backward_data(&s, n, &dy, &w);
         let want: Vec<f64> = plain.iter().zip(&first).map(|(a, b)| a + f64::from(*b)).collect();
         let mut pack = vec![f32::NAN; conv.backward_pack_len()];
-        conv.pack_backward(cx, &w, &mut pack);
+        let pack = conv.pack_backward(cx, &w, &mut pack);
         let mut dx = first.clone();
         let mut scratch = vec![f32::NAN; conv.backward_scratch_len()];
-        conv.backward_data(cx, n, &dy, &pack, &mut dx, true, &mut scratch);
+        conv.backward_data(cx, n, &dy, pack, &mut dx, true, &mut scratch);
         close(&format!("{isa:?} {side} dx"), &dx, &want, 189);
+    }
+}
+
+/// Filters that are transformed as they are needed give the bits of those that were packed.
+#[test]
+fn unpacked_filters_change_no_bit() {
+    let n = if cfg!(miri) { 4 } else { 8 };
+    let s =
+        if cfg!(miri) { shape((4, 4, 12), 11, [1; 4]) } else { shape((14, 14, 190), 210, [1; 4]) };
+    for isa in Isa::available() {
+        let of = |when| Conv::new(s, isa, n, 2).winograd(when);
+        let (train, predict) = (of(Winograd::Training), of(Winograd::Prediction));
+        assert_eq!((train.is_unpacked(), predict.is_unpacked()), ([true; 2], [false; 2]));
+        let forward = |conv: &Conv| {
+            let (pool, nan) = (Pool::new(2), |len| vec![f32::NAN; len]);
+            let cx = Ctx { pool: &pool, isa };
+            let (x, w) = (numbers(n * s.x_len(), 1), numbers(s.filter_len(), 2));
+            let (mut y, mut pack) = (nan(n * s.y_len()), nan(conv.forward_pack_len()));
+            let pack = conv.pack_forward(cx, &w, &mut pack);
+            let mut scratch = nan(conv.forward_scratch_len());
+            conv.forward(cx, n, (&x).into(), pack, &mut y, Epilogue::default(), &mut scratch);
+            y
+        };
+        assert!(forward(&train) == forward(&predict), "{isa:?}");
     }
 }
 

@@ -37,6 +37,8 @@ fn cases() -> Vec<(usize, ConvShape)> {
         (2, shape((11, 8, 31), 16, 0)),
         (40, shape((14, 14, 30), 96, 1)),
         (17, shape((6, 10, 130), 33, 1)),
+        // Filters that are not packed.
+        (3, shape((5, 6, 325), 310, 1)),
     ]
 }
 
@@ -53,13 +55,13 @@ fn run(n: usize, conv: &Conv, [x, w, dy]: &[Vec<f32>; 3], threads: usize) -> Pas
     let nan = |len| vec![f32::NAN; len];
     let (mut y, mut dx, mut dw) = (nan(n * s.y_len()), nan(n * s.x_len()), nan(s.filter_len()));
     let mut pack = nan(conv.forward_pack_len());
-    conv.pack_forward(cx, w, &mut pack);
+    let pack = conv.pack_forward(cx, w, &mut pack);
     let mut scratch = nan(conv.forward_scratch_len());
-    conv.forward(cx, n, x.into(), &pack, &mut y, Epilogue::default(), &mut scratch);
+    conv.forward(cx, n, x.into(), pack, &mut y, Epilogue::default(), &mut scratch);
     let mut pack = nan(conv.backward_pack_len());
-    conv.pack_backward(cx, w, &mut pack);
+    let pack = conv.pack_backward(cx, w, &mut pack);
     let mut scratch = nan(conv.backward_scratch_len());
-    conv.backward_data(cx, n, dy, &pack, &mut dx, false, &mut scratch);
+    conv.backward_data(cx, n, dy, pack, &mut dx, false, &mut scratch);
     let mut scratch = nan(conv.weights_scratch_len());
     conv.backward_weights(cx, n, x.into(), dy, &mut dw, &mut scratch);
     Passes { y, dx, dw }

@@ -137,7 +137,7 @@ pub(super) fn precise(conv: Conv, b: &Lower, from: NodeId) -> Conv {
 /// The filters as the forward (or backward-data) walk reads them: packed once for prediction, just before
 /// they are used in training, where packs of all layers would take twice the memory of the weights.
 fn packed(b: &mut Lower, id: NodeId, conv: &Arc<Conv>, weight: Buf, back: bool) -> Buf {
-    if conv.is_unpacked() {
+    if conv.is_unpacked()[usize::from(back)] {
         return weight;
     }
     let (name, len) = match back {

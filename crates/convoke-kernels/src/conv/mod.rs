@@ -240,9 +240,13 @@ impl Conv {
         Conv { dense: Some(dense), narrow, ..self }
     }
 
-    /// Whether filters are read as they are, without packing.
-    pub fn is_unpacked(&self) -> bool {
-        self.dense.is_some()
+    /// Whether [`Conv::forward`] and [`Conv::backward_data`] read filters as they are, without packing.
+    pub fn is_unpacked(&self) -> [bool; 2] {
+        let Fewer { forward, backward, .. } = &self.winograd;
+        [forward, backward].map(|walk| match walk {
+            Some(walk) => walk.is_unpacked(),
+            None => self.dense.is_some(),
+        })
     }
 
     /// The sizes.
@@ -312,36 +316,45 @@ impl Conv {
         }
     }
 
-    /// Orders the filters as [`Conv::forward`] reads them.
-    pub fn pack_forward(&self, cx: Ctx, filters: &[f32], pack: &mut [f32]) {
-        if let Some(winograd) = &self.winograd.forward {
-            return winograd.pack(cx, filters, pack);
+    /// Orders the filters as [`Conv::forward`] reads them; gives back what it reads, `pack` or, where
+    /// [`Conv::is_unpacked`], the filters.
+    pub fn pack_forward<'a>(&self, cx: Ctx, filters: &'a [f32], pack: &'a mut [f32]) -> &'a [f32] {
+        if self.is_unpacked()[0] {
+            return filters;
         }
-        if let Some(narrow) = &self.narrow.forward {
-            return narrow.pack(cx, &self.shape, filters, false, pack);
+        match (&self.winograd.forward, &self.narrow.forward) {
+            (Some(winograd), _) => winograd.pack(cx, filters, pack),
+            (None, Some(narrow)) => narrow.pack(cx, &self.shape, filters, false, pack),
+            (None, None) => pack::forward(cx, &self.shape, &self.forward, filters, pack),
         }
-        pack::forward(cx, &self.shape, &self.forward, filters, pack);
+        pack
     }
 
-    /// Orders the filters as [`Conv::backward_data`] reads them: flipped and transposed.
-    pub fn pack_backward(&self, cx: Ctx, filters: &[f32], pack: &mut [f32]) {
-        if let Some(winograd) = &self.winograd.backward {
-            return winograd.pack(cx, filters, pack);
+    /// Orders the filters as [`Conv::backward_data`] reads them, flipped and transposed; gives back what it reads, `pack`
+    /// or, where [`Conv::is_unpacked`], the filters.
+    pub fn pack_backward<'a>(&self, cx: Ctx, filters: &'a [f32], pack: &'a mut [f32]) -> &'a [f32] {
+        if self.is_unpacked()[1] {
+            return filters;
         }
-        let mut rest = pack;
-        for narrow in self.narrow.backward.iter().flatten() {
-            let (mine, others) = rest.split_at_mut(narrow.pack_len());
-            narrow.pack(cx, &self.shape, filters, true, mine);
-            rest = others;
+        let mut rest = &mut *pack;
+        match (&self.winograd.backward, &self.narrow.backward) {
+            (Some(winograd), _) => winograd.pack(cx, filters, rest),
+            (None, Some(narrow)) => {
+                for walk in narrow {
+                    let (mine, others) = rest.split_at_mut(walk.pack_len());
+                    walk.pack(cx, &self.shape, filters, true, mine);
+                    rest = others;
+                }
+            }
+            (None, None) => {
+                for walk in &self.backward {
+                    let (mine, others) = rest.split_at_mut(walk.pack_len());
+                    pack::backward(cx, &self.shape, walk, filters, mine);
+                    rest = others;
+                }
+            }
         }
-        if self.narrow.backward.is_some() {
-            return;
-        }
-        for walk in &self.backward {
-            let (mine, others) = rest.split_at_mut(walk.pack_len());
-            pack::backward(cx, &self.shape, walk, filters, mine);
-            rest = others;
-        }
+        pack
     }
 
     /// Shards of a [`Tally`] over what [`Conv::forward`] and [`Conv::backward_data`] write; none where they make none.

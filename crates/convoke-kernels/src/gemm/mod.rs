@@ -10,6 +10,7 @@
 
 mod simd;
 mod tile;
+mod turn;
 
 #[cfg(target_arch = "aarch64")]
 pub(crate) use simd::Neon;

@@ -1,5 +1,6 @@
 //! What differs per instruction set: the vector, its load, store and fused multiply-add.
 
+use super::turn;
 use crate::Bf16;
 use crate::map::Number;
 
@@ -62,6 +63,18 @@ pub(crate) trait Simd: Copy {
     unsafe fn keep_between(v: Self::V, a: Self::V, lo: Self::V, hi: Self::V) -> Self::V;
     /// `min(max(v, lo), hi)` that lets NaN through.
     unsafe fn clamp(v: Self::V, lo: Self::V, hi: Self::V) -> Self::V;
+    /// `to[lane · pitch + i] = from[i · step + lane]` for a square of `LANES`, zero beyond `(rows, lanes)`.
+    #[inline(always)]
+    unsafe fn transpose(
+        from: *const f32,
+        step: usize,
+        size: (usize, usize),
+        to: *mut f32,
+        pitch: usize,
+    ) {
+        // SAFETY: the caller's.
+        unsafe { turn::plain(Self::LANES, from, step, size, to, pitch) }
+    }
 }
 
 /// Bytes of a map from which it is written past the caches ([`Simd::stream`]): more than a last cache
@@ -96,7 +109,7 @@ pub(crate) use x86::{Avx2, Avx512, Avx512Bf16};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Bf16, Simd, some_halves, some_of_halves};
+    use super::{Bf16, Simd, some_halves, some_of_halves, turn};
     use crate::map::QUIET;
     use std::arch::x86_64::*;
 
@@ -120,6 +133,17 @@ mod x86 {
         fn prefetch_far(p: *const f32) {
             // SAFETY: as above.
             unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn transpose(
+            from: *const f32,
+            step: usize,
+            size: (usize, usize),
+            to: *mut f32,
+            pitch: usize,
+        ) {
+            // SAFETY: the caller has AVX-512F.
+            unsafe { turn::avx512(from, step, size, to, pitch) }
         }
         #[inline(always)]
         unsafe fn splat(x: f32) -> __m512 {

@@ -12,6 +12,7 @@ pub(in super::super) const LANES: usize = 16;
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::LANES;
+    use crate::gemm::{Avx512, Simd};
     use std::arch::x86_64::*;
 
     /// The first `n` of 32 numbers, `to - from` after `from`.
@@ -123,40 +124,8 @@ mod x86 {
     #[target_feature(enable = "avx512f")]
     #[inline]
     pub unsafe fn transpose(from: *const f32, step: usize, n: usize, rows: usize, to: *mut f32) {
-        // SAFETY: rows and lanes are masked to what the caller has; `to` has 16 rows of 32.
-        unsafe {
-            let mut v = [_mm512_setzero_ps(); 16];
-            for i in 0..16 {
-                if i < rows {
-                    v[i] = _mm512_maskz_loadu_ps(first16(n), from.add(i * step));
-                }
-            }
-            let mut t = [_mm512_setzero_ps(); 16];
-            for i in 0..8 {
-                t[2 * i] = _mm512_unpacklo_ps(v[2 * i], v[2 * i + 1]);
-                t[2 * i + 1] = _mm512_unpackhi_ps(v[2 * i], v[2 * i + 1]);
-            }
-            for i in 0..4 {
-                let pd = |x: __m512| _mm512_castps_pd(x);
-                let (a, b, c, d) = (t[4 * i], t[4 * i + 1], t[4 * i + 2], t[4 * i + 3]);
-                v[4 * i] = _mm512_castpd_ps(_mm512_unpacklo_pd(pd(a), pd(c)));
-                v[4 * i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(pd(a), pd(c)));
-                v[4 * i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(pd(b), pd(d)));
-                v[4 * i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(pd(b), pd(d)));
-            }
-            // v[4g + r] holds, in each quarter q, lane 4q + r of rows 4g … 4g + 3.
-            for r in 0..4 {
-                let low01 = _mm512_shuffle_f32x4::<0x88>(v[r], v[4 + r]);
-                let high01 = _mm512_shuffle_f32x4::<0xdd>(v[r], v[4 + r]);
-                let low23 = _mm512_shuffle_f32x4::<0x88>(v[8 + r], v[12 + r]);
-                let high23 = _mm512_shuffle_f32x4::<0xdd>(v[8 + r], v[12 + r]);
-                let store = |lane: usize, x: __m512| _mm512_storeu_ps(to.add(lane * 32), x);
-                store(r, _mm512_shuffle_f32x4::<0x88>(low01, low23));
-                store(4 + r, _mm512_shuffle_f32x4::<0x88>(high01, high23));
-                store(8 + r, _mm512_shuffle_f32x4::<0xdd>(low01, low23));
-                store(12 + r, _mm512_shuffle_f32x4::<0xdd>(high01, high23));
-            }
-        }
+        // SAFETY: the caller's; `to` has 16 rows of 32.
+        unsafe { Avx512::transpose(from, step, (rows, n), to, 32) }
     }
 
     /// `to[piece · stride + lane · length ..][i]` = pieces of `from[i · step + lane]`, for `count` pixels

@@ -13,6 +13,7 @@
 //! In bf16 (training alone) transformed numbers are rounded and multiplied in pairs (`words.rs`), in the smaller tiles,
 //! which bear the rounding; the transforms and sums stay f32.
 
+mod filters;
 mod minimal;
 mod multiply;
 mod pairs;
@@ -24,8 +25,8 @@ mod words;
 
 use super::dots::bf16_present;
 use super::{Conv, ConvShape, Precision};
-use crate::Isa;
 use crate::gemm::Family;
+use crate::{Isa, cut};
 use minimal::{Four, Minimal, Two};
 use multiply::step;
 use walk::WinogradWalk;
@@ -67,8 +68,9 @@ impl Fewer {
         };
         let best = |maps: Maps| {
             let of = |way: Way| Maps { way, ..maps };
-            let small =
-                |way: &Way| ways.len() == 1 || *way == Way::Two || of(*way).bears(isa, batch);
+            let small = |way: &Way| {
+                ways.len() == 1 || *way == Way::Two || of(*way).bears(isa, batch, trains)
+            };
             let cost = |way: &Way| of(*way).cost(isa, batch, trains);
             let ways = ways.iter().copied().filter(small);
             let way = ways.min_by(|a, b| cost(a).total_cmp(&cost(b)));
@@ -79,7 +81,8 @@ impl Fewer {
         let (forward, backward) = (best(Maps::forward(s)), best(Maps::backward(s)));
         let narrow = &conv.narrow;
         let walk = |maps: Maps, turned, taken| {
-            (free(taken) && pays(&maps)).then(|| WinogradWalk::new(maps, isa, batch, turned))
+            (free(taken) && pays(&maps))
+                .then(|| WinogradWalk::new(maps, isa, batch, turned, trains))
         };
         // In pairs, which the direct sum makes at some expense, it always does where channels fill a vector.
         let sums = pays(&forward) || pairs && s.c.min(s.d) >= 16;
@@ -120,6 +123,14 @@ impl Way {
     /// Products of a tile.
     fn places(self) -> usize {
         self.side() * self.side()
+    }
+
+    /// Numbers of so many words.
+    fn numbers(self, words: usize) -> usize {
+        match self {
+            Way::Two | Way::Four => words,
+            Way::Pairs => 2 * words,
+        }
     }
 
     /// Words of so many numbers.
@@ -184,11 +195,17 @@ impl Maps {
         self.way.places() * self.words() * Family::of(isa).padded(self.d)
     }
 
-    /// Whether the maps of `n` pictures are not too small beside the transformed filters, which take memory.
-    fn bears(&self, isa: Isa, n: usize) -> bool {
+    /// Whether they are more than a share of the last cache.
+    fn many(&self, isa: Isa) -> bool {
+        self.filters(isa) > cut(768 * 1024, 4 * 1024)
+    }
+
+    /// Whether the maps of `n` pictures are not too small beside the transformed filters, which take memory but where
+    /// they change (`train`).
+    fn bears(&self, isa: Isa, n: usize, train: bool) -> bool {
         const TIMES: usize = 8;
         let maps = self.src_h * self.src_w * self.c + self.out_h * self.out_w * self.d;
-        self.filters(isa) <= TIMES * n * maps
+        train || self.filters(isa) <= TIMES * n * maps
     }
 
     /// Vector operations of the direct sum over `n` pictures. What it does to make pairs is measured.
@@ -200,9 +217,9 @@ impl Maps {
         sums * (products + 9.0 * FAR) + into_pairs * maps * tiles
     }
 
-    /// Vector operations of this algorithm, of transforms as they are measured; `pack`: filters are transformed each
-    /// time.
-    fn cost(&self, isa: Isa, n: usize, pack: bool) -> f64 {
+    /// Vector operations of this algorithm, of transforms as they are measured; if they `train`, filters are transformed
+    /// each time, many a block at a time while they lie in a cache.
+    fn cost(&self, isa: Isa, n: usize, train: bool) -> f64 {
         let (maps, sums) = self.vectors(isa);
         let places = self.way.places() as f64;
         let transforms = match self.way {
@@ -212,7 +229,11 @@ impl Maps {
         };
         let tiles = n * self.tiles().0 * self.tiles().1;
         let rounded = tiles.next_multiple_of(step(Family::of(isa).lanes, 2)) as f64;
-        let filters = if pack { 3.0 * places } else { 0.0 } + FAR * places;
+        let filters = match (train, self.many(isa)) {
+            (true, true) => 4.0 * places + FAR * 9.0,
+            (true, false) => (3.0 + FAR) * places,
+            (false, _) => FAR * places,
+        };
         sums * (rounded * places / 0.85 + filters) + transforms * maps * tiles as f64
     }
 }

@@ -36,7 +36,8 @@ pub(super) fn room(lanes: usize, tiles: usize) -> usize {
     tiles.next_multiple_of(most(lanes, 1))
 }
 
-/// `m [place][tile][d] = Σ over c of v [place][tile][c] · u [place][panel][c][lane]`, where c counts words.
+/// `m [place][tile][d] (+)= Σ over c of v [place][tile][c] · u [place][panel][c][lane]`, where c counts words and panels
+/// begin with the first that is computed.
 #[derive(Clone, Copy)]
 pub(super) struct Product {
     pub v: *const f32,
@@ -51,9 +52,35 @@ pub(super) struct Product {
     pub c: usize,
     /// The channels of `m` that are computed, from whole panels on.
     pub d: (usize, usize),
-    /// What will be written next: it comes from main memory meanwhile.
-    pub ahead: *const f32,
-    pub ahead_len: usize,
+    /// Whether `m` holds sums already.
+    pub load: bool,
+    pub ahead: Ahead,
+}
+
+/// What is needed next: it comes from main memory meanwhile.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    pub at: *const f32,
+    /// Floats that lie together, and how often and how far apart they do; and all that once more.
+    pub len: usize,
+    pub rows: [(usize, usize); 2],
+}
+
+impl Ahead {
+    /// Nothing.
+    pub const NONE: Ahead = Ahead { at: std::ptr::null(), len: 0, rows: [(0, 0); 2] };
+
+    /// Asks for every `step`-th of its lines from the `first` on.
+    #[inline(always)]
+    fn ask<S: Simd>(&self, first: usize, step: usize) {
+        const LINE: usize = 16;
+        let (lines, [(inner, near), (outer, far)]) = (self.len.div_ceil(LINE), self.rows);
+        for i in (first..lines * inner * outer).step_by(step) {
+            let (row, line) = (i / lines, i % lines);
+            let at = row % inner * near + row / inner * far + line * LINE;
+            S::prefetch_far(self.at.wrapping_add(at));
+        }
+    }
 }
 
 /// All places. Tiles are computed up to a multiple of [`step`], whatever lies there.
@@ -71,9 +98,7 @@ pub(super) unsafe fn multiply<W: Words>(p: &Product) {
     // SAFETY: the caller's.
     unsafe {
         for place in 0..places {
-            for line in (place * 16..p.ahead_len).step_by(16 * places) {
-                W::S::prefetch(p.ahead.wrapping_add(line));
-            }
+            p.ahead.ask::<W::S>(place, places);
             let at = Product {
                 v: p.v.add(place * p.v_place),
                 u: p.u.add(place * p.u_place),
@@ -143,8 +168,16 @@ unsafe fn tile<W: Words, const T: usize, const V: usize>(p: &Product, t: usize, 
     // SAFETY: the caller's.
     unsafe {
         let mut acc = [[W::S::splat(0.0); V]; T];
+        let m = p.m.add(t * p.m_tile + d);
+        if p.load {
+            for i in 0..T {
+                for v in 0..V {
+                    acc[i][v] = W::S::load(m.add(i * p.m_tile + v * lanes));
+                }
+            }
+        }
         let mut a = p.v.add(t * p.v_tile);
-        let mut b = p.u.add(p.c * d);
+        let mut b = p.u.add(p.c * (d - p.d.0));
         for _ in 0..p.c {
             let mut bv = [W::load(b); V];
             for v in 0..V {
@@ -160,7 +193,6 @@ unsafe fn tile<W: Words, const T: usize, const V: usize>(p: &Product, t: usize, 
             a = a.wrapping_add(1);
             b = b.wrapping_add(V * lanes);
         }
-        let m = p.m.add(t * p.m_tile + d);
         for i in 0..T {
             for v in 0..V {
                 W::S::store(m.add(i * p.m_tile + v * lanes), acc[i][v]);

@@ -182,17 +182,17 @@ pub(super) unsafe fn output_row<S: Simd, F: Minimal, N: Number>(
     }
 }
 
-/// `G g Gᵀ` of one vector of filters; the window's number `(y, x)` lies at `at + y · row + x · column`.
+/// `G g` of one vector of filters, column by column; the window's number `(y, x)` lies at `at + y · row + x · column`.
 ///
 /// # Safety
 /// As many numbers as the mask has lie there.
 #[inline(always)]
-pub(super) unsafe fn filters<S: Simd, F: Minimal>(
+pub(super) unsafe fn filter_columns<S: Simd, F: Minimal>(
     at: *const f32,
     row: isize,
     column: isize,
     m: S::M,
-) -> [Side<S>; MOST] {
+) -> [Side<S>; 3] {
     // SAFETY: the caller's.
     unsafe {
         let zero = S::splat(0.0);
@@ -204,12 +204,15 @@ pub(super) unsafe fn filters<S: Simd, F: Minimal>(
             }
             columns[x] = F::filter::<S>(g);
         }
-        let mut all = [[zero; MOST]; MOST];
-        for r in 0..F::SIDE {
-            all[r] = F::filter::<S>([columns[0][r], columns[1][r], columns[2][r]]);
-        }
-        all
+        columns
     }
+}
+
+/// Row `r` of `G g Gᵀ`.
+#[inline(always)]
+pub(super) unsafe fn filter_row<S: Simd, F: Minimal>(columns: &[Side<S>; 3], r: usize) -> Side<S> {
+    // SAFETY: the caller has the instruction set.
+    unsafe { F::filter::<S>([columns[0][r], columns[1][r], columns[2][r]]) }
 }
 
 /// `Gᵀ w G` of one vector of filters, w summed over `shards`, of which place `k` lies at `at + k · place`, one behind

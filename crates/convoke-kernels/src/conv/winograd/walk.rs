@@ -1,8 +1,9 @@
 //! Forward and backward-data: rows of tiles are transformed, multiplied and transformed back while they lie in a
 //! thread's second cache.
 
-use super::minimal::{MOST, Minimal};
-use super::multiply::{Product, multiply, room, step};
+use super::filters::{self, Filters};
+use super::minimal::MOST;
+use super::multiply::{Ahead, Product, multiply, room, step};
 use super::source::{Lines, each_kind, source_row as whole};
 use super::transform::{self, Finish, Tiles};
 use super::words::{Words, words};
@@ -20,8 +21,8 @@ const CACHED: usize = cut(128 * 1024, 256);
 /// Tiles that pass over the filters together at least, however many channels they have: more where the filters are more
 /// than a share of the last cache.
 const FEWEST: [usize; 2] = [cut(28, 4), cut(112, 4)];
-/// Floats of that share.
-const SHARED: usize = cut(768 * 1024, 4 * 1024);
+/// Floats of a block of transformed filters: it lies in the second cache beside tiles.
+const BLOCK: usize = cut(144 * 1024, 512);
 
 /// A walk over maps `[n,h,w,c]`.
 #[derive(Debug, Clone)]
@@ -32,64 +33,92 @@ pub(in crate::conv) struct WinogradWalk {
     rows: usize,
     /// Filters are those of the forward pass, or transposed and turned by 180°.
     turned: bool,
+    /// Words of a block of filters where each item transforms them as it needs them, none where all are packed before.
+    block: Option<usize>,
 }
 
 impl WinogradWalk {
-    /// A walk over such maps of a batch; with `turned` filters backward-data's.
-    pub(super) fn new(maps: Maps, isa: Isa, batch: usize, turned: bool) -> Self {
-        let each = maps.way.places() * (maps.words() + maps.d);
-        let walk = WinogradWalk { maps, isa, rows: 1, turned };
-        let tiles = (CACHED / each).max(FEWEST[usize::from(walk.pack_len() > SHARED)]);
+    /// A walk over such maps of a batch; with `turned` filters backward-data's. They change with each call if `train`.
+    pub(super) fn new(maps: Maps, isa: Isa, batch: usize, turned: bool, train: bool) -> Self {
+        let (each, many) = (maps.way.places() * (maps.words() + maps.d), maps.many(isa));
+        let tiles = (CACHED / each).max(FEWEST[usize::from(many)]);
         let (rows, columns) = maps.tiles();
-        WinogradWalk { rows: (tiles / columns).min(batch * rows).max(1), ..walk }
+        let block = BLOCK / (maps.way.places() * 2 * Family::of(isa).lanes);
+        WinogradWalk {
+            maps,
+            isa,
+            rows: (tiles / columns).min(batch * rows).max(1),
+            turned,
+            block: (train && many).then_some(block.clamp(1, maps.words())),
+        }
     }
 
-    /// Floats of the transformed filters, `[place][panel of two vectors][word of c][lane]`.
+    /// Whether filters are not packed but read as they are.
+    pub fn is_unpacked(&self) -> bool {
+        self.block.is_some()
+    }
+
+    /// Floats of the transformed filters, `[place][panel of two vectors][word of c][lane]`, where they are packed.
     pub fn pack_len(&self) -> usize {
-        self.maps.filters(self.isa)
+        if self.is_unpacked() { 0 } else { self.maps.filters(self.isa) }
     }
 
-    /// Floats from one place to the next, of transformed sources and of sums.
-    fn places(&self) -> [usize; 2] {
+    /// Floats from one place to the next, of transformed sources, of sums and of a block of filters.
+    fn places(&self) -> [usize; 3] {
         let tiles = room(Family::of(self.isa).lanes, self.rows * self.maps.tiles().1);
+        let sums = if self.is_unpacked() { self.width().min(self.maps.d) } else { self.maps.d };
         // An odd number of lines, as in `pitch`.
-        [self.maps.words(), self.maps.d].map(|channels| tiles * pitch(channels) + 16)
+        let [v, m] = [self.maps.words(), sums].map(|channels| tiles * pitch(channels) + 16);
+        [v, m, self.block.map_or(0, |words| words * self.width() + 16)]
     }
 
     /// Floats of work space of a thread.
     pub fn scratch_len(&self) -> usize {
-        let [v, m] = self.places();
-        self.maps.way.places() * (v + m) + 16
+        self.maps.way.places() * self.places().iter().sum::<usize>() + 16
     }
 
-    /// Transforms `filters [3,3,c,d]` of the convolution.
+    /// Transforms `filters [3,3,c,d]` of the convolution, all of them.
     pub fn pack(&self, cx: Ctx, filters: &[f32], pack: &mut [f32]) {
-        let Maps { c, d, .. } = self.maps;
-        assert!(filters.len() >= 9 * c * d, "filters are too short");
+        assert!(filters.len() >= 9 * self.maps.c * self.maps.d, "filters are too short");
         assert!(pack.len() >= self.pack_len(), "pack is too short");
-        let lanes = Family::of(self.isa).lanes;
-        let (turned, pack) = (self.turned, SharedMut::new(pack));
-        cx.pool.run(d.div_ceil(2 * lanes), &|panel, _| {
-            let panel = panel * 2 * lanes..d.min((panel + 1) * 2 * lanes);
-            let out = pack.as_mut_ptr();
+        let pack = SharedMut::new(pack);
+        cx.pool.run(self.maps.d.div_ceil(self.width()), &|panel, _| {
+            let words = 0..self.maps.words();
             // SAFETY: items have panels of their own; `pack` holds all places of all panels.
             unsafe {
-                if turned {
-                    words!(self.maps.way, cx.isa, pack_turned(filters: &[f32], c: usize, d: usize, panel: Range<usize>, out: *mut f32))
-                } else {
-                    words!(self.maps.way, cx.isa, pack_forward(filters: &[f32], c: usize, d: usize, panel: Range<usize>, out: *mut f32))
-                }
+                let to = pack.as_mut_ptr().add(words.len() * panel * self.width());
+                self.transform(filters, words, panel, to, self.pack_len() / self.maps.way.places());
             }
         });
     }
 
-    /// `dst [n,out_h,out_w,d] (+)= epilogue(src [n,src_h,src_w,c] ∗ filters)`.
+    /// Some words of the filters of a panel.
+    ///
+    /// # Safety
+    /// `filters` are all there are, `to` has room for the words at all places, which are `place` apart.
+    unsafe fn transform(
+        &self,
+        filters: &[f32],
+        words: Range<usize>,
+        panel: usize,
+        to: *mut f32,
+        place: usize,
+    ) {
+        let (Maps { c, d, .. }, turned) = (self.maps, self.turned);
+        let panel = panel * self.width()..d.min((panel + 1) * self.width());
+        let f = &Filters { all: filters, turned, c, d, words, panel, to, place };
+        // SAFETY: the caller's.
+        unsafe { words!(self.maps.way, self.isa, filter_body(f: &Filters)) }
+    }
+
+    /// `dst [n,out_h,out_w,d] (+)= epilogue(src [n,src_h,src_w,c] ∗ filters)`, packed filters or, where they are not,
+    /// those of the convolution.
     pub fn run(
         &self,
         cx: Ctx,
         n: usize,
         src: Source,
-        pack: &[f32],
+        filters: &[f32],
         mut dst: MapMut,
         accumulate: bool,
         epilogue: Epilogue,
@@ -98,7 +127,9 @@ impl WinogradWalk {
         let all = n * self.maps.tiles().0;
         let (rows, parts) = self.items(all, cx.pool.threads());
         let each = self.scratch_len();
-        assert!(pack.len() >= self.pack_len(), "packed filters are too short");
+        let least =
+            if self.is_unpacked() { 9 * self.maps.c * self.maps.d } else { self.pack_len() };
+        assert!(filters.len() >= least, "filters are too short");
         assert!(scratch.len() >= each * cx.pool.threads(), "scratch is too short");
         assert!(epilogue.bias.is_none_or(|b| b.len() >= self.maps.d), "bias is too short");
         assert!(
@@ -116,8 +147,7 @@ impl WinogradWalk {
             let scratch = unsafe { scratch.slice(worker * each..(worker + 1) * each) };
             let (item, part) = (item / parts.parts, parts.range(item % parts.parts));
             let rows = item * rows..all.min((item + 1) * rows);
-            let channels = (part.start * self.width(), self.maps.d.min(part.end * self.width()));
-            self.item(rows, channels, src, pack, dst, finish, epilogue, scratch);
+            self.item(rows, part, src, filters, dst, finish, epilogue, scratch);
             if stream {
                 fence();
             }
@@ -151,86 +181,167 @@ impl WinogradWalk {
         (rows, Even::parts(panels, parts))
     }
 
-    /// Some rows of tiles, counted over all pictures, and channels of the output.
+    /// Some rows of tiles, counted over all pictures, and panels of the output's channels.
     fn item(
         &self,
         rows: Range<usize>,
-        channels: (usize, usize),
+        panels: Range<usize>,
         src: Source,
-        pack: &[f32],
+        filters: &[f32],
         dst: At,
-        (accumulate, stream): (bool, bool),
+        finish: (bool, bool),
         epilogue: Epilogue,
         scratch: &mut [f32],
     ) {
-        let (maps, isa) = (&self.maps, self.isa);
-        let columns = maps.tiles().1;
-        let [v_place, m_place] = self.places();
-        let skip = scratch.as_ptr().align_offset(64).min(16);
-        let (v, m) = scratch[skip..].split_at_mut(maps.way.places() * v_place);
-        let v = Tiles { at: v.as_mut_ptr(), place: v_place, tile: pitch(maps.words()) };
-        let m = Tiles { at: m.as_mut_ptr(), place: m_place, tile: pitch(maps.d) };
+        let (maps, columns) = (&self.maps, self.maps.tiles().1);
+        let [v, m, u] = self.tiles(scratch);
         for (i, row) in rows.clone().enumerate() {
             let lines = Lines::new(maps, src, row, 0..maps.c);
             let to = Tiles { at: v.at.wrapping_add(i * columns * v.tile), ..v };
             // SAFETY: the map holds what the lines say is there; `v` has room for all rows of an item.
             unsafe {
-                words!(self.maps.way, isa, source_row(lines: Lines, columns: usize, to: Tiles))
+                words!(maps.way, self.isa, source_row(lines: Lines, columns: usize, to: Tiles))
             }
         }
+        let together = if self.is_unpacked() { 1 } else { panels.len().max(1) };
+        for panel in panels.step_by(together) {
+            let first = panel * self.width();
+            let channels = (first, maps.d.min(first + together * self.width()));
+            // Sums of one panel begin with its first channel.
+            let before = if self.is_unpacked() { first } else { 0 };
+            let m = Tiles { at: m.at.wrapping_sub(before), ..m };
+            let product = Product {
+                ahead: Ahead::NONE,
+                v: v.at,
+                v_place: v.place,
+                v_tile: v.tile,
+                u: filters[maps.words() * first..].as_ptr(),
+                u_place: maps.filters(self.isa) / maps.way.places(),
+                m: m.at,
+                m_place: m.place,
+                m_tile: m.tile,
+                tiles: rows.len() * columns,
+                c: maps.words(),
+                d: channels,
+                load: false,
+            };
+            match self.block {
+                Some(words) => self.blocks(words, product, panel, filters, u),
+                None => {
+                    let ahead = self.written(rows.clone(), dst, finish.1);
+                    self.multiply(&Product { ahead, ..product });
+                }
+            }
+            for (i, row) in rows.clone().enumerate() {
+                let from = Tiles { at: m.at.wrapping_add(i * columns * m.tile), ..m };
+                self.outputs(row, channels, from, dst, finish, epilogue);
+            }
+        }
+    }
+
+    /// Where a thread has transformed sources, sums and a block of filters.
+    fn tiles(&self, scratch: &mut [f32]) -> [Tiles; 3] {
+        let places = self.places();
+        let skip = scratch.as_ptr().align_offset(64).min(16);
+        let mut rest = &mut scratch[skip..];
+        let tiles = room(Family::of(self.isa).lanes, self.rows * self.maps.tiles().1);
+        places.map(|place| {
+            let (own, others) =
+                std::mem::take(&mut rest).split_at_mut(self.maps.way.places() * place);
+            rest = others;
+            Tiles { at: own.as_mut_ptr(), place, tile: place.saturating_sub(16) / tiles }
+        })
+    }
+
+    /// What the outputs of some rows of tiles will overwrite, where they do not go past the caches.
+    fn written(&self, rows: Range<usize>, dst: At, stream: bool) -> Ahead {
         let (first, _) = self.output_rows(rows.start);
         let (last, lines) = self.output_rows(rows.end - 1);
-        let product = Product {
-            ahead: dst.address(first),
-            ahead_len: match stream {
-                true => 0,
-                false => dst.floats(last - first + lines * maps.out_w * maps.d),
-            },
-            v: v.at,
-            v_place,
-            v_tile: v.tile,
-            u: pack.as_ptr(),
-            u_place: maps.filters(isa) / maps.way.places(),
-            m: m.at,
-            m_place,
-            m_tile: m.tile,
-            tiles: rows.len() * columns,
-            c: maps.words(),
-            d: channels,
+        let numbers = last - first + lines * self.maps.out_w * self.maps.d;
+        let len = if stream { 0 } else { dst.floats(numbers) };
+        Ahead { at: dst.address(first), len, rows: [(1, 0); 2] }
+    }
+
+    /// The filters of some words and a panel.
+    fn untransformed(&self, filters: &[f32], words: Range<usize>, panel: usize) -> Ahead {
+        let (Maps { c, d, .. }, first) = (self.maps, panel * self.width());
+        let lanes = self.width().min(d.saturating_sub(first));
+        let numbers = self.maps.way.numbers(words.start)..self.maps.way.numbers(words.end).min(c);
+        let (start, len, rows) = match self.turned {
+            false => (numbers.start * d + first, lanes, (numbers.len(), d)),
+            true => (first * c + numbers.start, numbers.len(), (lanes, c)),
         };
-        let product = &product;
-        // SAFETY: places have room for rounded tiles of padded channels, the pack for whole vectors.
-        unsafe { words!(self.maps.way, isa, product_body(product: &Product)) };
-        for (i, row) in rows.enumerate() {
-            let (at, lines) = self.output_rows(row);
-            let of = |v: Option<&[f32]>| {
-                std::array::from_fn(|r| match v {
-                    Some(v) if r < lines => v[at + r * maps.out_w * maps.d..].as_ptr(),
-                    _ => std::ptr::null(),
-                })
+        Ahead { at: filters.as_ptr().wrapping_add(start), len, rows: [rows, (9, c * d)] }
+    }
+
+    /// The product of one panel, block by block of its filters, which are transformed before.
+    fn blocks(&self, words: usize, whole: Product, panel: usize, filters: &[f32], u: Tiles) {
+        let all = self.maps.words();
+        let block = |first: usize| first..all.min(first + words);
+        for first in (0..all).step_by(words) {
+            let words = block(first);
+            let ahead = match words.end < all {
+                true => self.untransformed(filters, block(words.end), panel),
+                false => self.untransformed(filters, block(0), panel + 1),
             };
-            let finish = Finish {
-                bias: epilogue.bias.map_or(std::ptr::null(), <[f32]>::as_ptr),
-                residual: of(epilogue.residual.map(Map::full)),
-                clamp: epilogue.clamp,
-                channels,
-                accumulate,
-                stream,
+            let product = Product {
+                ahead,
+                v: whole.v.wrapping_add(first),
+                u: u.at,
+                u_place: u.place,
+                c: words.len(),
+                load: first > 0,
+                ..whole
             };
-            let out: [*mut f32; MOST] = std::array::from_fn(|r| match r < lines {
-                true => dst.address(at + r * maps.out_w * maps.d),
-                false => std::ptr::null_mut(),
-            });
-            let from = Tiles { at: m.at.wrapping_add(i * columns * m.tile), ..m };
-            let (width, d) = (maps.out_w, maps.d);
-            // SAFETY: the rows lie on the map; items have rows of their own.
-            unsafe {
-                if dst.is_half() {
-                    let out = out.map(<*mut f32>::cast::<Bf16>);
-                    words!(maps.way, isa, output_halves(from: Tiles, columns: usize, out: [*mut Bf16; MOST], width: usize, d: usize, finish: Finish))
-                } else {
-                    words!(maps.way, isa, output_row(from: Tiles, columns: usize, out: [*mut f32; MOST], width: usize, d: usize, finish: Finish))
-                }
+            // SAFETY: `run` has looked that there are all filters; `u` has room for a block of a panel.
+            unsafe { self.transform(filters, words, panel, u.at, u.place) };
+            self.multiply(&product);
+        }
+    }
+
+    fn multiply(&self, product: &Product) {
+        // SAFETY: places have room for rounded tiles of padded channels, filters are whole vectors.
+        unsafe { words!(self.maps.way, self.isa, product_body(product: &Product)) };
+    }
+
+    /// The outputs of a row of tiles.
+    fn outputs(
+        &self,
+        row: usize,
+        channels: (usize, usize),
+        from: Tiles,
+        dst: At,
+        (accumulate, stream): (bool, bool),
+        epilogue: Epilogue,
+    ) {
+        let maps = &self.maps;
+        let (at, lines) = self.output_rows(row);
+        let of = |v: Option<&[f32]>| {
+            std::array::from_fn(|r| match v {
+                Some(v) if r < lines => v[at + r * maps.out_w * maps.d..].as_ptr(),
+                _ => std::ptr::null(),
+            })
+        };
+        let finish = Finish {
+            bias: epilogue.bias.map_or(std::ptr::null(), <[f32]>::as_ptr),
+            residual: of(epilogue.residual.map(Map::full)),
+            clamp: epilogue.clamp,
+            channels,
+            accumulate,
+            stream,
+        };
+        let out: [*mut f32; MOST] = std::array::from_fn(|r| match r < lines {
+            true => dst.address(at + r * maps.out_w * maps.d),
+            false => std::ptr::null_mut(),
+        });
+        let (columns, width, d) = (maps.tiles().1, maps.out_w, maps.d);
+        // SAFETY: the rows lie on the map; items have rows of their own, or channels.
+        unsafe {
+            if dst.is_half() {
+                let out = out.map(<*mut f32>::cast::<Bf16>);
+                words!(maps.way, self.isa, output_halves(from: Tiles, columns: usize, out: [*mut Bf16; MOST], width: usize, d: usize, finish: Finish))
+            } else {
+                words!(maps.way, self.isa, output_row(from: Tiles, columns: usize, out: [*mut f32; MOST], width: usize, d: usize, finish: Finish))
             }
         }
     }
@@ -281,94 +392,8 @@ unsafe fn output_halves<W: Words>(
     unsafe { transform::output_row::<W::S, W::F, Bf16>(from, n, rows, width, d, f) }
 }
 
-/// `u [place][panel][word of c][lane]` of a panel of `filters [3,3,c,d]`: lanes are filters.
 #[inline(always)]
-unsafe fn pack_forward<W: Words>(
-    filters: &[f32],
-    c: usize,
-    d: usize,
-    panel: Range<usize>,
-    out: *mut f32,
-) {
-    let (lanes, words) = (W::S::LANES, c.div_ceil(W::NUMBERS));
-    let place = words * d.next_multiple_of(lanes);
-    let width = panel.len().next_multiple_of(lanes);
-    let step = (c * d) as isize;
-    // SAFETY: masks end with the panel, which lies within a row of `d` filters; the rest is the caller's.
-    unsafe {
-        for word in 0..words {
-            let channel = word * W::NUMBERS;
-            for lane in (0..width).step_by(lanes) {
-                let m = W::S::mask((panel.len() - lane).min(lanes));
-                let from = filters.as_ptr().add(channel * d + panel.start + lane);
-                let first = transform::filters::<W::S, W::F>(from, 3 * step, step, m);
-                let mut second = [[W::S::splat(0.0); MOST]; MOST];
-                if W::NUMBERS == 2 && channel + 1 < c {
-                    second = transform::filters::<W::S, W::F>(from.add(d), 3 * step, step, m);
-                }
-                let to = out.add(words * panel.start + word * width + lane);
-                for r in 0..W::F::SIDE {
-                    for k in 0..W::F::SIDE {
-                        let to = to.add((r * W::F::SIDE + k) * place);
-                        W::join(to, first[r][k], second[r][k]);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// The same for backward-data: lanes are a panel of the `d` input channels, the sum runs over `c` filters, of
-/// `filters [3,3,d,c]` turned by 180°.
-#[inline(always)]
-unsafe fn pack_turned<W: Words>(
-    filters: &[f32],
-    c: usize,
-    d: usize,
-    panel: Range<usize>,
-    out: *mut f32,
-) {
-    const LANES: usize = 16;
-    let (vector, words) = (W::S::LANES, c.div_ceil(W::NUMBERS));
-    let place = words * d.next_multiple_of(vector);
-    let width = panel.len().next_multiple_of(vector);
-    let step = (c * d) as isize;
-    // Filters in the lanes, then transposed block by block; behind them a row of zeros.
-    let mut block = [[[0.0f32; LANES]; LANES]; MOST * MOST];
-    let mut turned = [[0.0f32; LANES]; LANES + 1];
-    let places = W::F::SIDE * W::F::SIDE;
-    for lanes in (0..width).step_by(vector) {
-        let used = (panel.len() - lanes).min(vector);
-        for from in (0..c).step_by(vector) {
-            let n = (c - from).min(vector);
-            // SAFETY: masks end with the filters; panels and channels lie within `filters` and `out`.
-            unsafe {
-                let m = W::S::mask(n);
-                for lane in 0..used {
-                    let at = filters.as_ptr().add((panel.start + lanes + lane) * c + from);
-                    let at = at.add(8 * c * d);
-                    let all = transform::filters::<W::S, W::F>(at, -3 * step, -step, m);
-                    for r in 0..W::F::SIDE {
-                        for k in 0..W::F::SIDE {
-                            W::S::store(block[r * W::F::SIDE + k][lane].as_mut_ptr(), all[r][k]);
-                        }
-                    }
-                }
-                let at = words * panel.start + from / W::NUMBERS * width + lanes;
-                for (k, block) in block[..places].iter().enumerate() {
-                    for (i, row) in turned[..n].iter_mut().enumerate() {
-                        for (lane, v) in row.iter_mut().enumerate() {
-                            *v = if lane < used { block[lane][i] } else { 0.0 };
-                        }
-                    }
-                    turned[n] = [0.0; LANES];
-                    for i in (0..n).step_by(W::NUMBERS) {
-                        let [first, second] = [0, W::NUMBERS - 1].map(|j| turned[i + j].as_ptr());
-                        let to = out.add(k * place + at + i / W::NUMBERS * width);
-                        W::join(to, W::S::load(first), W::S::load(second));
-                    }
-                }
-            }
-        }
-    }
+unsafe fn filter_body<W: Words>(f: &Filters) {
+    // SAFETY: the caller's.
+    unsafe { filters::transform::<W>(f) }
 }
