@@ -190,14 +190,25 @@ impl Maps {
         (vectors(self.c) + vectors(self.d), self.words() as f64 * vectors(self.d))
     }
 
+    /// Floats from one place of the transformed filters to the next: an odd number of cache lines, as in [`pitch`].
+    fn place(&self, isa: Isa) -> usize {
+        (self.words() * Family::of(isa).padded(self.d)).next_multiple_of(32) + 16
+    }
+
     /// Floats of the transformed filters.
     fn filters(&self, isa: Isa) -> usize {
-        self.way.places() * self.words() * Family::of(isa).padded(self.d)
+        self.way.places() * self.place(isa)
     }
 
     /// Whether they are more than a share of the last cache.
     fn many(&self, isa: Isa) -> bool {
         self.filters(isa) > cut(768 * 1024, 4 * 1024)
+    }
+
+    /// Whether filters that change with each of `n` pictures are transformed a block at a time, while they lie in a cache:
+    /// where they are many, and where they are needed only once.
+    fn in_blocks(&self, isa: Isa, n: usize) -> bool {
+        self.many(isa) || n * self.tiles().0 * self.tiles().1 <= TOGETHER
     }
 
     /// Whether the maps of `n` pictures are not too small beside the transformed filters, which take memory but where
@@ -229,7 +240,7 @@ impl Maps {
         };
         let tiles = n * self.tiles().0 * self.tiles().1;
         let rounded = tiles.next_multiple_of(step(Family::of(isa).lanes, 2)) as f64;
-        let filters = match (train, self.many(isa)) {
+        let filters = match (train, self.in_blocks(isa, n)) {
             (true, true) => 4.0 * places + FAR * 9.0,
             (true, false) => (3.0 + FAR) * places,
             (false, _) => FAR * places,
@@ -237,6 +248,9 @@ impl Maps {
         sums * (rounded * places / 0.85 + filters) + transforms * maps * tiles as f64
     }
 }
+
+/// Tiles that pass over many filters together at least.
+const TOGETHER: usize = cut(112, 4);
 
 /// Vector operations in the time in which a vector of filters comes from main memory.
 const FAR: f64 = 10.0;

@@ -7,7 +7,7 @@ use super::multiply::{Ahead, Product, multiply, room, step};
 use super::source::{Lines, each_kind, source_row as whole};
 use super::transform::{self, Finish, Tiles};
 use super::words::{Words, words};
-use super::{Maps, pitch};
+use super::{Maps, TOGETHER, pitch};
 use crate::conv::Epilogue;
 use crate::gemm::{Even, Family, Simd, fence};
 use crate::isa::simd;
@@ -18,9 +18,9 @@ use std::ops::Range;
 
 /// Floats of transformed tiles of a thread, sources and sums, which lie in the second cache.
 const CACHED: usize = cut(128 * 1024, 256);
-/// Tiles that pass over the filters together at least, however many channels they have: more where the filters are more
-/// than a share of the last cache.
-const FEWEST: [usize; 2] = [cut(28, 4), cut(112, 4)];
+/// Tiles that pass over the filters together at least, however many channels they have; where filters are many it is
+/// [`TOGETHER`].
+const FEWEST: usize = cut(28, 4);
 /// Floats of a block of transformed filters: it lies in the second cache beside tiles.
 const BLOCK: usize = cut(144 * 1024, 512);
 
@@ -40,8 +40,10 @@ pub(in crate::conv) struct WinogradWalk {
 impl WinogradWalk {
     /// A walk over such maps of a batch; with `turned` filters backward-data's. They change with each call if `train`.
     pub(super) fn new(maps: Maps, isa: Isa, batch: usize, turned: bool, train: bool) -> Self {
-        let (each, many) = (maps.way.places() * (maps.words() + maps.d), maps.many(isa));
-        let tiles = (CACHED / each).max(FEWEST[usize::from(many)]);
+        let each = maps.way.places() * (maps.words() + maps.d);
+        let in_blocks = train && maps.in_blocks(isa, batch);
+        let least = if in_blocks || maps.many(isa) { TOGETHER } else { FEWEST };
+        let tiles = (CACHED / each).max(least);
         let (rows, columns) = maps.tiles();
         let block = BLOCK / (maps.way.places() * 2 * Family::of(isa).lanes);
         WinogradWalk {
@@ -49,7 +51,7 @@ impl WinogradWalk {
             isa,
             rows: (tiles / columns).min(batch * rows).max(1),
             turned,
-            block: (train && many).then_some(block.clamp(1, maps.words())),
+            block: in_blocks.then_some(block.clamp(1, maps.words())),
         }
     }
 
@@ -87,7 +89,7 @@ impl WinogradWalk {
             // SAFETY: items have panels of their own; `pack` holds all places of all panels.
             unsafe {
                 let to = pack.as_mut_ptr().add(words.len() * panel * self.width());
-                self.transform(filters, words, panel, to, self.pack_len() / self.maps.way.places());
+                self.transform(filters, words, panel, to, self.maps.place(self.isa));
             }
         });
     }
@@ -216,7 +218,7 @@ impl WinogradWalk {
                 v_place: v.place,
                 v_tile: v.tile,
                 u: filters[maps.words() * first..].as_ptr(),
-                u_place: maps.filters(self.isa) / maps.way.places(),
+                u_place: maps.place(self.isa),
                 m: m.at,
                 m_place: m.place,
                 m_tile: m.tile,

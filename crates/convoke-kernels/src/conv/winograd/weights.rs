@@ -26,6 +26,8 @@ const SUMS: usize = 4 << 20;
 const ITEMS: usize = 16;
 /// Channels and filters of a part at least: each part transforms its sources and gradients again.
 const PART: [usize; 2] = [64, 128];
+/// The same where there would be only a few parts, and so many.
+const SMALL: ([usize; 2], usize) = ([16, 32], 4);
 /// Floats behind the last tile: channels are read in whole blocks.
 const SLACK: usize = 16;
 
@@ -58,12 +60,14 @@ impl WinogradWeights {
         // A power of two, which most numbers of threads share evenly.
         let shards = 1 << (SUMS / sums).min(outputs / OUTPUTS).clamp(1, ITEMS).ilog2();
         let (mut parts, sizes) = ([1, 1], [maps.c, maps.d]);
-        while shards * parts[0] * parts[1] < ITEMS {
-            // The longer side of a part is cut, as far as it may be.
-            let free = |i: &usize| sizes[*i] >= 2 * parts[*i] * PART[*i];
-            match [0, 1].into_iter().filter(free).max_by_key(|&i| sizes[i] / parts[i]) {
-                Some(side) => parts[side] *= 2,
-                None => break,
+        for (least, items) in [(PART, ITEMS), SMALL] {
+            while shards * parts[0] * parts[1] < items {
+                // The longer side of a part is cut, as far as it may be.
+                let free = |i: &usize| sizes[*i] >= 2 * parts[*i] * least[*i];
+                match [0, 1].into_iter().filter(free).max_by_key(|&i| sizes[i] / parts[i]) {
+                    Some(side) => parts[side] *= 2,
+                    None => break,
+                }
             }
         }
         let channels = Even::parts(maps.c.div_ceil(channels(lanes, maps.c)), parts[0]);
