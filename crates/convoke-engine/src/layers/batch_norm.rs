@@ -6,12 +6,12 @@
 
 use super::{Init, Narrow, ParamSpec, Rule, one};
 use crate::plan::arena::{Buf, Kind, Memory};
-use crate::plan::lower::{Lower, NormSums, PendingNorm};
+use crate::plan::lower::{Lower, NormSums, PendingNorm, PendingStep};
 use crate::plan::op::{Exec, Op};
 use crate::plan::ops;
 use crate::plan::statistics::Tally;
 use crate::plan::unit::Unit;
-use crate::{Result, Shape};
+use crate::{NodeId, Result, Shape};
 use convoke_kernels::norm::{self, Clamped, Saved, Statistics};
 use convoke_kernels::{Map, MapMut};
 use serde::{Deserialize, Serialize};
@@ -157,6 +157,13 @@ impl Rule for BatchNorm {
         }
         residual_grad(unit, b)?;
         let apart = unit.residual.is_some_and(|r| b.wants_grad(r));
+        if !apart && matches!(back.mask, Mask::No) && left_to(from, b)? {
+            let slopes = ["slope", "slope of input", "constant"];
+            let slopes = slopes.map(|name| b.own(id, name, Kind::Step, c));
+            b.emit(id, "slopes", Slopes { of: back, slopes });
+            b.leave_step(from, PendingStep { x: back.x, slopes, c });
+            return b.pass_grad(unit.output, from);
+        }
         if !apart {
             // Nobody else needs the masked gradient: dx takes its place.
             back.dy = b.grad_mut(unit.output)?;
@@ -175,6 +182,15 @@ impl Rule for BatchNorm {
             b.emit(id, "gradient sum", ops::AddTo { src: dx, dst, len });
         }
         Ok(())
+    }
+}
+
+/// Whether the layer that makes a norm's input makes the last step of the way back through the norm.
+fn left_to(from: NodeId, b: &Lower) -> Result<bool> {
+    let alone = b.net.readers()[from.index()] == 1 && !b.is_pinned(from) && !b.has_grad(from);
+    match &b.net.node(from).layer {
+        Some(layer) if alone => layer.rule().makes_step(from, b),
+        _ => Ok(false),
     }
 }
 
@@ -406,6 +422,30 @@ impl Op for Sums {
                 go([s0, s1, s2, s3, s4, s5, s6, s7], clamped);
             }
         }
+    }
+}
+
+/// What is left of the second pass where another makes it on the way.
+#[derive(Debug)]
+struct Slopes {
+    of: Backward,
+    slopes: [Buf; 3],
+}
+
+impl Op for Slopes {
+    fn buffers(&self) -> Vec<Buf> {
+        let Backward { mean, invstd, gamma, dgamma, dbeta, .. } = self.of;
+        [mean, invstd, gamma, dgamma, dbeta].into_iter().chain(self.slopes).collect()
+    }
+
+    fn run(&self, m: &mut Memory, e: &mut Exec) {
+        let Backward { mean, invstd, gamma, dgamma, dbeta, c, len, .. } = self.of;
+        let [s0, s1, s2] = self.slopes;
+        let [mean, invstd, gamma, dgamma, dbeta, s0, s1, s2] =
+            m.get([mean, invstd, gamma, dgamma, dbeta, s0, s1, s2]);
+        let (x, clamped, rows) = (Map::Full(&[]), Clamped::No, e.n * len / c);
+        let saved = Saved { x, clamped, mean: &mean[..c], invstd, gamma };
+        norm::slopes(saved, rows, dgamma, dbeta, [s0, s1, s2]);
     }
 }
 

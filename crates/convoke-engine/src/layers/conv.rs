@@ -6,7 +6,7 @@
 use super::{Init, Narrow, ParamSpec, Reach, Rule, WeightInit, depthwise, linear, one};
 use crate::plan::lower::Lower;
 use crate::plan::unit::Unit;
-use crate::{Error, Hw, Padding, Result, Shape, Window};
+use crate::{Error, Hw, NodeId, Padding, Result, Shape, Window};
 use convoke_kernels::conv::ConvShape;
 use serde::{Deserialize, Serialize};
 
@@ -203,6 +203,12 @@ impl Rule for Conv {
             true => Ok(Narrow::Both),
             false => Ok(linear::bytes(unit, b, shape)),
         }
+    }
+
+    fn makes_step(&self, id: NodeId, b: &Lower) -> Result<bool> {
+        let node = b.net.node(id);
+        let shape = self.sizes_on(&node.name, b.shape(node.inputs[0]))?;
+        Ok(!self.bias && !is_depthwise(&shape) && linear::makes_step(node.inputs[0], b, shape)?)
     }
 
     fn forward(&self, unit: &Unit, b: &mut Lower) -> Result<()> {

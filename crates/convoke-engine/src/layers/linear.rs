@@ -4,13 +4,13 @@ use super::lanes;
 use crate::layers::{BatchNorm, Layer, Narrow};
 use crate::plan::Precision;
 use crate::plan::arena::{Buf, Kind, Memory};
-use crate::plan::lower::{Lower, NormSums, PendingNorm};
+use crate::plan::lower::{Lower, NormSums, PendingNorm, PendingStep};
 use crate::plan::op::{Exec, Op};
 use crate::plan::statistics::Tally;
 use crate::plan::unit::Unit;
 use crate::{NodeId, Result};
 use convoke_kernels::conv::{Conv, ConvShape, Epilogue, Onto};
-use convoke_kernels::norm::{self, Source, SumsOf};
+use convoke_kernels::norm::{self, Behind, Source, SumsOf};
 use convoke_kernels::{Map, MapMut, activation, elementwise};
 use std::sync::Arc;
 
@@ -61,11 +61,12 @@ pub(super) fn backward(unit: &Unit, b: &mut Lower, shape: ConvShape, bias: bool)
     let (x, norm) = b.source(from)?;
     let conv = planned(b, shape, from, norm.is_some());
     let dy = unmask(unit, b)?;
+    let step = b.step(unit.output);
     if bias && b.learns() {
         let db = b.param_grad(id, "bias")?;
         emit_bias_grad(b, id, dy, db, shape.oh * shape.ow, shape.d);
     }
-    if b.learns() {
+    if b.learns() && !conv.is_together() {
         let dw = b.param_grad(id, "weight")?;
         let scratch = b.scratch(conv.weights_scratch_len());
         let conv = conv.clone();
@@ -82,11 +83,24 @@ pub(super) fn backward(unit: &Unit, b: &mut Lower, shape: ConvShape, bias: bool)
         });
         let weight = b.param(id, "weight")?;
         let pack = packed(b, id, &conv, weight, true);
+        if conv.is_together() {
+            let dw = b.param_grad(id, "weight")?;
+            let scratch = b.scratch(conv.together_scratch_len());
+            let op = Backward { conv, x, norm, dy, step, pack, dw, dx, accumulate, scratch, sums };
+            b.emit(id, "backward", op);
+            return Ok(());
+        }
         let scratch = b.scratch(conv.backward_scratch_len());
         let op = BackwardData { conv, dy, pack, dx, accumulate, scratch, sums };
         b.emit(id, "backward data", op);
     }
     Ok(())
+}
+
+/// Whether the way back of such a convolution of the map `from` makes the last step of a norm behind it.
+pub(super) fn makes_step(from: NodeId, b: &Lower, shape: ConvShape) -> Result<bool> {
+    let (_, norm) = b.source(from)?;
+    Ok(b.lanes() == 1 && planned(b, shape, from, norm.is_some()).is_together())
 }
 
 /// Which maps of the unit may be bf16: those of its walks, where bf16 is what they multiply.
@@ -119,10 +133,11 @@ fn planned(b: &Lower, shape: ConvShape, from: NodeId, normed: bool) -> Arc<Conv>
         (false, true) => conv.unpacked(),
         (false, false) => conv,
     };
-    Arc::new(match b.options.fewer_products() {
+    let conv = match b.options.fewer_products() {
         Some(when) => conv.winograd(when),
         None => conv,
-    })
+    };
+    Arc::new(if b.learns() && b.wants_grad(from) { conv.together() } else { conv })
 }
 
 /// The convolution of a map in the plan's precision.
@@ -421,6 +436,85 @@ impl Op for BackwardData {
         });
         let onto = Onto { accumulate: self.accumulate, tally: tally.as_ref() };
         self.conv.backward_data(e.cx, e.n, dy, pack, dx, onto, scratch);
+        if let Some(GradientSums { shards, norm, .. }) = self.sums {
+            let (mean, invstd) = (&mean[..norm.c], &invstd[..norm.c]);
+            let sums = SumsOf { mean, invstd, dgamma, dbeta };
+            norm::tallied_sums(e.cx.isa, space, shards, sums);
+        }
+    }
+}
+
+/// Both gradients in one walk.
+#[derive(Debug)]
+struct Backward {
+    conv: Arc<Conv>,
+    x: Buf,
+    norm: Option<PendingNorm>,
+    dy: Buf,
+    /// What is still to be made of `dy`.
+    step: Option<PendingStep>,
+    pack: Buf,
+    dw: Buf,
+    dx: Buf,
+    accumulate: bool,
+    scratch: Buf,
+    /// Those of the norm in front, where they are made on the way.
+    sums: Option<GradientSums>,
+}
+
+impl Backward {
+    /// Its buffers, none in the place of those that it does without.
+    fn places(&self) -> [Buf; 17] {
+        let none = Buf::NONE;
+        let [scale, shift] = self.norm.map_or([none; 2], |n| [n.scale, n.shift]);
+        let (raw, [a, b, k]) = self.step.map_or((none, [none; 3]), |s| (s.x, s.slopes));
+        // The norm in front has its map and its numbers above.
+        let [space, _, _, _, mean, invstd, dgamma, dbeta] = GradientSums::places(self.sums);
+        let Self { x, dy, pack, dw, dx, scratch, .. } = *self;
+        let own = [x, scale, shift, dy, raw, a, b, k, pack, dw, dx, scratch];
+        let sums = [space, mean, invstd, dgamma, dbeta];
+        std::array::from_fn(|i| own.get(i).copied().unwrap_or_else(|| sums[i - own.len()]))
+    }
+}
+
+impl Op for Backward {
+    fn buffers(&self) -> Vec<Buf> {
+        self.places().into_iter().filter(|&b| b != Buf::NONE).collect()
+    }
+
+    fn macs(&self) -> u64 {
+        2 * self.conv.shape().macs()
+    }
+
+    fn run(&self, m: &mut Memory, e: &mut Exec) {
+        let [
+            x,
+            scale,
+            shift,
+            dy,
+            raw,
+            a,
+            b,
+            k,
+            pack,
+            dw,
+            dx,
+            scratch,
+            space,
+            mean,
+            invstd,
+            dgamma,
+            dbeta,
+        ] = m.get(self.places());
+        let norm = self.norm.map(|n| n.over(scale, shift));
+        let source = Source { x: Map::Full(x), norm };
+        let behind =
+            self.step.map(|step| Behind { x: raw, slopes: [&*a, &*b, &*k].map(|s| &s[..step.c]) });
+        let tally = self.sums.map(|GradientSums { shards, norm, .. }| {
+            norm::Tally::gradient(shards, source, &mean[..norm.c], space)
+        });
+        let onto = Onto { accumulate: self.accumulate, tally: tally.as_ref() };
+        self.conv.backward(e.cx, e.n, (source, dy, behind), pack, (dx, onto), dw, scratch);
         if let Some(GradientSums { shards, norm, .. }) = self.sums {
             let (mean, invstd) = (&mean[..norm.c], &invstd[..norm.c]);
             let sums = SumsOf { mean, invstd, dgamma, dbeta };

@@ -5,7 +5,7 @@
 
 use crate::plan::lower::Lower;
 use crate::plan::unit::Unit;
-use crate::{Hw, Result, Shape, Window};
+use crate::{Hw, NodeId, Result, Shape, Window};
 use serde::{Deserialize, Serialize};
 
 mod activation;
@@ -197,6 +197,12 @@ pub(crate) trait Rule {
     /// Which of the unit's maps may be integers of 8 bits.
     fn bytes(&self, _unit: &Unit, _b: &Lower) -> Result<Narrow> {
         Ok(Narrow::None)
+    }
+
+    /// Whether the backward pass of the layer at `id` makes the last step of the way back through a norm behind it, see
+    /// [`Lower::leave_step`].
+    fn makes_step(&self, _id: NodeId, _b: &Lower) -> Result<bool> {
+        Ok(false)
     }
 
     /// Emits the calls of the forward pass.

@@ -46,6 +46,17 @@ impl NormSums {
     }
 }
 
+/// The last step of the way back through a norm that the reader of its input's gradient makes:
+/// `a · gradient + b · x + k`, of the masked gradient of its output.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PendingStep {
+    pub x: Buf,
+    /// a, b and k, `[c]` each.
+    pub slopes: [Buf; 3],
+    /// Channels.
+    pub c: usize,
+}
+
 impl PendingNorm {
     /// The norm's numbers as kernels take them.
     pub fn over<'a>(&self, scale: &'a [f32], shift: &'a [f32]) -> norm::Pending<'a> {
@@ -68,6 +79,8 @@ pub(crate) struct Lower<'a> {
     pending: HashMap<NodeId, PendingNorm>,
     /// Pending norms whose sums the writer of their gradient makes.
     summed: HashSet<NodeId>,
+    /// What is still to be made of the gradients of places.
+    steps: HashMap<NodeId, PendingStep>,
     grads: Vec<Option<Buf>>,
     /// What the maps of places, and their gradients, are: see [`super::halves`] and [`super::bytes`].
     forms: Vec<Form>,
@@ -102,6 +115,7 @@ impl<'a> Lower<'a> {
             values: vec![None; nodes],
             pending: HashMap::new(),
             summed: HashSet::new(),
+            steps: HashMap::new(),
             grads: vec![None; nodes],
             forms: vec![Form::Full; nodes],
             holders: HashMap::new(),
@@ -331,6 +345,17 @@ impl<'a> Lower<'a> {
     /// Whether [`Lower::take_sums`] has given the sums of the norm that makes a place's value to another call.
     pub fn has_sums(&self, id: NodeId) -> bool {
         self.summed.contains(&id)
+    }
+
+    /// Leaves the last step of the way back through a norm to the reader of a place's gradient, which is that of the norm's
+    /// output until then.
+    pub fn leave_step(&mut self, id: NodeId, step: PendingStep) {
+        self.steps.insert(id, step);
+    }
+
+    /// The step that is left to the reader of a place's gradient.
+    pub fn step(&self, id: NodeId) -> Option<PendingStep> {
+        self.steps.get(&id).copied()
     }
 
     /// Puts another buffer in the place of a value.

@@ -11,11 +11,12 @@ mod dots;
 mod narrow;
 mod pack;
 mod tiles;
+mod together;
 mod walk;
 mod weights;
 mod winograd;
 
-use crate::norm::{Source, Tally};
+use crate::norm::{Behind, Source, Tally};
 use crate::{Ctx, Isa, Map, MapMut};
 use dense::Dense;
 use narrow::{Narrow, NarrowWalk, NarrowWeights};
@@ -23,6 +24,7 @@ use tiles::Kind;
 pub(crate) use tiles::Steps;
 pub(crate) use tiles::present as tiles_present;
 pub use tiles::{Int8, Precision, Range8};
+use together::Together;
 use walk::Walk;
 use weights::Weights;
 use winograd::Fewer;
@@ -148,6 +150,8 @@ pub struct Conv {
     winograd: Fewer,
     /// Everything straight from the filters, see [`Conv::unpacked`].
     dense: Option<Dense>,
+    /// The way back in one walk, where asked for.
+    together: Option<Together>,
     precision: Precision,
     batch: usize,
     threads: usize,
@@ -164,6 +168,7 @@ impl Conv {
             narrow: Narrow::default(),
             winograd: Fewer::default(),
             dense: None,
+            together: None,
             precision: Precision::F32,
             batch,
             threads,
@@ -249,6 +254,23 @@ impl Conv {
         })
     }
 
+    /// The same with the way back in one walk ([`Conv::backward`]) where that takes less time: in f32, and last in the row
+    /// of such calls.
+    pub fn together(self) -> Self {
+        let (narrow, fewer) = (&self.narrow, &self.winograd);
+        let other = self.dense.is_some() || narrow.backward.is_some() || narrow.weights.is_some();
+        let free = !other && fewer.backward.is_none() && fewer.weights.is_none();
+        let plain = free && self.precision == Precision::F32;
+        let isa = self.forward.isa();
+        let together = plain.then(|| Together::new(&self.shape, isa, self.batch)).flatten();
+        Conv { together, ..self }
+    }
+
+    /// Whether the way back is [`Conv::backward`].
+    pub fn is_together(&self) -> bool {
+        self.together.is_some()
+    }
+
     /// The sizes.
     pub fn shape(&self) -> &ConvShape {
         &self.shape
@@ -316,6 +338,11 @@ impl Conv {
         }
     }
 
+    /// Floats of work space for [`Conv::backward`].
+    pub fn together_scratch_len(&self) -> usize {
+        self.together.as_ref().map_or(0, |t| t.scratch_len(self.threads))
+    }
+
     /// Orders the filters as [`Conv::forward`] reads them; gives back what it reads, `pack` or, where
     /// [`Conv::is_unpacked`], the filters.
     pub fn pack_forward<'a>(&self, cx: Ctx, filters: &'a [f32], pack: &'a mut [f32]) -> &'a [f32] {
@@ -357,17 +384,19 @@ impl Conv {
         pack
     }
 
-    /// Shards of a [`Tally`] over what [`Conv::forward`] and [`Conv::backward_data`] write; none where they make none.
+    /// Shards of a [`Tally`] over what [`Conv::forward`] and the way back write; none where they make none.
     pub fn shards(&self) -> [usize; 2] {
         let (narrow, fewer, packed) = (&self.narrow, &self.winograd, self.dense.is_none());
         let forward = packed && fewer.forward.is_none() && narrow.forward.is_none();
         let backward = packed && fewer.backward.is_none() && narrow.backward.is_none();
-        [(forward, std::slice::from_ref(&self.forward)), (backward, &self.backward[..])].map(
-            |(plain, walks)| match walks {
-                [one] if plain => one.shards(self.batch),
-                _ => 0,
-            },
-        )
+        let [forward, backward] =
+            [(forward, std::slice::from_ref(&self.forward)), (backward, &self.backward[..])].map(
+                |(plain, walks)| match walks {
+                    [one] if plain => one.shards(self.batch),
+                    _ => 0,
+                },
+            );
+        [forward, self.together.as_ref().map_or(backward, |t| t.shards)]
     }
 
     /// Whether [`Conv::forward`], [`Conv::backward_data`] and [`Conv::backward_weights`] read and write maps of bf16
@@ -481,6 +510,26 @@ impl Conv {
             return dense.weights(cx, n, x.x.full(), dy, dw, scratch);
         }
         self.weights.run(cx, n, x, dy, dw, scratch);
+    }
+
+    /// [`Conv::backward_data`] and [`Conv::backward_weights`] in one walk, where [`Conv::is_together`]: `dx`, onto what is
+    /// there, and `dw`. With a norm behind, `dy` is the gradient of that norm's output.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub fn backward(
+        &self,
+        cx: Ctx,
+        n: usize,
+        (x, dy, behind): (Source, &[f32], Option<Behind>),
+        pack: &[f32],
+        (dx, onto): (&mut [f32], Onto),
+        dw: &mut [f32],
+        scratch: &mut [f32],
+    ) {
+        self.check(n, x.x, Map::Full(dy));
+        let together = self.together.as_ref().expect("a convolution whose way back is one walk");
+        together.run(cx, n, (x, dy, behind), pack, (dx, onto), dw, scratch);
     }
 
     fn check(&self, n: usize, x: Map, y: Map) {

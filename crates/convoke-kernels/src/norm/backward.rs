@@ -1,6 +1,6 @@
 //! The way back through a norm and what followed it.
 
-use super::{Both, Pending, each_lanes, each_sum, together};
+use super::{Both, Pending, each_lanes, each_sum, slopes, together};
 use crate::elementwise::shards;
 use crate::gemm::{Simd, fence, streams};
 use crate::isa::simd;
@@ -258,15 +258,7 @@ fn backward_data_of<N: Number>(
     let (a, rest) = scratch.split_at_mut(c);
     let (b, rest) = rest.split_at_mut(c);
     let k = &mut rest[..c];
-    let n = rows as f64;
-    for i in 0..c {
-        let invstd = f64::from(s.invstd[i]);
-        let scale = f64::from(s.gamma[i]) * invstd;
-        let slope = -scale * invstd * f64::from(dgamma[i]) / n;
-        a[i] = scale as f32;
-        b[i] = slope as f32;
-        k[i] = (-scale * f64::from(dbeta[i]) / n - slope * f64::from(s.mean[i])) as f32;
-    }
+    slopes(s, rows, dgamma, dbeta, [&mut *a, &mut *b, &mut *k]);
     let coefficients = [&*a, &*b, &*k];
     let x = N::of(s.x);
     let block = (CHUNK / c).max(1) * c;

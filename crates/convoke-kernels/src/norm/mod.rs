@@ -1,10 +1,12 @@
 //! Batch normalisation over rows: `x [rows, c]`, statistics per channel. Here forward.
 
 mod backward;
+mod behind;
 mod tally;
 
 pub(crate) use backward::Masking;
 pub use backward::{Clamped, Saved, SumsOf, backward_data, backward_sums};
+pub use behind::{Behind, slopes};
 pub(crate) use tally::Strip;
 pub use tally::{Tally, space_len, tallied_statistics, tallied_sums};
 

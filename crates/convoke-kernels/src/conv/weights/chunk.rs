@@ -61,11 +61,11 @@ impl Chunk {
 
 /// Runs of memory that tiles ask for while they compute: where each starts, and the floats that are left of it.
 #[derive(Clone, Copy)]
-pub(in crate::conv) struct Ahead(pub [(*const f32, usize); 2]);
+pub(in crate::conv) struct Ahead<const RUNS: usize = 2>(pub [(*const f32, usize); RUNS]);
 
-impl Ahead {
+impl<const RUNS: usize> Ahead<RUNS> {
     /// Nothing.
-    pub const NONE: Ahead = Ahead([(std::ptr::null(), 0); 2]);
+    pub const NONE: Self = Ahead([(std::ptr::null(), 0); RUNS]);
 
     /// Where the next `n` floats begin, or fewer, or null where none are left.
     pub fn next(&mut self, n: usize) -> *const f32 {
