@@ -28,6 +28,8 @@ mod pool;
 mod tally;
 #[path = "tiles.rs"]
 mod tiles;
+#[path = "together.rs"]
+mod together;
 #[path = "winograd.rs"]
 mod winograd;
 #[path = "winograd_bf16.rs"]
