@@ -5,6 +5,7 @@
 //! Pixels are cut into shards by shape alone, which sum the filters' gradients apart; shards are added in order.
 
 use super::weights::chunk::{Ahead, add_shards};
+use super::weights::copy::copy_last;
 use super::{ConvShape, Onto};
 use crate::gemm::{Even, Family, LINE, Start, Tap, Tile, fence, streams};
 use crate::norm::{Behind, Source, Strip};
@@ -17,12 +18,12 @@ const SHARDS: usize = 16;
 const CHUNK: usize = cut(24 * 1024, 256);
 /// Pixels of a chunk: sums of the filters' gradients are read and written once a chunk.
 const PIXELS: Range<usize> = cut(56, 4)..cut(224, 12);
-/// Channels of the input up to which tiles read it as it lies, and so many times as many filters at least.
+/// Channels of the narrower map at most: tiles read a chunk again for every few of them.
 const CHANNELS: usize = cut(64, 24);
-/// Floats of the output's gradient from which reading it twice takes longer.
+/// Floats of the wider map from which reading it twice takes longer.
 const LONG: usize = cut(1 << 20, 1);
 
-/// One-pixel windows at stride 1 from few channels to more, over maps that no near cache keeps.
+/// One-pixel windows at stride 1 from or to few channels, over maps that no near cache keeps.
 #[derive(Debug, Clone)]
 pub(super) struct Together {
     s: ConvShape,
@@ -59,11 +60,11 @@ impl Together {
             && (s.oh, s.ow) == (s.h, s.w)
             && s.oh * s.ow > 1;
         let pixels = batch * s.oh * s.ow;
-        let pays = s.c <= CHANNELS && s.d >= s.c && pixels * s.d >= LONG;
-        if !one || !pays || !s.d.is_multiple_of(family.lanes) {
+        let (few, many) = (s.c.min(s.d), s.c.max(s.d));
+        if !one || few > CHANNELS || pixels * many < LONG {
             return None;
         }
-        let chunk = (CHUNK / s.d).clamp(PIXELS.start, PIXELS.end);
+        let chunk = (CHUNK / many).clamp(PIXELS.start, PIXELS.end);
         let chunk = chunk / family.pixels * family.pixels;
         let shards = (pixels / chunk).clamp(1, SHARDS);
         Some(Together { s: *s, isa, shards: 1 << shards.ilog2(), chunk: chunk.max(1) })
@@ -72,6 +73,26 @@ impl Together {
     /// Floats from one pixel's gradients to the next where they are made in a cache: an odd number of lines.
     fn pitch(&self) -> usize {
         self.s.d.next_multiple_of(2 * LINE) + LINE
+    }
+
+    /// Where a chunk's gradients lie in whole vectors, and floats from one pixel's to the next.
+    fn gradients(
+        &self,
+        first: usize,
+        reads: &Reads,
+        dy: &[f32],
+        band: &mut [f32],
+    ) -> (*const f32, usize) {
+        let (d, padded) = (self.s.d, Family::of(self.isa).padded(self.s.d));
+        if let Some(behind) = reads.behind {
+            behind.make(self.isa, first, dy, band, self.pitch());
+            return (band.as_ptr(), self.pitch());
+        }
+        if d == padded {
+            return (dy.as_ptr(), d);
+        }
+        copy_last(self.isa, dy, d, d, &mut band[..dy.len() / d * padded]);
+        (band.as_ptr(), padded)
     }
 
     /// Floats of a chunk's copied pixels, and of its gradients.
@@ -149,13 +170,7 @@ impl Together {
                 }
             };
             let dy = &reads.dy[chunk.start * s.d..chunk.end * s.d];
-            let g = match reads.behind {
-                None => (dy.as_ptr(), s.d),
-                Some(behind) => {
-                    behind.make(self.isa, chunk.start, dy, g_band, self.pitch());
-                    (g_band.as_ptr(), self.pitch())
-                }
-            };
+            let g = self.gradients(chunk.start, reads, dy, g_band);
             let mut ahead =
                 self.ahead(chunk.end..pixels.end.min(chunk.end + self.chunk), reads, to);
             self.weights(x, g, chunk.len(), first == pixels.start, to, &mut ahead);

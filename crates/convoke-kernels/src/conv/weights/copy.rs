@@ -24,7 +24,13 @@ pub(super) struct Pieces {
 
 /// Fills `to` with whole vectors for each pixel: the first `used` numbers of it, then zeros. Pixels are `stride` floats
 /// apart.
-pub(super) fn copy_last(isa: Isa, from: &[f32], stride: usize, used: usize, to: &mut [f32]) {
+pub(in crate::conv) fn copy_last(
+    isa: Isa,
+    from: &[f32],
+    stride: usize,
+    used: usize,
+    to: &mut [f32],
+) {
     let n = to.len() / used.next_multiple_of(Family::of(isa).lanes);
     assert!(used <= stride && (n - 1) * stride + used <= from.len(), "reads past the end");
     // SAFETY: pixel `n − 1` ends within `from`; `to` holds whole vectors for `n` pixels.

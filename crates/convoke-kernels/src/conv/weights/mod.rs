@@ -14,7 +14,7 @@
 //! another way ([`grid`]).
 
 pub(super) mod chunk;
-mod copy;
+pub(super) mod copy;
 mod grid;
 
 use super::ConvShape;
