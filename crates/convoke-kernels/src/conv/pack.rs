@@ -3,7 +3,8 @@
 
 use super::ConvShape;
 use super::walk::{Cell, Walk};
-use crate::gemm::{Family, Panel};
+use crate::gemm::{Family, Panel, Simd};
+use crate::isa::simd;
 use crate::{Ctx, SharedMut};
 
 /// `filters [kh,kw,c/groups,d]` for the forward walk: lanes are filters.
@@ -24,25 +25,50 @@ pub(super) fn forward(cx: Ctx, s: &ConvShape, walk: &Walk, filters: &[f32], pack
 pub(super) fn backward(cx: Ctx, s: &ConvShape, walk: &Walk, filters: &[f32], pack: &mut [f32]) {
     let (cg, dg) = (s.c / s.groups, s.d / s.groups);
     assert!(filters.len() >= s.filter_len(), "filters are too short");
+    let isa = cx.isa;
     each(cx, walk, pack, &|group, cell, lanes, out, step| {
-        if lanes.used < lanes.width {
-            for row in 0..dg {
-                out[row * step..][lanes.used..lanes.width].fill(0.0);
-            }
+        let from = ((cell.kh * s.kw + cell.kw) * cg + lanes.start) * s.d + group * dg;
+        let (from, rows) = (&filters[from..], (lanes.used, lanes.width));
+        assert!((rows.0 - 1) * s.d + dg <= from.len(), "reads past the end");
+        assert!((dg - 1) * step + rows.1 <= out.len(), "writes past the end");
+        // SAFETY: `used` rows of `dg` numbers lie in `from`, `dg` rows of whole vectors in `out`.
+        unsafe {
+            let (from, pitch, to) = (from.as_ptr(), s.d, out.as_mut_ptr());
+            simd!(isa, turned(from: *const f32, pitch: usize, rows: (usize, usize), dg: usize, to: *mut f32, step: usize))
         }
-        // 16 filters at a time: what is read stays in lines, what is written in a small block.
-        for block in (0..dg).step_by(16) {
-            let n = (dg - block).min(16);
-            for lane in 0..lanes.used {
-                let at = ((cell.kh * s.kw + cell.kw) * cg + lanes.start + lane) * s.d
-                    + group * dg
-                    + block;
-                for (i, &v) in filters[at..at + n].iter().enumerate() {
-                    out[(block + i) * step + lane] = v;
+    });
+}
+
+/// `to[i · step + lane] = from[lane · pitch + i]` for `n` numbers of the used lanes; those from there to the width are zero.
+#[inline(always)]
+unsafe fn turned<S: Simd>(
+    from: *const f32,
+    pitch: usize,
+    (used, width): (usize, usize),
+    n: usize,
+    to: *mut f32,
+    step: usize,
+) {
+    let mut part = [0.0f32; 256];
+    for lane in (0..width).step_by(S::LANES) {
+        let rows = used.saturating_sub(lane).min(S::LANES);
+        for first in (0..n).step_by(S::LANES) {
+            let (from, count) =
+                (from.wrapping_add(lane * pitch + first), (n - first).min(S::LANES));
+            // SAFETY: the caller's; a square that is not whole goes by way of `part`.
+            unsafe {
+                let to = to.add(first * step + lane);
+                if count == S::LANES {
+                    S::transpose(from, pitch, (rows, count), to, step);
+                    continue;
+                }
+                S::transpose(from, pitch, (rows, count), part.as_mut_ptr(), S::LANES);
+                for i in 0..count {
+                    S::store(to.add(i * step), S::load(part.as_ptr().add(i * S::LANES)));
                 }
             }
         }
-    });
+    }
 }
 
 type Fill<'a> = dyn Fn(usize, Cell, Panel, &mut [f32], usize) + Sync + 'a;
