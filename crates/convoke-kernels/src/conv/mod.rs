@@ -164,7 +164,7 @@ impl Conv {
             shape,
             forward: Walk::forward(&shape, isa, false),
             backward: Walk::backward_data(&shape, isa),
-            weights: Weights::new(&shape, isa, batch, false),
+            weights: Weights::new(&shape, isa, (batch, threads), false),
             narrow: Narrow::default(),
             winograd: Fewer::default(),
             dense: None,
@@ -227,7 +227,7 @@ impl Conv {
         let isa = self.forward.isa();
         Conv {
             forward: Walk::forward(&self.shape, isa, true),
-            weights: Weights::new(&self.shape, isa, self.batch, true),
+            weights: Weights::new(&self.shape, isa, (self.batch, self.threads), true),
             ..self
         }
     }

@@ -42,6 +42,8 @@ const NARROW: usize = 96;
 const IN_PLACE: usize = 3;
 /// Shards of one-pixel windows whose sums are many beside the maps: writing and adding them takes its time too.
 const FEW_SHARDS: usize = 8;
+/// Items of a thread, windows of more than a pixel.
+const ITEMS: usize = 2;
 /// Channels from which one-pixel windows are walked as a grid: each number of dy that it copies serves so many products.
 const GRID: usize = cut(96, 24);
 /// Channels up to which window rows are merged.
@@ -80,7 +82,7 @@ pub(super) struct Weights {
 
 impl Weights {
     /// `normed`: x may have a norm to apply.
-    pub fn new(s: &ConvShape, isa: Isa, batch: usize, normed: bool) -> Self {
+    pub fn new(s: &ConvShape, isa: Isa, (batch, threads): (usize, usize), normed: bool) -> Self {
         let family = Family::of(isa);
         let places = (s.kw, s.sw, s.dw) == (3, 1, 1)
             && s.ow >= 3
@@ -103,7 +105,12 @@ impl Weights {
         let shards = (1 << shards.ilog2()).min(batch.max(1));
         let panels = (s.d / s.groups).div_ceil(family.width());
         let narrow = s.c < WIDE && s.d <= NARROW;
-        let items: usize = if of_map { FEW_SHARDS } else { 16 };
+        let items: usize = match (of_map, single) {
+            (true, _) => FEW_SHARDS,
+            (_, true) => 16,
+            // Each part copies x for itself.
+            _ => ITEMS * threads,
+        };
         let parts = panels.min(items.div_ceil(shards));
         let as_map = single && (s.oh, s.ow, s.groups) == (s.h, s.w, 1);
         let few = s.c.div_ceil(family.pixels) <= IN_PLACE;
