@@ -2,8 +2,8 @@
 //! `cargo run --release -p convoke-kernels --example map_speed [threads [words of a name]]`.
 
 use convoke_kernels::conv::ConvShape;
-use convoke_kernels::norm::{self, Clamped, Pending, Saved, Source, Statistics, SumsOf};
-use convoke_kernels::{Ctx, Isa, Pool, depthwise};
+use convoke_kernels::norm::{self, Clamped, Pending, Saved, Source, Statistics, SumsOf, Tally};
+use convoke_kernels::{Ctx, Form, Isa, Pool, depthwise};
 use std::time::Instant;
 
 fn main() {
@@ -11,22 +11,31 @@ fn main() {
     let filter = std::env::args().nth(2).unwrap_or_default();
     let pool = Pool::new(threads);
     let cx = Ctx { pool: &pool, isa: Isa::detect() };
-    println!("{:<34} {:>8} {:>8}", "pass", "ms", "GB/s");
+    println!("{:<44} {:>8} {:>8}", "pass", "ms", "GB/s");
     let measure = |name: String, floats: usize, f: &mut dyn FnMut()| {
         if !name.contains(&filter) {
             return;
         }
         let mut best = f64::MAX;
-        for _ in 0..7 {
+        for _ in 0..9 {
             let start = Instant::now();
             f();
             best = best.min(start.elapsed().as_secs_f64());
         }
-        println!("{name:<34} {:>8.2} {:>8.1}", 1e3 * best, 4e-9 * floats as f64 / best);
+        println!("{name:<44} {:>8.2} {:>8.1}", 1e3 * best, 4e-9 * floats as f64 / best);
     };
-    for (n, h, c, step) in
-        [(16, 112, 32, 1), (16, 112, 96, 2), (16, 56, 144, 1), (16, 28, 192, 1), (16, 14, 576, 1)]
-    {
+    for (n, h, c, step) in [
+        (16, 112, 32, 1),
+        (16, 112, 96, 2),
+        (16, 56, 144, 1),
+        (16, 56, 144, 2),
+        (16, 28, 192, 1),
+        (16, 28, 192, 2),
+        (16, 14, 384, 1),
+        (16, 14, 576, 2),
+        (16, 14, 576, 1),
+        (16, 7, 960, 1),
+    ] {
         let o = h / step;
         let s = ConvShape {
             h,
@@ -86,6 +95,14 @@ fn main() {
             Source { x: x.into(), norm: Some(Pending { scale: gamma, shift, clamp: (0.0, 6.0) }) };
         measure(name("depthwise forward"), map + out, &mut || {
             depthwise::forward(cx, &s, n, source, filters, &mut *y, Default::default())
+        });
+        let shards = depthwise::shards(&s, n, Form::Full);
+        let mut space = vec![0.0; norm::space_len(shards, c)];
+        measure(name("depthwise forward, sums"), map + out, &mut || {
+            let tally = Tally::statistics(shards, c, &mut space);
+            let tally = (shards > 0).then_some(&tally);
+            let e = depthwise::Epilogue { tally, ..Default::default() };
+            depthwise::forward(cx, &s, n, source, filters, &mut *y, e)
         });
         measure(name("depthwise plain forward"), map + out, &mut || {
             depthwise::forward(cx, &s, n, x.into(), filters, &mut *y, Default::default())

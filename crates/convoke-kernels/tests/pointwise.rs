@@ -740,7 +740,12 @@ fn depthwise_convolution() {
         (17, 12, 30, 3, 4, 6, 5),
         (13, 15, 16, 4, 6, 4, 3),
         (9, 11, 24, 3, 3, 1, 0),
+        (4, 15, 300, 3, 1, 1, 1),
+        (3, 5, 578, 3, 2, 1, 1),
     ];
+    // Every length of a row's blocks, and borders on both of its sides.
+    let short = (1..=18).flat_map(|w| [(3, w, 18, 3, 1, 1, 1), (4, w, 5, 5, 2, 1, 2)]);
+    let all = all.into_iter().chain(short).collect();
     let few = vec![
         (1, 1, 1, 1, 1, 1, 0),
         (4, 5, 9, 3, 1, 1, 1),

@@ -8,9 +8,12 @@ use crate::gemm::{Even, Simd, fence, streams};
 use crate::isa::simd;
 use crate::map::{Number, no_bytes};
 use crate::norm::{Both, Look, Masking, Pending, Source, SumsOf};
-use crate::{Ctx, Map, MapMut, SharedMut};
+use crate::{Ctx, Map, MapMut, SharedMut, cut};
 use std::ops::Range;
 
+/// Channels that the blocks of a row pass over together: so few that pixels and filters of a block and of the next stay
+/// in the nearest cache.
+const CHANNELS: usize = cut(144, 16);
 /// Shards of the filters' gradient at most.
 const SHARDS: usize = 16;
 
@@ -296,7 +299,7 @@ unsafe fn line<
     r: Reads<N>,
     to: &mut Writes<N>,
 ) {
-    for channels in chunks(s.c) {
+    for channels in chunks(s.c, CHANNELS) {
         // From here on counted from `left % STEP` pixels before the row.
         let mut start = 0;
         while start < s.w + s.left % STEP {
