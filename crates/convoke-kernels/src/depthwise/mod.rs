@@ -192,20 +192,21 @@ fn forward_of<N: Number>(
     assert!(filters.len() >= s.filter_len() && x.len() >= n * s.x_len(), "too short");
     let tally = e.e.tally;
     let stream = tally.is_none() && streams(y.as_ptr(), y.len(), s.c);
-    let parts: Vec<_> = chunks(s.c, CHANNELS).collect();
+    let parts = chunks(s.c, CHANNELS).count();
     let rows = match tally {
         Some(_) => together(s),
         // Enough items for all threads.
         None => {
-            let each = n * s.oh * parts.len() / (4 * cx.pool.threads());
+            let each = n * s.oh * parts / (4 * cx.pool.threads());
             Even::new(s.oh, each.clamp(1, ROWS))
         }
     };
     let fits = tally.is_none_or(|t| t.fits(n * s.oh * s.ow, s.c, n * rows.parts));
     assert!(fits, "not planned for these sums");
     let y = SharedMut::new(y);
-    cx.pool.run(n * rows.parts * parts.len(), &|item, _| {
-        let (shard, part) = (item / parts.len(), item % parts.len());
+    cx.pool.run(n * rows.parts * parts, &|item, _| {
+        let (shard, part) = (item / parts, item % parts);
+        let Some(channels) = chunks(s.c, CHANNELS).nth(part) else { return };
         let (p, outputs) = (shard / rows.parts, rows.range(shard % rows.parts));
         let pixel = (p * s.oh + outputs.start) * s.ow;
         let count = outputs.len() * s.ow;
@@ -213,7 +214,7 @@ fn forward_of<N: Number>(
             x: &x[p * s.x_len()..][..s.x_len()],
             filters,
             outputs,
-            channels: parts[part].clone(),
+            channels,
             row: Row { stream, ..e },
             y: y.as_mut_ptr().wrapping_add(pixel * s.c),
             sums: tally.map(|tally| Shard { isa: cx.isa, tally, shard, pixel }),
