@@ -182,7 +182,7 @@ fn slopes_are_those_of_a_pass() {
     let (clamped, mean, invstd) = (Clamped::No, &mean[..], &invstd[..]);
     let saved = Saved { x: (&x).into(), clamped, mean, invstd, gamma: &gamma };
     let [mut a, mut b, mut k] = [(); 3].map(|()| vec![f32::NAN; c]);
-    norm::slopes(saved, rows, &dgamma, &dbeta, [&mut a, &mut b, &mut k]);
+    norm::slopes(rows, [mean, invstd, &gamma], [&dgamma, &dbeta], [&mut a, &mut b, &mut k]);
     let of = |i: usize| first[i].mul_add(a[i % c], x[i].mul_add(b[i % c], k[i % c]));
     let want: Vec<f32> = (0..rows * c).map(of).collect();
     everywhere(|cx| {

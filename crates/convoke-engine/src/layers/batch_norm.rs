@@ -157,14 +157,14 @@ impl Rule for BatchNorm {
         }
         residual_grad(unit, b)?;
         let apart = unit.residual.is_some_and(|r| b.wants_grad(r));
-        if !apart && matches!(back.mask, Mask::No) && left_to(from, b)? {
-            let slopes = ["slope", "slope of input", "constant"];
-            let slopes = slopes.map(|name| b.own(id, name, Kind::Step, c));
-            b.emit(id, "slopes", Slopes { of: back, slopes });
-            b.leave_step(from, PendingStep { x: back.x, slopes, c });
-            return b.pass_grad(unit.output, from);
-        }
         if !apart {
+            if matches!(back.mask, Mask::No) && left_to(from, b)? {
+                let slopes = ["slope", "slope of input", "constant"];
+                let slopes = slopes.map(|name| b.own(id, name, Kind::Step, c));
+                b.emit(id, "slopes", Slopes { of: back, slopes });
+                b.leave_step(from, PendingStep { x: back.x, slopes, c });
+                return b.pass_grad(unit.output, from);
+            }
             // Nobody else needs the masked gradient: dx takes its place.
             back.dy = b.grad_mut(unit.output)?;
             b.emit(id, "backward data", Data(back));
@@ -443,9 +443,8 @@ impl Op for Slopes {
         let [s0, s1, s2] = self.slopes;
         let [mean, invstd, gamma, dgamma, dbeta, s0, s1, s2] =
             m.get([mean, invstd, gamma, dgamma, dbeta, s0, s1, s2]);
-        let (x, clamped, rows) = (Map::Full(&[]), Clamped::No, e.n * len / c);
-        let saved = Saved { x, clamped, mean: &mean[..c], invstd, gamma };
-        norm::slopes(saved, rows, dgamma, dbeta, [s0, s1, s2]);
+        let of_norm = [&mean[..c], &*invstd, &*gamma];
+        norm::slopes(e.n * len / c, of_norm, [&*dgamma, &*dbeta], [s0, s1, s2]);
     }
 }
 

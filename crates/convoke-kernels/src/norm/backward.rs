@@ -258,7 +258,7 @@ fn backward_data_of<N: Number>(
     let (a, rest) = scratch.split_at_mut(c);
     let (b, rest) = rest.split_at_mut(c);
     let k = &mut rest[..c];
-    slopes(s, rows, dgamma, dbeta, [&mut *a, &mut *b, &mut *k]);
+    slopes(rows, [s.mean, s.invstd, s.gamma], [dgamma, dbeta], [&mut *a, &mut *b, &mut *k]);
     let coefficients = [&*a, &*b, &*k];
     let x = N::of(s.x);
     let block = (CHUNK / c).max(1) * c;

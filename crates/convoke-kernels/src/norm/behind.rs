@@ -1,6 +1,6 @@
 //! The last step of the way back through a norm, where whoever reads the gradient makes it.
 
-use super::{Saved, each_lanes};
+use super::each_lanes;
 use crate::Isa;
 use crate::gemm::Simd;
 use crate::isa::simd;
@@ -14,16 +14,22 @@ pub struct Behind<'a> {
     pub slopes: [&'a [f32]; 3],
 }
 
-/// Fills the slopes for `rows` rows; all are `[c]`.
-pub fn slopes(s: Saved, rows: usize, dgamma: &[f32], dbeta: &[f32], slopes: [&mut [f32]; 3]) {
+/// Fills the slopes for `rows` rows, of a norm's mean, inverse deviation and weight, and of the gradients of its weight
+/// and bias; all are `[c]`.
+pub fn slopes(
+    rows: usize,
+    [mean, invstd, gamma]: [&[f32]; 3],
+    [dgamma, dbeta]: [&[f32]; 2],
+    slopes: [&mut [f32]; 3],
+) {
     let ([a, b, k], n) = (slopes, rows as f64);
-    for i in 0..s.mean.len() {
-        let invstd = f64::from(s.invstd[i]);
-        let scale = f64::from(s.gamma[i]) * invstd;
+    for i in 0..mean.len() {
+        let invstd = f64::from(invstd[i]);
+        let scale = f64::from(gamma[i]) * invstd;
         let slope = -scale * invstd * f64::from(dgamma[i]) / n;
         a[i] = scale as f32;
         b[i] = slope as f32;
-        k[i] = (-scale * f64::from(dbeta[i]) / n - slope * f64::from(s.mean[i])) as f32;
+        k[i] = (-scale * f64::from(dbeta[i]) / n - slope * f64::from(mean[i])) as f32;
     }
 }
 

@@ -69,7 +69,7 @@ impl Fewer {
         let best = |maps: Maps| {
             let of = |way: Way| Maps { way, ..maps };
             let small = |way: &Way| {
-                ways.len() == 1 || *way == Way::Two || of(*way).bears(isa, batch, trains)
+                ways.len() == 1 || trains || *way == Way::Two || of(*way).bears(isa, batch)
             };
             let cost = |way: &Way| of(*way).cost(isa, batch, trains);
             let ways = ways.iter().copied().filter(small);
@@ -208,15 +208,15 @@ impl Maps {
     /// Whether filters that change with each of `n` pictures are transformed a block at a time, while they lie in a cache:
     /// where they are many, and where they are needed only once.
     fn in_blocks(&self, isa: Isa, n: usize) -> bool {
-        self.many(isa) || n * self.tiles().0 * self.tiles().1 <= TOGETHER
+        self.many(isa) || n * self.tiles().0 * self.tiles().1 <= PASS
     }
 
-    /// Whether the maps of `n` pictures are not too small beside the transformed filters, which take memory but where
-    /// they change (`train`).
-    fn bears(&self, isa: Isa, n: usize, train: bool) -> bool {
+    /// Whether the maps of `n` pictures are not too small beside the transformed filters, which take memory where they
+    /// are kept: in prediction.
+    fn bears(&self, isa: Isa, n: usize) -> bool {
         const TIMES: usize = 8;
         let maps = self.src_h * self.src_w * self.c + self.out_h * self.out_w * self.d;
-        train || self.filters(isa) <= TIMES * n * maps
+        self.filters(isa) <= TIMES * n * maps
     }
 
     /// Vector operations of the direct sum over `n` pictures. What it does to make pairs is measured.
@@ -250,7 +250,7 @@ impl Maps {
 }
 
 /// Tiles that pass over many filters together at least.
-const TOGETHER: usize = cut(112, 4);
+const PASS: usize = cut(112, 4);
 
 /// Vector operations in the time in which a vector of filters comes from main memory.
 const FAR: f64 = 10.0;

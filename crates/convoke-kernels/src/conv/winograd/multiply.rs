@@ -3,7 +3,7 @@
 use super::minimal::Minimal;
 use super::words::Words;
 use crate::cut;
-use crate::gemm::{Even, Simd};
+use crate::gemm::{Even, LINE, Simd};
 use std::ops::Range;
 
 /// Bytes of a panel of filters that stay in the nearest cache.
@@ -73,7 +73,6 @@ impl Ahead {
     /// Asks for every `step`-th of its lines from the `first` on.
     #[inline(always)]
     fn ask<S: Simd>(&self, first: usize, step: usize) {
-        const LINE: usize = 16;
         let (lines, [(inner, near), (outer, far)]) = (self.len.div_ceil(LINE), self.rows);
         for i in (first..lines * inner * outer).step_by(step) {
             let (row, line) = (i / lines, i % lines);

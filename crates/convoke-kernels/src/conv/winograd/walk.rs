@@ -7,7 +7,7 @@ use super::multiply::{Ahead, Product, multiply, room, step};
 use super::source::{Lines, each_kind, source_row as whole};
 use super::transform::{self, Finish, Tiles};
 use super::words::{Words, words};
-use super::{Maps, TOGETHER, pitch};
+use super::{Maps, PASS, pitch};
 use crate::conv::Epilogue;
 use crate::gemm::{Even, Family, Simd, fence};
 use crate::isa::simd;
@@ -19,7 +19,7 @@ use std::ops::Range;
 /// Floats of transformed tiles of a thread, sources and sums, which lie in the second cache.
 const CACHED: usize = cut(128 * 1024, 256);
 /// Tiles that pass over the filters together at least, however many channels they have; where filters are many it is
-/// [`TOGETHER`].
+/// [`PASS`].
 const FEWEST: usize = cut(28, 4);
 /// Floats of a block of transformed filters: it lies in the second cache beside tiles.
 const BLOCK: usize = cut(144 * 1024, 512);
@@ -42,7 +42,7 @@ impl WinogradWalk {
     pub(super) fn new(maps: Maps, isa: Isa, batch: usize, turned: bool, train: bool) -> Self {
         let each = maps.way.places() * (maps.words() + maps.d);
         let in_blocks = train && maps.in_blocks(isa, batch);
-        let least = if in_blocks || maps.many(isa) { TOGETHER } else { FEWEST };
+        let least = if in_blocks || maps.many(isa) { PASS } else { FEWEST };
         let tiles = (CACHED / each).max(least);
         let (rows, columns) = maps.tiles();
         let block = BLOCK / (maps.way.places() * 2 * Family::of(isa).lanes);
@@ -65,12 +65,17 @@ impl WinogradWalk {
         if self.is_unpacked() { 0 } else { self.maps.filters(self.isa) }
     }
 
+    /// Floats from one tile to the next, of transformed sources and of sums.
+    fn pitches(&self) -> [usize; 2] {
+        let sums = if self.is_unpacked() { self.width().min(self.maps.d) } else { self.maps.d };
+        [self.maps.words(), sums].map(pitch)
+    }
+
     /// Floats from one place to the next, of transformed sources, of sums and of a block of filters.
     fn places(&self) -> [usize; 3] {
         let tiles = room(Family::of(self.isa).lanes, self.rows * self.maps.tiles().1);
-        let sums = if self.is_unpacked() { self.width().min(self.maps.d) } else { self.maps.d };
         // An odd number of lines, as in `pitch`.
-        let [v, m] = [self.maps.words(), sums].map(|channels| tiles * pitch(channels) + 16);
+        let [v, m] = self.pitches().map(|pitch| tiles * pitch + 16);
         [v, m, self.block.map_or(0, |words| words * self.width() + 16)]
     }
 
@@ -241,17 +246,16 @@ impl WinogradWalk {
         }
     }
 
-    /// Where a thread has transformed sources, sums and a block of filters.
+    /// Where a thread has transformed sources, sums and a block of filters, which has no tiles.
     fn tiles(&self, scratch: &mut [f32]) -> [Tiles; 3] {
-        let places = self.places();
+        let ([v, m, u], [of_v, of_m]) = (self.places(), self.pitches());
         let skip = scratch.as_ptr().align_offset(64).min(16);
         let mut rest = &mut scratch[skip..];
-        let tiles = room(Family::of(self.isa).lanes, self.rows * self.maps.tiles().1);
-        places.map(|place| {
-            let (own, others) =
-                std::mem::take(&mut rest).split_at_mut(self.maps.way.places() * place);
+        [(v, of_v), (m, of_m), (u, 0)].map(|(place, tile)| {
+            let len = self.maps.way.places() * place;
+            let (own, others) = std::mem::take(&mut rest).split_at_mut(len);
             rest = others;
-            Tiles { at: own.as_mut_ptr(), place, tile: place.saturating_sub(16) / tiles }
+            Tiles { at: own.as_mut_ptr(), place, tile }
         })
     }
 
